@@ -1,0 +1,1 @@
+"""Pixel-space diffusion models, and how flat the minimum is that their training found."""

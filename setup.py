@@ -1,0 +1,31 @@
+from setuptools import setup
+
+mpi = ["mpi4py>=4.1", "mpich>=4.3; sys_platform == 'linux'"]
+digits = ["scikit-learn>=1.4"]
+tensorboard = ["tensorboard>=2.16"]
+test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11"]
+
+setup(
+    name="flatdiff",
+    version="0.1.0",
+    description="Diffusion training that asks how flat the minimum is, and what flatness buys",
+    license="MIT",
+    packages=["flatdiff"],
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.6,<3",
+        "numpy>=1.26",
+        "blobfile>=2.1",
+        "Pillow>=10.1",
+        "opencv-python>=4.8",
+        "tqdm>=4.65",
+        "matplotlib>=3.8",
+        "safetensors>=0.4",
+    ],
+    extras_require={
+        "mpi": mpi,
+        "digits": digits,
+        "tensorboard": tensorboard,
+        "test": test + mpi + digits + tensorboard,
+    },
+)
