@@ -1,0 +1,137 @@
+"""Command lines <-> frozen dataclasses: what a flag is, and how flags are read.
+
+A group is a frozen dataclass of `flag(default, help)` fields; `parse` makes one command line of
+several groups. A name that two groups share is one flag, and each group keeps its own default.
+"""
+
+import argparse
+import dataclasses
+import difflib
+from types import SimpleNamespace
+
+BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
+    ("no", "false", "f", "n", "0"), False
+)
+
+
+def flag(default, help, *, choices=None, low=None, fixed=False):
+    """A field that is a flag. Its type is its default's.
+
+    `low`: the least value allowed. `fixed`: part of what a checkpoint's network or chain is, so
+    that a sampler may not contradict the value it was trained with.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what was meant."""
+
+    def error(self, message):
+        if "expected one argument" in message:
+            message += " (a boolean flag needs its value too, as True or False)"
+        self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
+
+
+def parse(description, argv=None, **groups):
+    """Read the command line into one frozen dataclass a group.
+
+    Returns a namespace with an attribute a group, and `given`: a dict of what was typed.
+    Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice:
+    the last one wins.
+    """
+    parser = Parser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    known = {}
+    for title, group in groups.items():
+        section = parser.add_argument_group(title)
+        for field in dataclasses.fields(group):
+            if field.name not in known:
+                known[field.name] = field
+                section.add_argument(
+                    f"--{field.name}",
+                    type=_reader(field),
+                    metavar=_metavar(field),
+                    help=f"{field.metadata['help']} (default: {field.default!r})".replace(
+                        "%", "%%"
+                    ),
+                )
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown(unknown[0], known))
+    given = vars(namespace)
+    return SimpleNamespace(given=given, **{k: group_of(g, given) for k, g in groups.items()})
+
+
+def group_of(group, values):
+    """The group with those of `values` that it knows."""
+    names = {field.name for field in dataclasses.fields(group)}
+    return group(**{k: v for k, v in values.items() if k in names})
+
+
+def as_trained(group, trained, given, source):
+    """The group for use with a checkpoint: what it is was fixed in training, the rest is given.
+
+    `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
+    flag contradicts what the network or the chain is.
+    """
+    fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
+    for name in sorted(fixed & given.keys()):
+        if trained[name] != given[name]:
+            raise ValueError(
+                f"--{name} {given[name]!r} contradicts the checkpoint, which was trained with "
+                f"--{name} {trained[name]!r} ({source}). Leave the flag out, or give the "
+                "checkpoint that it belongs to."
+            )
+    return group_of(group, given | {name: trained[name] for name in fixed})
+
+
+def to_dict(flags):
+    """All groups of a parsed command line as plain nested dicts, for config.json."""
+    return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
+
+
+def _reader(field):
+    """Text -> the field's value; the message names what is expected."""
+    kind, choices, low = type(field.default), field.metadata["choices"], field.metadata["low"]
+
+    def read(text):
+        try:
+            value = BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            wanted = {bool: "True or False", int: "a whole number", float: "a number"}[kind]
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {wanted}") from None
+        if choices and value not in choices:
+            near = difflib.get_close_matches(str(value), choices, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected one of {', '.join(choices)}{hint}"
+            )
+        if low is not None and not value >= low:
+            raise argparse.ArgumentTypeError(f"got {text}, expected {low} or more")
+        return value
+
+    return read
+
+
+def _help(field):
+    return f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%")
+
+
+def _metavar(field):
+    if field.metadata["choices"]:
+        return "{" + ",".join(field.metadata["choices"]) + "}"
+    return {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
+
+
+def _unknown(text, known):
+    if not text.startswith("-"):
+        return f"{text!r} belongs to no flag (flags are --name value)"
+    name = text.lstrip("-").split("=")[0]
+    near = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
+    near = near or [k for k in known if k.startswith(name)][:1]
+    return f"unknown flag {text}" + (f"; did you mean --{near[0]}?" if near else "")

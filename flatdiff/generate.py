@@ -1,0 +1,156 @@
+"""Images by index -> npz. Image i is a function of (seed, i), whatever the batches and ranks.
+
+Finished batches are kept on disk as parts, so that 50,000 images need little memory and a killed
+run goes on; the parts are joined at the end.
+"""
+
+import os
+import shutil
+import zipfile
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import dist_util, logger
+from .image_datasets import save_grid, to_uint8
+from .rng import SAMPLE, generator, seed_of
+
+STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
+
+
+class ImageNoise:
+    """Standard normal noise for a batch, row k from the generator of image `indices[k]`.
+
+    Called as torch.randn_like: x [N, 3, H, W] -> noise [N, 3, H, W].
+    """
+
+    def __init__(self, seed, indices, device):
+        self.generators = [generator(seed, SAMPLE, i, device=device) for i in indices]
+        self.ready = []
+
+    def __call__(self, x):
+        if not self.ready:
+            size = (STEPS_AT_ONCE, *x.shape[1:])
+            rows = [torch.randn(size, generator=g, device=x.device) for g in self.generators]
+            self.ready = list(torch.stack(rows, dim=1))
+        return self.ready.pop(0)
+
+
+def sample_images(
+    model, diffusion, indices, shape, *, seed=0, sampler="ddpm", labels=None, clip_denoised=True
+):
+    """The images of these indices: uint8 [N, H, W, 3] on the CPU.
+
+    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None.
+    """
+    device = dist_util.dev()
+    noise = ImageNoise(seed, indices, device)
+    loop = {
+        "ddpm": diffusion.p_sample_loop,
+        "ddim": diffusion.ddim_sample_loop,
+        "dpmpp": diffusion.dpmpp_sample_loop,
+    }[sampler]
+    x = loop(
+        model,
+        (len(indices), *shape),
+        noise=noise(torch.empty(len(indices), *shape, device=device)),
+        clip_denoised=clip_denoised,
+        model_kwargs={} if labels is None else {"y": labels.to(device)},
+        device=device,
+        randn=noise,
+    )
+    return to_uint8(x)
+
+
+def draw_labels(indices, seed, num_classes, wanted=()):
+    """The class of each image, int64 [N]: `wanted` in turn, or at random, a function of index."""
+    if wanted:
+        bad = [y for y in wanted if not 0 <= y < num_classes]
+        if bad:
+            raise ValueError(f"class_labels {bad} are not in 0..{num_classes - 1}")
+        return torch.tensor([wanted[i % len(wanted)] for i in indices])
+    return torch.tensor([seed_of(seed, SAMPLE, i, 1) % num_classes for i in indices])
+
+
+def generate(sample, num_samples, batch_size, folder, key):
+    """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
+
+    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: text that names
+    everything that the images depend on; parts of an earlier run with the same key are used.
+    """
+    parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
+    os.makedirs(parts, exist_ok=True)
+    done = dist_util.broadcast_object(_done(parts))
+    todo = [i for i in range(num_samples) if i not in done]
+    mine = todo[dist_util.rank() :: dist_util.world_size()]
+    if done:
+        logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
+    with tqdm(total=len(mine), unit="image", disable=dist_util.rank() > 0) as bar:
+        for start in range(0, len(mine), batch_size):
+            indices = mine[start : start + batch_size]
+            images, labels = sample(indices)
+            _save_part(parts, indices, images, labels)
+            bar.update(len(indices))
+    dist_util.barrier()
+    if dist_util.rank() > 0:
+        return None
+    path = _join(parts, num_samples, folder)
+    shutil.rmtree(parts)
+    return path
+
+
+def _save_part(parts, indices, images, labels):
+    content = {"indices": np.array(indices), "images": np.asarray(images)}
+    if labels is not None:
+        content["labels"] = np.asarray(labels)
+    path = os.path.join(parts, f"{indices[0]:08d}_{len(indices)}")
+    np.savez(f"{path}.tmp", **content)
+    os.replace(f"{path}.tmp.npz", f"{path}.npz")
+
+
+def _done(parts):
+    """Image index -> the part that holds it."""
+    where = {}
+    for name in sorted(os.listdir(parts)):
+        if not name.endswith(".tmp.npz"):
+            with np.load(os.path.join(parts, name)) as part:
+                where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
+    return where
+
+
+def _join(parts, num_samples, folder):
+    """Parts -> samples_NxHxWx3.npz in the order of the index, one part in memory at a time."""
+    where = _done(parts)
+    opened = {}
+
+    def rows(field):
+        for i in range(num_samples):
+            name, row = where[i]
+            if name not in opened:
+                if len(opened) > 16:
+                    opened.clear()
+                with np.load(os.path.join(parts, name)) as part:
+                    opened[name] = dict(part)
+            yield opened[name].get(field, (None,) * (row + 1))[row]
+
+    first = next(rows("images"))
+    shape = (num_samples, *first.shape)
+    path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}.npz")
+    with zipfile.ZipFile(f"{path}.tmp", "w") as archive:
+        _write(archive, "arr_0", shape, np.uint8, rows("images"))
+        if next(rows("labels")) is not None:
+            _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
+    os.replace(f"{path}.tmp", path)
+    grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
+    save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
+    return os.path.abspath(path)
+
+
+def _write(archive, name, shape, dtype, rows):
+    """One array of an npz, row by row."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(np.asarray(row, dtype).tobytes())

@@ -1,0 +1,286 @@
+"""Config -> network and chain, and guided-diffusion's own helper functions.
+
+The only place where networks and chains meet. The `..._defaults` are dicts made from the groups
+of `config`, so that code written for guided-diffusion's flag dicts runs unchanged.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import os
+
+from . import checkpoint, config, dist_util
+from . import gaussian_diffusion as gd
+from .flags import BOOLEANS
+from .respace import SpacedDiffusion, space_timesteps
+from .unet import EncoderUNetModel, SuperResModel, UNetModel
+
+NUM_CLASSES = 1000
+
+CHANNEL_MULT = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+    28: (1, 2, 2),
+    16: (1, 2, 2),
+    8: (1, 2),
+}
+SR_CHANNEL_MULT = CHANNEL_MULT | {512: (1, 1, 2, 2, 4, 4)}
+
+
+def _defaults(*groups):
+    return {f.name: f.default for group in groups for f in dataclasses.fields(group)}
+
+
+def diffusion_defaults():
+    """Flags of the chain as guided-diffusion has them, and their defaults."""
+    ours = ("eps_scaler", "eps_scaler_slope", "input_pertub")
+    return {k: v for k, v in _defaults(config.DiffusionFlags).items() if k not in ours}
+
+
+def classifier_defaults():
+    return _defaults(config.ClassifierFlags)
+
+
+def model_and_diffusion_defaults():
+    return _defaults(config.ModelFlags, config.DiffusionFlags)
+
+
+def classifier_and_diffusion_defaults():
+    return classifier_defaults() | diffusion_defaults()
+
+
+def sr_model_and_diffusion_defaults():
+    """Size, width table and attention order of a super-resolution network are not flags."""
+    model = _defaults(config.ModelFlags, config.SuperResFlags)
+    for name in ("image_size", "channel_mult", "use_new_attention_order"):
+        del model[name]
+    return model | diffusion_defaults()
+
+
+def create_model_and_diffusion(**flags):
+    """(network, chain) of the flags of `model_and_diffusion_defaults`, by keyword."""
+    flags = _complete(flags, model_and_diffusion_defaults())
+    return create_model(**_for(create_model, flags)), _chain(flags)
+
+
+def create_model(
+    image_size,
+    num_channels,
+    num_res_blocks,
+    channel_mult="",
+    learn_sigma=False,
+    class_cond=False,
+    use_checkpoint=False,
+    attention_resolutions="16",
+    num_heads=1,
+    num_head_channels=-1,
+    num_heads_upsample=-1,
+    use_scale_shift_norm=False,
+    dropout=0,
+    resblock_updown=False,
+    use_fp16=False,
+    use_new_attention_order=False,
+    num_classes=NUM_CLASSES,
+    *,
+    network=UNetModel,
+):
+    return network(
+        image_size=image_size,
+        in_channels=3,
+        model_channels=num_channels,
+        out_channels=6 if learn_sigma else 3,
+        num_res_blocks=num_res_blocks,
+        attention_resolutions=_strides(image_size, attention_resolutions),
+        dropout=dropout,
+        channel_mult=_channel_mult(image_size, channel_mult),
+        num_classes=num_classes if class_cond else None,
+        use_checkpoint=use_checkpoint,
+        use_fp16=use_fp16,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
+        use_scale_shift_norm=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        use_new_attention_order=use_new_attention_order,
+    )
+
+
+def sr_create_model_and_diffusion(**flags):
+    """(super-resolution network, chain) of `sr_model_and_diffusion_defaults`, by keyword."""
+    flags = _complete(flags, sr_model_and_diffusion_defaults())
+    sizes = {"large_size": flags["large_size"], "small_size": flags["small_size"]}
+    return sr_create_model(**sizes, **_for(create_model, flags)), _chain(flags)
+
+
+def sr_create_model(large_size, small_size, num_channels, num_res_blocks, **flags):
+    """`small_size` is not part of the network: it takes any low_res."""
+    mult = ",".join(map(str, _channel_mult(large_size, "", SR_CHANNEL_MULT)))
+    return create_model(
+        large_size, num_channels, num_res_blocks, channel_mult=mult, network=SuperResModel, **flags
+    )
+
+
+def create_classifier_and_diffusion(**flags):
+    """(noisy classifier, chain) of `classifier_and_diffusion_defaults`, by keyword."""
+    flags = _complete(flags, classifier_and_diffusion_defaults() | {"num_classes": NUM_CLASSES})
+    return create_classifier(**_for(create_classifier, flags)), _chain(flags)
+
+
+def create_classifier(
+    image_size,
+    classifier_use_fp16,
+    classifier_width,
+    classifier_depth,
+    classifier_attention_resolutions,
+    classifier_use_scale_shift_norm,
+    classifier_resblock_updown,
+    classifier_pool,
+    num_classes=NUM_CLASSES,
+):
+    return EncoderUNetModel(
+        image_size=image_size,
+        in_channels=3,
+        model_channels=classifier_width,
+        out_channels=num_classes,
+        num_res_blocks=classifier_depth,
+        attention_resolutions=_strides(image_size, classifier_attention_resolutions),
+        channel_mult=_channel_mult(image_size, ""),
+        use_fp16=classifier_use_fp16,
+        num_head_channels=64,
+        use_scale_shift_norm=classifier_use_scale_shift_norm,
+        resblock_updown=classifier_resblock_updown,
+        pool=classifier_pool,
+    )
+
+
+def create_gaussian_diffusion(
+    *,
+    steps=1000,
+    learn_sigma=False,
+    sigma_small=False,
+    noise_schedule="linear",
+    use_kl=False,
+    predict_xstart=False,
+    rescale_timesteps=False,
+    rescale_learned_sigmas=False,
+    timestep_respacing="",
+    eps_scaler=1.0,
+    eps_scaler_slope=0.0,
+    input_pertub=0.0,
+):
+    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
+    mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
+    return SpacedDiffusion(
+        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
+        betas=gd.get_named_beta_schedule(noise_schedule, steps),
+        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
+        loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
+        rescale_timesteps=rescale_timesteps,
+        eps_scaler=eps_scaler,
+        eps_scaler_slope=eps_scaler_slope,
+        input_pertub=input_pertub,
+    )
+
+
+def build(model_flags, diffusion_flags):
+    """(network, chain) of a ModelFlags and a DiffusionFlags."""
+    return create_model_and_diffusion(
+        **dataclasses.asdict(model_flags), **dataclasses.asdict(diffusion_flags)
+    )
+
+
+def _complete(flags, defaults):
+    """The defaults, overridden by `flags`; a name that is no flag here is a TypeError."""
+    unknown = sorted(flags.keys() - defaults.keys())
+    if unknown:
+        raise TypeError(f"unknown arguments {unknown}; known are {sorted(defaults)}")
+    return defaults | flags
+
+
+def _for(function, flags):
+    """Those of the flags that are parameters of the function."""
+    return {k: v for k, v in flags.items() if k in inspect.signature(function).parameters}
+
+
+def _chain(flags):
+    return create_gaussian_diffusion(
+        steps=flags["diffusion_steps"], **_for(create_gaussian_diffusion, flags)
+    )
+
+
+def from_checkpoint(path, flags):
+    """(network in eval mode on the device, chain) of a checkpoint.
+
+    What the network and the chain are is read from config.json beside the file, if it is there,
+    and else from the flags. Raises ValueError where both speak and differ, or where the weights
+    do not fit.
+    """
+    if not path:
+        raise ValueError("no checkpoint: give --model_path FILE (model*.pt, ema_*.pt or swa_*.pt)")
+    weights = dist_util.load_state_dict(path)
+    model_flags, diffusion_flags = flags.model, flags.diffusion
+    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
+    if checkpoint.exists(source):
+        trained = checkpoint.load_json(source)
+        model_flags = config.as_trained(config.ModelFlags, trained["model"], flags.given, source)
+        diffusion_flags = config.as_trained(
+            config.DiffusionFlags, trained["diffusion"], flags.given, source
+        )
+    model, diffusion = build(model_flags, diffusion_flags)
+    checkpoint.load_weights(model, weights, path)
+    model.to(dist_util.dev()).eval()
+    return model, diffusion
+
+
+def add_dict_to_argparser(parser, default_dict):
+    """One `--key` for each entry; its type is its default's (None: text)."""
+    for k, v in default_dict.items():
+        kind = str if v is None else str2bool if isinstance(v, bool) else type(v)
+        parser.add_argument(f"--{k}", default=v, type=kind)
+
+
+def args_to_dict(args, keys):
+    return {k: getattr(args, k) for k in keys}
+
+
+def str2bool(v):
+    """yes/true/t/y/1 and no/false/f/n/0, whatever the case; a bool stays as it is."""
+    if isinstance(v, bool):
+        return v
+    if v.lower() not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f"got {v!r}, expected True or False")
+    return BOOLEANS[v.lower()]
+
+
+def _strides(image_size, attention_resolutions):
+    """Feature-map sizes "16,8" -> the strides at which attention stands, as guided-diffusion."""
+    try:
+        sizes = [int(s) for s in attention_resolutions.split(",") if s]
+        return tuple(image_size // size for size in sizes)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"attention_resolutions is {attention_resolutions!r}; expected feature-map sizes "
+            "separated by commas, as 16,8, or nothing"
+        ) from None
+
+
+def _channel_mult(image_size, channel_mult, table=CHANNEL_MULT):
+    """The width factor of each level."""
+    try:
+        given = tuple(float(m) for m in channel_mult.split(",") if m)
+    except ValueError:
+        raise ValueError(
+            f"channel_mult is {channel_mult!r}; expected numbers separated by commas, as 1,2,2,2"
+        ) from None
+    if not given and image_size not in table:
+        raise ValueError(
+            f"image_size {image_size} has no default channel_mult (sizes with one: "
+            f"{', '.join(map(str, sorted(table)))}); give --channel_mult, as 1,2,2,2"
+        )
+    given = given or table[image_size]
+    return tuple(int(m) if m == int(m) else m for m in given)

@@ -1,0 +1,314 @@
+"""TrainLoop: `run_step` is the chapter, one line a sentence; the rest is when to log, save, stop.
+
+Gradient (plain, SAM, ASAM) x average (EMA, SWA) x input perturbation are independent of each
+other; the optimizer is always torch.optim.AdamW. A step's randomness is a function of
+(seed, step), so a resumed run is the run that was never stopped.
+"""
+
+import functools
+import math
+from contextlib import nullcontext
+
+import torch
+from tqdm import tqdm
+
+from . import checkpoint, dist_util, image_datasets, logger, train_state
+from .averaging import EMA, SWA
+from .checkpoint import parse_resume_step_from_filename
+from .perturb import at, replace
+from .resample import UniformSampler, draw
+from .rng import DROPOUT, TRAIN, generator, seed_of
+from .sam import sam_gradient
+
+__all__ = ["LossScale", "TrainLoop", "learning_rate", "parse_resume_step_from_filename"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainLoop:
+    """guided-diffusion's TrainLoop, and from `end_step` on, flatdiff's.
+
+    `data`: an iterator of (batch [N, 3, H, W] in [-1, 1], dict), or a function of the first step
+    that returns one. `batch_size` is per rank. `sample`: a function of the network that returns
+    uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        model,
+        diffusion,
+        data,
+        batch_size,
+        microbatch,
+        lr,
+        ema_rate,
+        log_interval,
+        save_interval,
+        resume_checkpoint,
+        use_fp16=False,
+        fp16_scale_growth=1e-3,
+        schedule_sampler=None,
+        weight_decay=0.0,
+        lr_anneal_steps=0,
+        end_step=0,
+        optimizer="adam",
+        rho=0.05,
+        sam_sync=False,
+        use_swa=False,
+        swa_window=100,
+        swa_start=0,
+        swa_lr_min=1e-6,
+        dtype="fp32",
+        seed=0,
+        keep_last=0,
+        sample_interval=0,
+        sample=None,
+        init_from="",
+    ):
+        self.model, self.diffusion = model, diffusion
+        self.batch_size = batch_size
+        self.global_batch = batch_size * dist_util.world_size()
+        self.microbatch = microbatch if microbatch > 0 else batch_size
+        self.log_interval, self.save_interval = log_interval, save_interval
+        self.keep_last = keep_last
+        self.sample_interval, self.sample = sample_interval, sample
+        self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
+        self.schedule_sampler.gather = dist_util.all_gather_cat
+        self.optimizer, self.rho, self.sam_sync = optimizer, rho, sam_sync
+        self.end_step = end_step or (0 if use_swa else lr_anneal_steps) or math.inf
+        self.seed = seed
+
+        self.names = [name for name, _ in model.named_parameters()]
+        self.weights = list(model.parameters())
+        self.device = self.weights[0].device
+        dtype = "fp16" if use_fp16 else dtype
+        self.autocast = functools.partial(
+            torch.autocast, self.device.type, DTYPES[dtype], enabled=dtype != "fp32"
+        )
+        self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
+        self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
+        self.step = 0
+        self.resume_checkpoint = resume_checkpoint
+        if init_from or resume_checkpoint:
+            source = resume_checkpoint or init_from
+            checkpoint.load_weights(model, dist_util.load_state_dict(source), source)
+        dist_util.sync_params(self.weights)
+        self.emas = {rate: EMA(self.weights, rate) for rate in _rates(ema_rate)}
+        self.swa = SWA(self.weights) if use_swa else None
+        self.swa_window, self.swa_start = swa_window, swa_start
+        if resume_checkpoint:
+            train_state.resume(self, resume_checkpoint)
+        self.resume_step = self.step
+        self.learning_rate = functools.partial(
+            learning_rate,
+            lr=lr,
+            anneal_steps=lr_anneal_steps,
+            window=swa_window if use_swa else 0,
+            start=self.swa_start,
+            lr_min=swa_lr_min,
+        )
+        if not use_swa and lr_anneal_steps and lr_anneal_steps < self.end_step < math.inf:
+            raise ValueError(
+                f"lr falls to 0 at lr_anneal_steps {lr_anneal_steps}, but end_step is "
+                f"{self.end_step}; give lr_anneal_steps of at least end_step, or 0"
+            )
+        self.ddp_model = dist_util.data_parallel(model)
+        self.data = data(self.step) if callable(data) else data
+        self.history = []  # per-image terms of each step since the last log, on the device
+
+    def run_loop(self):
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        if self.step >= self.end_step:
+            logger.warn(
+                f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
+                "give a larger --end_step to go on"
+            )
+            return
+        total = None if self.end_step == math.inf else self.end_step
+        hidden = dist_util.rank() > 0
+        with tqdm(total=total, initial=self.step, unit="step", disable=hidden) as bar:
+            while self.step < self.end_step:
+                self.run_step(*next(self.data))
+                bar.update()
+                last = self.step >= self.end_step
+                if self.step % self.log_interval == 0 or last:
+                    bar.set_postfix(self.log_step(bar.format_dict["rate"]))
+                if self.sample_interval and (self.step % self.sample_interval == 0 or last):
+                    self.draw_samples()
+                if self.step % self.save_interval == 0 or last:
+                    self.save()
+
+    def run_step(self, batch, cond):
+        """One optimizer step on this rank's part of the global batch."""
+        batch_draw = draw(
+            self.schedule_sampler,
+            batch.to(self.device, non_blocking=True),
+            {k: v.to(self.device, non_blocking=True) for k, v in cond.items()},
+            generator(self.seed, TRAIN, self.step, device=self.device),
+            shard=dist_util.rank(),
+            num_shards=dist_util.world_size(),
+            input_pertub=self.diffusion.input_pertub,
+        )
+        terms = self.gradient(batch_draw)
+        norm, taken = self.optimize()
+        if taken:
+            self.average()
+        self.schedule_sampler.update_with_local_losses(batch_draw.t, terms["loss"])
+        weighted = {k: v * batch_draw.weight for k, v in terms.items()}
+        self.history.append({"t": batch_draw.t, "grad_norm": norm[None], **weighted})
+        self.step += 1
+
+    def gradient(self, batch_draw):
+        """Leave the gradient in `.grad`; returns the loss terms at the weights, per image."""
+        closure = functools.partial(self.forward_backward, batch_draw)
+        if self.optimizer == "adam" or self.rho == 0:
+            return closure()
+        terms, _ = sam_gradient(
+            closure,
+            self.weights,
+            self.rho,
+            adaptive=self.optimizer == "adam-asam",
+            ascent=functools.partial(closure, sync=self.sam_sync),
+        )
+        return terms
+
+    def forward_backward(self, batch_draw, sync=True):
+        """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
+        torch.manual_seed(seed_of(self.seed, DROPOUT, self.step, dist_util.rank()))
+        self.opt.zero_grad()
+        parts = batch_draw.split(self.microbatch)
+        terms = []
+        for part in parts:
+            reduce = sync and part is parts[-1]
+            with nullcontext() if reduce else dist_util.no_sync(self.ddp_model):
+                with self.autocast():
+                    terms.append(
+                        self.diffusion.training_losses(
+                            self.ddp_model,
+                            part.x_start,
+                            part.t,
+                            part.model_kwargs,
+                            noise=part.noise,
+                            input_noise=part.input_noise,
+                        )
+                    )
+                loss = (terms[-1]["loss"] * part.weight).sum() / len(batch_draw.t)
+                (loss * self.scale.factor if self.scale else loss).backward()
+        return {k: torch.cat([part[k].detach() for part in terms]) for k in terms[0]}
+
+    def optimize(self):
+        """One step of AdamW: (norm of the gradient, False if fp16 overflowed)."""
+        grads = [w.grad for w in self.weights if w.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.scale:
+            norm = norm / self.scale.factor
+            torch._foreach_div_(grads, self.scale.factor)
+            if not self.scale.update(math.isfinite(norm)):
+                return norm, False
+        for group in self.opt.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.opt.step()
+        return norm, True
+
+    def average(self):
+        for ema in self.emas.values():
+            ema.update(self.weights)
+        done = self.step + 1 - self.swa_start
+        if self.swa and done > 0 and done % self.swa_window == 0:
+            self.swa.update(self.weights)
+
+    def log_step(self, rate):
+        """Means since the last log, over all ranks; returns what the progress bar shows."""
+        history = {k: torch.cat([h[k] for h in self.history]) for k in self.history[0]}
+        self.history = []
+        norms, t = history.pop("grad_norm"), history.pop("t")
+        logger.logkv_mean("grad_norm", norms.mean(), len(norms))
+        quartile = 4 * t // self.diffusion.num_timesteps
+        for key, values in history.items():
+            logger.logkv_mean(key, values.mean(), len(values))
+            for q in range(4):
+                part = values[quartile == q]
+                mean = part.mean() if len(part) else 0.0
+                logger.logkv_mean(f"{key}_q{q}", mean, len(part))
+        logger.logkv("param_norm", torch.stack(torch._foreach_norm(self.weights)).norm().item())
+        logger.logkv("step", self.step)
+        logger.logkv("samples", self.step * self.global_batch)
+        logger.logkv("lr", self.opt.param_groups[0]["lr"])
+        if self.scale:
+            logger.logkv("lg_loss_scale", self.scale.lg)
+        logged = logger.dumpkvs(dist_util.all_reduce_sum)
+        if not math.isfinite(logged["loss"]):
+            raise FloatingPointError(
+                f"the loss is {logged['loss']} at step {self.step}: training has diverged. Go on "
+                "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
+            )
+        images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
+        return {"loss": f"{logged['loss']:.4g}", **images}
+
+    def draw_samples(self):
+        """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
+        if dist_util.rank() > 0:
+            return
+        ema = next(iter(self.emas.values()), None)
+        with at(self.weights, replace(ema.weights)) if ema else nullcontext():
+            images = self.sample(self.model.eval())
+        self.model.train()
+        path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
+        image_datasets.save_grid(images, path)
+        logger.log(f"drew {path}")
+
+    def save(self):
+        """Write the run into the log folder, from rank 0."""
+        if dist_util.rank() == 0:
+            train_state.save(self, logger.get_dir())
+
+
+class LossScale:
+    """guided-diffusion's dynamic loss scale for fp16: 2 ** lg, halved on overflow."""
+
+    def __init__(self, growth=1e-3, lg=20.0):
+        self.growth, self.lg = growth, lg
+
+    @property
+    def factor(self):
+        return 2.0**self.lg
+
+    def update(self, finite):
+        """True if the step may be taken."""
+        self.lg += self.growth if finite else -1
+        if not finite:
+            logger.log(f"fp16 gradients overflowed, decreased lg_loss_scale to {self.lg:.4g}")
+        if self.lg < -20:
+            raise FloatingPointError(
+                "gradients stay infinite or NaN at any loss scale: training has diverged. Go on "
+                "from an earlier checkpoint with a lower --lr, or with --dtype fp32 or bf16"
+            )
+        return finite
+
+
+def learning_rate(step, *, lr, anneal_steps=0, window=0, start=0, lr_min=0.0):
+    """The rate of update number `step` (from 0), a pure function.
+
+    With `window` and `anneal_steps`: cyclical, from `lr` down to `lr_min` within each window after
+    `start` (Izmailov et al. 2018, section 3.1). With `anneal_steps` alone: guided-diffusion's
+    linear ramp to 0, whose updates 0 and 1 both have the full rate.
+    """
+    if not anneal_steps:
+        return lr
+    if window:
+        if step < start:
+            return lr
+        share = ((step - start) % window + 1) / window
+        return (1 - share) * lr + share * lr_min
+    return lr * (1 - max(step - 1, 0) / anneal_steps)
+
+
+def _rates(ema_rate):
+    """Text as 0.999,0.9999 or one number -> the rates of the EMAs."""
+    try:
+        return [float(rate) for rate in str(ema_rate).split(",") if rate]
+    except ValueError:
+        raise ValueError(
+            f"ema_rate is {ema_rate!r}; expected numbers separated by commas, as 0.999,0.9999"
+        ) from None
