@@ -1,0 +1,231 @@
+"""The blocks of the U-Net: residual blocks, attention, and halving and doubling of the image.
+
+Parameter names and shapes are guided-diffusion's, so that its checkpoints load. Every block takes
+contiguous and channels_last images and gives back the layout that it was given.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .nn import SiLU, avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
+
+
+class TimestepBlock(nn.Module):
+    """A module whose forward also takes the embedding of the timestep."""
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
+    """A Sequential that hands the embedding to those of its children that take one."""
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            x = layer(x, emb) if isinstance(layer, TimestepBlock) else layer(x)
+        return x
+
+
+class Upsample(nn.Module):
+    """Doubles height and width by repeating pixels, then a 3x3 convolution if `use_conv`.
+
+    In three dimensions the first one (time) keeps its length.
+    """
+
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
+    ):
+        super().__init__()
+        self.scale = _inner_two(dims)
+        if use_conv:
+            self.conv = conv_nd(dims, channels, out_channels or channels, 3, padding=1)
+        else:
+            self.conv = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
+
+
+class Downsample(nn.Module):
+    """Halves height and width: a strided 3x3 convolution if `use_conv`, else the mean of 2x2."""
+
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
+    ):
+        super().__init__()
+        stride = _inner_two(dims)
+        if use_conv:
+            self.op = conv_nd(dims, channels, out_channels or channels, 3, stride, padding=1)
+        else:
+            self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.op(x)
+
+
+def _inner_two(dims: int) -> tuple[int, ...]:
+    return {1: (2,), 2: (2, 2), 3: (1, 2, 2)}[dims]
+
+
+class ResBlock(TimestepBlock):
+    """Two convolutions around a skip, told the timestep between them (Ho et al. 2020, ADM).
+
+    `use_scale_shift_norm`: the embedding scales and shifts the normalized features (FiLM),
+    otherwise it is added to them. `up`, `down`: the block also doubles or halves the image.
+    `use_conv`: a skip that changes the width is a 3x3 convolution instead of 1x1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        emb_channels: int,
+        dropout: float,
+        out_channels: int | None = None,
+        use_conv: bool = False,
+        use_scale_shift_norm: bool = False,
+        dims: int = 2,
+        use_checkpoint: bool = False,
+        up: bool = False,
+        down: bool = False,
+    ):
+        super().__init__()
+        out_channels = out_channels or channels
+        self.use_checkpoint = use_checkpoint
+        self.use_scale_shift_norm = use_scale_shift_norm
+
+        self.in_layers = nn.Sequential(
+            normalization(channels), SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
+        )
+        if up:
+            self.resample = Upsample(channels, False, dims)
+        elif down:
+            self.resample = Downsample(channels, False, dims)
+        else:
+            self.resample = nn.Identity()
+        emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
+        self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_width))
+        self.out_layers = nn.Sequential(
+            normalization(out_channels),
+            SiLU(),
+            nn.Dropout(p=dropout),
+            zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1)),
+        )
+        if out_channels == channels:
+            self.skip_connection = nn.Identity()
+        elif use_conv:
+            self.skip_connection = conv_nd(dims, channels, out_channels, 3, padding=1)
+        else:
+            self.skip_connection = conv_nd(dims, channels, out_channels, 1)
+
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        """x: [N, C, *spatial]; emb: [N, emb_channels]. Returns [N, out_channels, *spatial]."""
+        return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
+
+    def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+        norm, activation, conv = self.in_layers
+        h = conv(self.resample(activation(norm(x))))
+        emb = self.emb_layers(emb).to(h.dtype)
+        emb = emb.view(*emb.shape, *[1] * (h.ndim - 2))  # [N, C, 1, 1]
+
+        norm, activation, dropout, conv = self.out_layers
+        if self.use_scale_shift_norm:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, norm(h), 1 + scale)
+        else:
+            h = norm(h + emb)
+        h = conv(dropout(activation(h)))
+        return self.skip_connection(self.resample(x)) + h
+
+
+class TokenLinear(nn.Conv1d):
+    """A linear layer on [..., channels], with the weight shape [out, in, 1] of a convolution.
+
+    On channels_last images the tokens are contiguous as they lie: nothing is copied.
+    """
+
+    def __init__(self, channels: int, out_channels: int):
+        super().__init__(channels, out_channels, kernel_size=1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return F.linear(tokens, self.weight.squeeze(2), self.bias)
+
+
+def attend(qkv: torch.Tensor, num_heads: int, new_order: bool) -> torch.Tensor:
+    """softmax(q k^T / sqrt(ch)) v for every head: [N, T, 3 C] -> [N, T, C].
+
+    The 3 C channels are ordered [q|k|v][head][ch] in the new order, [head][q|k|v][ch] in the
+    legacy one.
+    """
+    order, part = ((3, num_heads, -1), 2) if new_order else ((num_heads, 3, -1), 3)
+    q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, order).unbind(part))  # [N, head, T, ch]
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
+    """How many heads `channels` make: `num_heads`, or as many as have `num_head_channels` each."""
+    if num_head_channels == -1:
+        if channels % num_heads:
+            raise ValueError(f"{channels} channels do not divide into num_heads = {num_heads}")
+        return num_heads
+    if channels % num_head_channels:
+        raise ValueError(
+            f"{channels} channels do not divide into heads of num_head_channels = "
+            f"{num_head_channels}; choose a divisor, or -1 to give num_heads instead"
+        )
+    return channels // num_head_channels
+
+
+class AttentionBlock(nn.Module):
+    """Every position looks at all others; added to a skip. [N, C, *spatial] -> the same."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        num_head_channels: int = -1,
+        use_checkpoint: bool = False,
+        use_new_attention_order: bool = False,
+    ):
+        super().__init__()
+        self.num_heads = count_heads(channels, num_heads, num_head_channels)
+        self.use_checkpoint = use_checkpoint
+        self.use_new_attention_order = use_new_attention_order
+        self.norm = normalization(channels)
+        self.qkv = TokenLinear(channels, 3 * channels)
+        self.proj_out = zero_module(TokenLinear(channels, channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(self._forward, (x,), self.parameters(), self.use_checkpoint)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, T, C]
+        h = attend(self.qkv(tokens), self.num_heads, self.use_new_attention_order)
+        return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)
+
+
+class AttentionPool2d(nn.Module):
+    """[N, C, S, S] -> [N, output_dim]: the mean position attends to all (as in CLIP).
+
+    spacial_dim: S (guided-diffusion's spelling); num_heads_channels: channels of a head.
+    """
+
+    def __init__(
+        self,
+        spacial_dim: int,
+        embed_dim: int,
+        num_heads_channels: int,
+        output_dim: int | None = None,
+    ):
+        super().__init__()
+        positions = torch.randn(embed_dim, spacial_dim**2 + 1) / embed_dim**0.5
+        self.positional_embedding = nn.Parameter(positions)
+        self.qkv_proj = TokenLinear(embed_dim, 3 * embed_dim)
+        self.c_proj = TokenLinear(embed_dim, output_dim or embed_dim)
+        self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)  # [N, S * S, C]
+        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+        tokens = tokens + self.positional_embedding.T.to(x.dtype)
+        return self.c_proj(attend(self.qkv_proj(tokens), self.num_heads, new_order=True)[:, 0])
