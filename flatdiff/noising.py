@@ -1,0 +1,126 @@
+"""q, the half of a diffusion that is known: an image is noised in T steps (Ho et al. 2020).
+
+    q(x_t | x_0) = N(sqrt(abar_t) x_0, (1 - abar_t) I),  abar_t = product of (1 - beta_s) to s = t
+
+t counts from 0, the least noise, to T - 1. Nothing here knows of networks.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+
+def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
+    """float64 betas [T]: "linear" (Ho et al. 2020, stretched to T) or "cosine" (Nichol 2021)."""
+    if schedule_name == "linear":
+        if num_diffusion_timesteps <= 20:
+            raise ValueError(
+                f"{num_diffusion_timesteps} diffusion steps are too few for the linear schedule, "
+                "whose last beta is 20 / steps: take 21 or more, or the cosine schedule; "
+                "fewer sampling steps are the business of timestep_respacing"
+            )
+        scale = 1000.0 / num_diffusion_timesteps
+        return np.linspace(scale * 1e-4, scale * 0.02, num_diffusion_timesteps)
+    if schedule_name == "cosine":
+        return betas_for_alpha_bar(
+            num_diffusion_timesteps, lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+        )
+    raise ValueError(f"noise_schedule is {schedule_name!r}; valid are 'linear' and 'cosine'")
+
+
+def betas_for_alpha_bar(
+    num_diffusion_timesteps: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999
+) -> np.ndarray:
+    """float64 betas [T] whose product of (1 - beta) follows alpha_bar(u), u from 0 to 1."""
+    levels = [alpha_bar(i / num_diffusion_timesteps) for i in range(num_diffusion_timesteps + 1)]
+    return np.array([min(1 - b / a, max_beta) for a, b in pairwise(levels)])
+
+
+class Noising:
+    """The coefficients that follow from betas, and q with them, over images x [N, ...] and t [N].
+
+    betas: [T], two or more, each in (0, 1). The coefficients are float64 arrays [T], named as in
+    guided-diffusion. Tensors are computed with float32 copies of them, which stay on each device
+    where they were used.
+    """
+
+    def __init__(self, betas):
+        self.betas = betas = np.array(betas, dtype=np.float64)
+        if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
+            raise ValueError(
+                f"betas is {betas} of shape {betas.shape}: a chain needs two or more steps (also "
+                "after timestep_respacing), and every beta strictly between 0 and 1"
+            )
+        self.num_timesteps = len(betas)
+        self.alphas_cumprod = abar = np.cumprod(1.0 - betas)
+        self.alphas_cumprod_prev = before = np.append(1.0, abar[:-1])
+        self.alphas_cumprod_next = np.append(abar[1:], 0.0)
+        self.sqrt_alphas_cumprod = np.sqrt(abar)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1.0 - abar)
+        self.log_one_minus_alphas_cumprod = np.log(1.0 - abar)
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1.0 / abar)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1.0 / abar - 1.0)
+        self.posterior_variance = variance = betas * (1.0 - before) / (1.0 - abar)
+        # The variance at t = 0 is 0, which has no logarithm: its neighbour's stands in.
+        self.posterior_log_variance_clipped = np.log(np.append(variance[1], variance[1:]))
+        self.posterior_mean_coef1 = betas * np.sqrt(before) / (1.0 - abar)
+        self.posterior_mean_coef2 = (1.0 - before) * np.sqrt(1.0 - betas) / (1.0 - abar)
+        self._on_device = {}
+
+    def q_mean_variance(self, x_start: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Mean, variance and log variance of q(x_t | x_0), each shaped as x_start."""
+        mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
+        log_variance = self._at("log_one_minus_alphas_cumprod", t, x_start)
+        variance = 1.0 - self._at("alphas_cumprod", t, x_start)
+        return mean, variance.expand_as(x_start), log_variance.expand_as(x_start)
+
+    def q_sample(
+        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise (Ho et al. 2020, equation 4)."""
+        noise = torch.randn_like(x_start) if noise is None else noise
+        signal = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
+        return signal + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
+
+    def q_posterior_mean_variance(
+        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0) (equations 6, 7)."""
+        mean = self._at("posterior_mean_coef1", t, x_t) * x_start
+        mean = mean + self._at("posterior_mean_coef2", t, x_t) * x_t
+        variance = self._at("posterior_variance", t, x_t).expand_as(x_t)
+        return mean, variance, self._at("posterior_log_variance_clipped", t, x_t).expand_as(x_t)
+
+    def _predict_xstart_from_eps(
+        self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
+    ) -> torch.Tensor:
+        """The x_0 of which q_sample makes x_t with eps."""
+        scaled = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
+        return scaled - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
+
+    def _predict_eps_from_xstart(
+        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
+    ) -> torch.Tensor:
+        """The noise with which q_sample makes x_t of pred_xstart."""
+        difference = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t - pred_xstart
+        return difference / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
+
+    def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A coefficient at t [N], float32, shaped to broadcast over x [N, ...]."""
+        return self._table(name, t.device)[t].view(-1, *[1] * (x.ndim - 1))
+
+    def _table(self, name: str, device: torch.device) -> torch.Tensor:
+        """The array `name` on a device: float32 from float64, integers as they are."""
+        if (name, device) not in self._on_device:
+            # A copy made within inference_mode would be of no use to training later.
+            with torch.inference_mode(False):
+                table = torch.as_tensor(getattr(self, name))
+                table = table.float() if table.is_floating_point() else table
+                self._on_device[name, device] = table.to(device)
+        return self._on_device[name, device]
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_on_device": {}}  # the reader may not have these devices
