@@ -190,3 +190,10 @@ class SampleFlags:
     )
     use_ddim: bool = flag(False, "the same as --sampler ddim")
     class_labels: str = flag("", "labels to draw, in turn, as 0,3,5; empty: at random")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareFlags:
+    """Runs drawn side by side."""
+
+    runs: str = flag("", "folders of the runs, separated by commas")

@@ -4,6 +4,8 @@ Finished batches are kept on disk as parts, so that 50,000 images need little me
 run goes on; the parts are joined at the end.
 """
 
+import dataclasses
+import json
 import os
 import shutil
 import zipfile
@@ -12,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import dist_util, logger
+from . import checkpoint, dist_util, logger, script_util
 from .image_datasets import save_grid, to_uint8
-from .rng import SAMPLE, generator, seed_of
+from .rng import LABEL, SAMPLE, generator, seed_of
 
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
@@ -65,12 +67,60 @@ def sample_images(
 
 def draw_labels(indices, seed, num_classes, wanted=()):
     """The class of each image, int64 [N]: `wanted` in turn, or at random, a function of index."""
+    bad = [y for y in wanted if not 0 <= y < num_classes]
+    if bad:
+        raise ValueError(f"class_labels {bad} are not in 0..{num_classes - 1}")
     if wanted:
-        bad = [y for y in wanted if not 0 <= y < num_classes]
-        if bad:
-            raise ValueError(f"class_labels {bad} are not in 0..{num_classes - 1}")
         return torch.tensor([wanted[i % len(wanted)] for i in indices])
-    return torch.tensor([seed_of(seed, SAMPLE, i, 1) % num_classes for i in indices])
+    return torch.tensor([seed_of(seed, LABEL, i) % num_classes for i in indices])
+
+
+def sampler(model, diffusion, flags):
+    """A function of image indices, as `generate` wants it, by the flags."""
+    wanted = _class_labels(flags.sample.class_labels)
+    num_classes = model.num_classes
+    if wanted and num_classes is None:
+        raise ValueError("--class_labels was given, but the network is not class-conditional")
+    size = model.image_size
+    autocast = script_util.autocast(flags, dist_util.dev())
+
+    def sample(indices):
+        labels = None
+        if num_classes is not None:
+            labels = draw_labels(indices, flags.run.seed, num_classes, wanted)
+        with autocast():
+            images = sample_images(
+                model,
+                diffusion,
+                indices,
+                (3, size, size),
+                seed=flags.run.seed,
+                sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
+                labels=labels,
+                clip_denoised=flags.sample.clip_denoised,
+            )
+        return images, labels
+
+    return sample
+
+
+def key(flags):
+    """What the images of these flags depend on, as text: the checkpoint and the sampler."""
+    path = flags.sample.model_path
+    values = dataclasses.asdict(flags.sample) | dataclasses.asdict(flags.diffusion)
+    for name in ("batch_size", "num_samples"):
+        del values[name]
+    values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "file": checkpoint.stamp(path)}
+    return json.dumps(values, sort_keys=True)
+
+
+def _class_labels(text):
+    try:
+        return [int(y) for y in text.split(",") if y]
+    except ValueError:
+        raise ValueError(
+            f"--class_labels {text!r}: expected labels separated by commas, as 0,3,5"
+        ) from None
 
 
 def generate(sample, num_samples, batch_size, folder, key):
@@ -83,12 +133,12 @@ def generate(sample, num_samples, batch_size, folder, key):
     os.makedirs(parts, exist_ok=True)
     done = dist_util.broadcast_object(_done(parts))
     todo = [i for i in range(num_samples) if i not in done]
-    mine = todo[dist_util.rank() :: dist_util.world_size()]
+    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    mine = batches[dist_util.rank() :: dist_util.world_size()]
     if done:
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
-    with tqdm(total=len(mine), unit="image", disable=dist_util.rank() > 0) as bar:
-        for start in range(0, len(mine), batch_size):
-            indices = mine[start : start + batch_size]
+    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
+        for indices in mine:
             images, labels = sample(indices)
             _save_part(parts, indices, images, labels)
             bar.update(len(indices))

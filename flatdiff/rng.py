@@ -7,7 +7,7 @@ run repeats itself, and no result depends on batch sizes or on the number of ran
 import numpy as np
 import torch
 
-TRAIN, DROPOUT, SAMPLE = range(3)  # streams: keys that differ here never meet
+TRAIN, DROPOUT, SAMPLE, LABEL = range(4)  # streams: keys that differ here never meet
 
 
 def seed_of(*key: int) -> int:

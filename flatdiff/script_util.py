@@ -6,16 +6,19 @@ of `config`, so that code written for guided-diffusion's flag dicts runs unchang
 
 import argparse
 import dataclasses
+import functools
 import inspect
-import os
 
-from . import checkpoint, config, dist_util
+import torch
+
+from . import checkpoint, config, dist_util, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 NUM_CLASSES = 1000
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CHANNEL_MULT = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -63,7 +66,7 @@ def sr_model_and_diffusion_defaults():
 def create_model_and_diffusion(**flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`, by keyword."""
     flags = _complete(flags, model_and_diffusion_defaults())
-    return create_model(**_for(create_model, flags)), _chain(flags)
+    return create_model(**_for(create_model, flags)), create_chain(flags)
 
 
 def create_model(
@@ -112,7 +115,7 @@ def sr_create_model_and_diffusion(**flags):
     """(super-resolution network, chain) of `sr_model_and_diffusion_defaults`, by keyword."""
     flags = _complete(flags, sr_model_and_diffusion_defaults())
     sizes = {"large_size": flags["large_size"], "small_size": flags["small_size"]}
-    return sr_create_model(**sizes, **_for(create_model, flags)), _chain(flags)
+    return sr_create_model(**sizes, **_for(create_model, flags)), create_chain(flags)
 
 
 def sr_create_model(large_size, small_size, num_channels, num_res_blocks, **flags):
@@ -126,7 +129,7 @@ def sr_create_model(large_size, small_size, num_channels, num_res_blocks, **flag
 def create_classifier_and_diffusion(**flags):
     """(noisy classifier, chain) of `classifier_and_diffusion_defaults`, by keyword."""
     flags = _complete(flags, classifier_and_diffusion_defaults() | {"num_classes": NUM_CLASSES})
-    return create_classifier(**_for(create_classifier, flags)), _chain(flags)
+    return create_classifier(**_for(create_classifier, flags)), create_chain(flags)
 
 
 def create_classifier(
@@ -207,9 +210,18 @@ def _for(function, flags):
     return {k: v for k, v in flags.items() if k in inspect.signature(function).parameters}
 
 
-def _chain(flags):
+def create_chain(flags):
+    """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
     return create_gaussian_diffusion(
         steps=flags["diffusion_steps"], **_for(create_gaussian_diffusion, flags)
+    )
+
+
+def autocast(flags, device):
+    """A function that opens an autocast context for --dtype (and --use_fp16) on the device."""
+    dtype = "fp16" if flags.model.use_fp16 else flags.run.dtype
+    return functools.partial(
+        torch.autocast, torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"
     )
 
 
@@ -224,16 +236,19 @@ def from_checkpoint(path, flags):
         raise ValueError("no checkpoint: give --model_path FILE (model*.pt, ema_*.pt or swa_*.pt)")
     weights = dist_util.load_state_dict(path)
     model_flags, diffusion_flags = flags.model, flags.diffusion
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
+    source = checkpoint.beside(path, checkpoint.CONFIG)
     if checkpoint.exists(source):
         trained = checkpoint.load_json(source)
         model_flags = config.as_trained(config.ModelFlags, trained["model"], flags.given, source)
         diffusion_flags = config.as_trained(
             config.DiffusionFlags, trained["diffusion"], flags.given, source
         )
+    model_flags = dataclasses.replace(model_flags, use_fp16=False)  # autocast does it
     model, diffusion = build(model_flags, diffusion_flags)
-    checkpoint.load_weights(model, weights, path)
+    restore.load_weights(model, weights, path)
     model.to(dist_util.dev()).eval()
+    if flags.run.compile:
+        model.compile()
     return model, diffusion
 
 

@@ -5,9 +5,7 @@ a step is complete exactly when its state file is there. The random state and th
 data are functions of seed and step, and need no bytes.
 """
 
-import os
-
-from . import checkpoint, dist_util, logger
+from . import checkpoint, dist_util, logger, restore
 
 
 def save(loop, folder):
@@ -17,12 +15,12 @@ def save(loop, folder):
         files[checkpoint.ema_name(rate, loop.step)] = _named(loop, ema.weights)
     if loop.swa and loop.swa.count:
         files[checkpoint.swa_name(loop.step)] = _named(loop, loop.swa.weights)
-    files[checkpoint.opt_name(loop.step)] = checkpoint.optimizer_state(loop.opt)
+    files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
     files[checkpoint.state_name(loop.step)] = _rest(loop)
     for name, content in files.items():
         checkpoint.save(content, f"{folder}/{name}")
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
-    checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
+    checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_step])
 
 
 def resume(loop, path):
@@ -34,15 +32,15 @@ def resume(loop, path):
     if not loop.step:
         logger.warn(f"the name of {path} has no step: only its weights are used, from step 0 on")
         return
-    folder, step = os.path.dirname(path), loop.step
-    rest = _load(folder, checkpoint.state_name(step)) or {}
-    optimizer = _load(folder, checkpoint.opt_name(step))
+    step = loop.step
+    rest = _load(path, checkpoint.state_name(step)) or {}
+    optimizer = _load(path, checkpoint.opt_name(step))
     if optimizer:
-        checkpoint.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
+        restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
     for rate, ema in loop.emas.items():
-        _fill(loop, ema.weights, folder, checkpoint.ema_name(rate, step))
+        _fill(loop, ema.weights, path, checkpoint.ema_name(rate, step))
     if loop.swa:
-        _resume_swa(loop, rest.get("swa"), folder)
+        _resume_swa(loop, rest.get("swa"), path)
     if not rest:
         _correct_number(loop)
     if loop.scale and "lg_loss_scale" in rest:
@@ -68,11 +66,11 @@ def _rest(loop):
     return rest
 
 
-def _resume_swa(loop, saved, folder):
+def _resume_swa(loop, saved, path):
     """Go on with the saved average, or start one at the resumed step."""
     loop.swa_start = saved["start"] if saved else loop.step
     if saved and saved["count"]:
-        _fill(loop, loop.swa.weights, folder, checkpoint.swa_name(loop.step))
+        _fill(loop, loop.swa.weights, path, checkpoint.swa_name(loop.step))
         loop.swa.count = saved["count"]
 
 
@@ -88,17 +86,17 @@ def _named(loop, weights):
     return dict(zip(loop.names, weights))
 
 
-def _fill(loop, weights, folder, name):
-    """Copy a file's weights into the list, which keeps the model's weights if there is none."""
-    saved = _load(folder, name)
+def _fill(loop, weights, path, name):
+    """Copy the weights of a file beside `path` into the list, which stays if there is none."""
+    saved = _load(path, name)
     if saved:
         for weight, key in zip(weights, loop.names):
             weight.copy_(saved[key])
 
 
-def _load(folder, name):
-    path = os.path.join(folder, name)
-    if not checkpoint.exists(path):
-        logger.warn(f"{path} is missing: what it would hold starts anew")
+def _load(path, name):
+    beside = checkpoint.beside(path, name)
+    if not checkpoint.exists(beside):
+        logger.warn(f"{beside} is missing: what it would hold starts anew")
         return None
-    return dist_util.load_state_dict(path)
+    return dist_util.load_state_dict(beside)

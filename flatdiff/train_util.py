@@ -12,17 +12,16 @@ from contextlib import nullcontext
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, dist_util, image_datasets, logger, train_state
+from . import dist_util, image_datasets, logger, restore, train_state
 from .averaging import EMA, SWA
 from .checkpoint import parse_resume_step_from_filename
 from .perturb import at, replace
 from .resample import UniformSampler, draw
 from .rng import DROPOUT, TRAIN, generator, seed_of
 from .sam import sam_gradient
+from .script_util import DTYPES
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "parse_resume_step_from_filename"]
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainLoop:
@@ -88,11 +87,11 @@ class TrainLoop:
         )
         self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
         self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
-        self.step = 0
+        self.step = self.resume_step = 0
         self.resume_checkpoint = resume_checkpoint
         if init_from or resume_checkpoint:
             source = resume_checkpoint or init_from
-            checkpoint.load_weights(model, dist_util.load_state_dict(source), source)
+            restore.load_weights(model, dist_util.load_state_dict(source), source)
         dist_util.sync_params(self.weights)
         self.emas = {rate: EMA(self.weights, rate) for rate in _rates(ema_rate)}
         self.swa = SWA(self.weights) if use_swa else None

@@ -1,0 +1,58 @@
+# make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
+# make test: every test. Both make .venv first; neither needs root or a GPU.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := runs/demo
+STEPS := 001400
+
+MODEL_FLAGS := --image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 2 \
+	--attention_resolutions 4 --learn_sigma True
+DIFFUSION_FLAGS := --diffusion_steps 1000 --noise_schedule cosine
+TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --ema_rate 0.99 --random_flip False \
+	--log_interval 20 --save_interval 350 --keep_last 1
+
+adam_FLAGS := --optimizer adam
+adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+demo: $(DEMO)/samples.png
+	@echo; echo "Samples:         $(abspath $(DEMO)/samples.png)"
+	@echo "Training curves: $(abspath $(DEMO)/training_curves.png)"
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+clean:
+	rm -rf .venv runs
+
+.venv/ready: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; $(PYTHON) is older. Try: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+$(DEMO)/digits/ready: .venv/ready
+	$(BIN)/python datasets/digits.py --out_dir $(DEMO)/digits
+	touch $@
+
+$(DEMO)/%/state$(STEPS).pt: $(DEMO)/digits/ready
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_train.py --data_dir $(DEMO)/digits \
+		$(MODEL_FLAGS) $(DIFFUSION_FLAGS) $(TRAIN_FLAGS) $($*_FLAGS) \
+		--log_dir $(DEMO)/$* --resume auto
+
+$(DEMO)/%/samples_64x8x8x3.npz: $(DEMO)/%/state$(STEPS).pt
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample.py --log_dir $(DEMO)/$* \
+		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --num_samples 64 --batch_size 32 \
+		--timestep_respacing 100
+
+$(DEMO)/samples.png: $(DEMO)/adam/samples_64x8x8x3.npz $(DEMO)/adam-sam/samples_64x8x8x3.npz
+	$(BIN)/python scripts/compare.py --runs $(DEMO)/adam,$(DEMO)/adam-sam --log_dir $(DEMO)

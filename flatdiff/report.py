@@ -1,0 +1,88 @@
+"""Pictures of several runs side by side: training curves and sample grids.
+
+Reads what runs leave on disk (progress.csv, samples_*.npz), and knows nothing of how it came about.
+"""
+
+import csv
+import glob
+import os
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
+
+
+def training_curves(folders: list[str], path: str) -> str:
+    """Loss against step, one line a run, and its variational part where there is one."""
+    runs = {os.path.basename(f.rstrip("/")): _progress(f) for f in folders}
+    keys = [k for k in ("mse", "vb", "loss") if all(k in rows for rows in runs.values())]
+    keys = keys if len(keys) == 3 else ["loss"]
+    figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
+    labels = {
+        "mse": "squared error of the noise",
+        "vb": "variational term [bits per dimension]",
+        "loss": "training loss",
+    }
+    for axis, key in zip(np.atleast_1d(axes), keys):
+        for name, rows in runs.items():
+            axis.plot(rows["step"], rows[key], label=name)
+        axis.set(xlabel="optimizer step", ylabel=labels[key], yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    return _save(figure, path)
+
+
+def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
+    """The first images of each run's newest samples_*.npz, side by side under its name."""
+    figure, axes = plt.subplots(
+        1, len(folders), figsize=(WIDTH_OF_RUN * len(folders), HEIGHT + 0.4)
+    )
+    for axis, folder in zip(np.atleast_1d(axes), folders):
+        with np.load(newest_samples(folder)) as file:
+            images = file["arr_0"][: num_columns**2]
+        axis.imshow(_tile(images, num_columns), interpolation="nearest")
+        axis.set_title(os.path.basename(folder.rstrip("/")))
+        axis.axis("off")
+    return _save(figure, path)
+
+
+def newest_samples(folder: str) -> str:
+    files = glob.glob(os.path.join(folder, "samples_*.npz"))
+    if not files:
+        raise ValueError(
+            f"no samples_*.npz in {os.path.abspath(folder)}: sample from the run first"
+        )
+    return max(files, key=os.path.getmtime)
+
+
+def _tile(images, num_columns):
+    """[N, H, W, 3] -> one picture with a light line between images."""
+    rows = -(-len(images) // num_columns)
+    height, width = images.shape[1:3]
+    sheet = np.full((rows * (height + 1), num_columns * (width + 1), 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // num_columns) * (height + 1), (i % num_columns) * (width + 1)
+        sheet[y : y + height, x : x + width] = image
+    return sheet[:-1, :-1]
+
+
+def _progress(folder):
+    """progress.csv -> {key: array}, of the keys that every row has."""
+    path = os.path.join(folder, "progress.csv")
+    if not os.path.exists(path):
+        raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    keys = [k for k in rows[0] if all(row[k] not in ("", None) for row in rows)]
+    return {k: np.array([float(row[k]) for row in rows]) for k in keys}
+
+
+def _save(figure, path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return os.path.abspath(path)

@@ -1,0 +1,140 @@
+"""What surrounds a run: its folder, its log, its config.json, and the block of lines at its start.
+
+The scripts call these in order and stay tables of contents.
+"""
+
+import dataclasses
+import datetime
+import inspect
+import math
+import os
+import tempfile
+
+from . import checkpoint, dist_util, generate, logger, script_util
+from .config import to_dict
+from .train_util import TrainLoop
+
+
+def open_log(flags, resume_step=None):
+    """One folder for all ranks, made if needed; returns its absolute path.
+
+    With `resume_step` the logs that are there go on from that step; else they start anew.
+    """
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
+    if not folder:
+        now = datetime.datetime.now().strftime("flatdiff-%Y-%m-%d-%H-%M-%S-%f")
+        folder = os.path.join(tempfile.gettempdir(), now)
+    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    logger.configure(folder, rank=dist_util.rank(), append=resume_step is not None)
+    if resume_step is not None:
+        logger.truncate(resume_step)
+    return folder
+
+
+def start_training(flags):
+    """Find what to go on from, open the log, keep config.json; returns the checkpoint or ""."""
+    train = flags.train
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    if train.resume not in ("", "auto"):
+        raise ValueError(
+            f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
+            "for a file of your choice give --resume_checkpoint FILE"
+        )
+    newest = checkpoint.find_resume_checkpoint(folder) if folder else None
+    path = train.resume_checkpoint or (train.resume and newest) or ""
+    if newest and not path:
+        raise ValueError(
+            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}). "
+            "Give --resume auto to go on with it, or another --log_dir"
+        )
+    step = checkpoint.parse_resume_step_from_filename(path) if path else None
+    same_folder = path and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
+    folder = open_log(flags, resume_step=step if same_folder else None)
+    if path:
+        _refuse_another_network(flags, path)
+        logger.log(f"going on from {checkpoint.absolute(path)}")
+    elif train.resume:
+        logger.log("--resume auto: no checkpoint here yet, starting anew")
+    if dist_util.rank() == 0:
+        checkpoint.remove_leftovers(folder)
+        checkpoint.save_json(to_dict(flags), os.path.join(folder, checkpoint.CONFIG))
+    return path
+
+
+def _refuse_another_network(flags, path):
+    """A resumed run has the network and the chain that it had, defaults included."""
+    source = checkpoint.beside(path, checkpoint.CONFIG)
+    if not checkpoint.exists(source):
+        return
+    trained = checkpoint.load_json(source)
+    for name in ("model", "diffusion"):
+        group = getattr(flags, name)
+        for field in dataclasses.fields(group):
+            was, now = trained[name].get(field.name), getattr(group, field.name)
+            if field.metadata["fixed"] and was is not None and was != now:
+                raise ValueError(
+                    f"{field.name} was {was!r} when {path} was trained ({source}), and is "
+                    f"{now!r} now; give --{field.name} {was} to go on"
+                )
+
+
+def check_classes(dataset, model_flags):
+    """Refuse labels that the network has no row for."""
+    if model_flags.class_cond and len(dataset.classes) > model_flags.num_classes:
+        raise ValueError(
+            f"the data has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...), "
+            f"the network {model_flags.num_classes}; give --num_classes {len(dataset.classes)}"
+        )
+
+
+def loop_arguments(train):
+    """The fields of TrainFlags that TrainLoop takes under the same name."""
+    known = inspect.signature(TrainLoop).parameters.keys() - {
+        "resume_checkpoint",
+        "schedule_sampler",
+    }
+    return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
+
+
+def preview(flags):
+    """A function of the network that draws 64 images in at most 100 steps, the same each time."""
+    steps = min(100, flags.diffusion.diffusion_steps)
+    short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
+    diffusion = script_util.create_chain(dataclasses.asdict(short))
+    size, indices = flags.model.image_size, range(64)
+
+    def sample(model):
+        labels = None
+        if flags.model.class_cond:
+            labels = generate.draw_labels(indices, flags.run.seed, flags.model.num_classes)
+        return generate.sample_images(
+            model, diffusion, indices, (3, size, size), seed=flags.run.seed, labels=labels
+        )
+
+    return sample
+
+
+def describe(flags, loop, dataset):
+    """The block at the start: what is trained, on what, where, and until when."""
+    millions = sum(w.numel() for w in loop.weights) / 1e6
+    train = flags.train
+    averages = [f"EMA {rate}" for rate in loop.emas]
+    if loop.swa:
+        averages.append(f"SWA of every {train.swa_window} steps from step {loop.swa_start}")
+    if loop.end_step == math.inf:
+        until = "trains until stopped (--end_step N ends it)"
+    else:
+        until = f"from step {loop.step} to step {loop.end_step}"
+    ridge = "" if train.optimizer == "adam" else f" with rho {train.rho}"
+    lines = {
+        "network": f"{millions:.2f} M parameters, {flags.model.image_size} pixels",
+        "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
+        "global batch": f"{loop.global_batch} ({dist_util.world_size()} ranks x {loop.batch_size})",
+        "devices": dist_util.launch_summary(),
+        "gradient": f"{train.optimizer}{ridge}",
+        "averages": ", ".join(averages) or "none",
+        "steps": until,
+        "folder": logger.get_dir(),
+    }
+    for name, text in lines.items():
+        logger.log(f"{name:>13}: {text}")

@@ -1,0 +1,47 @@
+"""Draw images from a checkpoint into samples_NxHxWx3.npz, for a FID, and a grid as PNG.
+
+    mpirun -n 2 python scripts/image_sample.py --model_path runs/a/ema_0.9999_200000.pt \\
+        --num_samples 50000 --batch_size 500 --timestep_respacing 100
+
+Image i is a function of (--seed, i), whatever the batch size and the number of ranks. A run that
+was killed goes on where it was. The architecture is read from config.json beside the checkpoint.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        sample=config.SampleFlags,
+        run=config.RunFlags,
+        diffusion=config.DiffusionFlags,
+        model=config.ModelFlags,
+        train=config.TrainFlags,
+        data=config.DataFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        sample(flags)
+
+
+def sample(flags):
+    from flatdiff import generate, logger, run_util, script_util
+
+    folder = run_util.open_log(flags)
+    logger.log(f"loading checkpoint: {flags.sample.model_path}")
+    model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
+    logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
+    path = generate.generate(
+        generate.sampler(model, diffusion, flags),
+        flags.sample.num_samples,
+        flags.sample.batch_size,
+        folder,
+        key=generate.key(flags),
+    )
+    logger.log(f"sampling complete: {path}")
+
+
+if __name__ == "__main__":
+    main()

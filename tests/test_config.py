@@ -1,0 +1,102 @@
+"""Command lines: the paper's flag strings, what was meant, and what a checkpoint fixes."""
+
+import dataclasses
+import shlex
+
+import pytest
+
+from flatdiff import config, script_util
+
+GROUPS = {
+    "model": config.ModelFlags,
+    "diffusion": config.DiffusionFlags,
+    "train": config.TrainFlags,
+    "run": config.RunFlags,
+    "sample": config.SampleFlags,
+}
+PAPER = {
+    "cifar10": (
+        "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3 "
+        "--diffusion_steps 1000 --noise_schedule cosine "
+        "--lr 1e-4 --batch_size 128 --end_step 200000",
+        52_546_438,
+    ),
+    "lsun_tower": (
+        "--image_size 64 --num_channels 192 --num_head_channels 64 --num_res_blocks 3 "
+        "--attention_resolutions 32,16,8 --resblock_updown True --use_new_attention_order True "
+        "--learn_sigma True --dropout 0.1 --diffusion_steps 1000 --noise_schedule cosine "
+        "--use_scale_shift_norm True --rescale_learned_sigmas True "
+        "--lr 1e-4 --batch_size 32 --end_step 200000",
+        None,
+    ),
+    "ffhq": (
+        "--image_size 64 --class_cond False --num_channels 128 --num_res_blocks 3 "
+        "--attention_resolutions 32,16,8 --resblock_updown True --use_new_attention_order True "
+        "--learn_sigma True --dropout 0.1 --use_fp16 False --diffusion_steps 1000 "
+        "--noise_schedule cosine --lr 1e-4 --batch_size 64 --end_step 200000",
+        None,
+    ),
+}
+
+
+def parse(line, **groups):
+    return config.parse("", shlex.split(line), **(groups or GROUPS))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_flag_strings(name):
+    line, parameters = PAPER[name]
+    flags = parse(line)
+    assert flags.train.end_step == 200_000 and flags.diffusion.noise_schedule == "cosine"
+    with script_util.torch.device("meta"):
+        model, diffusion = script_util.build(flags.model, flags.diffusion)
+    assert diffusion.num_timesteps == 1000
+    if parameters:
+        assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_a_shared_name_is_one_flag_and_each_group_keeps_its_default():
+    flags = parse("")
+    assert (flags.train.batch_size, flags.sample.batch_size) == (1, 16)
+    flags = parse("--batch_size 128 --batch_size 32")
+    assert (flags.train.batch_size, flags.sample.batch_size) == (32, 32)
+    assert flags.given == {"batch_size": 32}
+
+
+def test_shared_names_have_one_type_and_every_flag_says_what_it_is():
+    seen = {}
+    for group in (*GROUPS.values(), config.DataFlags):
+        for field in dataclasses.fields(group):
+            assert seen.setdefault(field.name, type(field.default)) is type(field.default)
+            assert len(field.metadata["help"]) > 10
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--use-checkpoint True", "did you mean --use_checkpoint?"),
+        ("--input perturbation 0.1", "did you mean --input_pertub?"),
+        ("--use_s True", "unknown flag --use_s"),
+        ("--lr fast", "got 'fast', expected a number"),
+        ("--end_step 1e5", "got '1e5', expected a whole number"),
+        ("--learn_sigma on", "got 'on', expected True or False"),
+        ("--use_swa", "a boolean flag needs its value"),
+        ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam; did you mean"),
+        ("--batch_size 0", "expected 1 or more"),
+        ("--rho nan", "expected 0 or more"),
+        ("32", "'32' belongs to no flag"),
+    ],
+)
+def test_a_wrong_flag_says_what_was_meant(line, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_fixes_what_the_network_is():
+    trained = {"num_channels": 32, "dropout": 0.3, "unknown_later_flag": 1}
+    flags = config.as_trained(config.ModelFlags, trained, {"use_fp16": True}, "c.json")
+    assert (flags.num_channels, flags.dropout, flags.use_fp16) == (32, 0.0, True)
+    with pytest.raises(ValueError, match="--num_channels 64 contradicts .* --num_channels 32"):
+        config.as_trained(config.ModelFlags, trained, {"num_channels": 64}, "c.json")

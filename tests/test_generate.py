@@ -1,0 +1,119 @@
+"""Images are a function of (seed, index): batches, killed runs and labels change nothing."""
+
+import os
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from flatdiff import generate, logger, script_util
+from flatdiff.generate import ImageNoise, draw_labels, sample_images
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path):
+    logger.configure(str(tmp_path / "log"), format_strs=[])
+    yield
+    logger.reset()
+
+
+@pytest.fixture(scope="module")
+def chain():
+    torch.manual_seed(0)
+    model, diffusion = script_util.create_model_and_diffusion(
+        image_size=8,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult="1",
+        learn_sigma=True,
+        diffusion_steps=100,
+        timestep_respacing="12",
+        noise_schedule="cosine",
+    )
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model.eval(), diffusion
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
+def test_an_image_does_not_depend_on_its_batch(chain, sampler):
+    def images(indices):
+        return sample_images(*chain, indices, (3, 8, 8), seed=5, sampler=sampler)
+
+    together = images(range(6)).astype(int)
+    apart = np.concatenate([images([0]), images([1, 2, 3]), images([5, 4])[::-1]]).astype(int)
+    assert together.shape == (6, 8, 8, 3)
+    assert np.abs(together - apart).max() <= 1  # rounding may cross a uint8 level
+    assert (together == apart).mean() > 0.99
+    assert np.abs(together[0] - together[1]).mean() > 5
+    assert np.abs(together[0] - images([6])[0]).mean() > 5
+
+
+def test_noise_is_standard_normal_and_fresh_at_each_step():
+    noise = ImageNoise(0, range(50), "cpu")
+    x = torch.empty(50, 3, 8, 8)
+    steps = torch.stack([noise(x) for _ in range(20)])
+    assert abs(steps.mean()) < 0.01 and abs(steps.std() - 1) < 0.01
+    flat = steps.transpose(0, 1).reshape(1000, -1)
+    correlation = (flat @ flat.T / flat.shape[1]).fill_diagonal_(0)
+    assert correlation.abs().max() < 0.5
+
+
+def test_labels():
+    assert draw_labels(range(5), 0, 10, wanted=[3, 7]).tolist() == [3, 7, 3, 7, 3]
+    labels = draw_labels(range(2000), 0, 10)
+    assert torch.bincount(labels, minlength=10).min() > 140
+    assert torch.equal(labels[100:110], draw_labels(range(100, 110), 0, 10))
+    with pytest.raises(ValueError, match=r"class_labels \[10\] are not in 0..9"):
+        draw_labels(range(5), 0, 10, wanted=[10])
+
+
+def fake(indices):
+    """Image i is filled with i."""
+    images = np.stack([np.full((4, 4, 3), i, np.uint8) for i in indices])
+    return images, torch.tensor([i % 3 for i in indices])
+
+
+def test_npz_has_exactly_the_images_in_order(tmp_path):
+    path = generate.generate(fake, 23, 5, str(tmp_path), key="a")
+    assert os.path.basename(path) == "samples_23x4x4x3.npz"
+    with np.load(path) as file:
+        assert file["arr_0"].dtype == np.uint8 and file["arr_1"].dtype == np.int64
+        assert (file["arr_0"] == np.arange(23)[:, None, None, None]).all()
+        assert (file["arr_1"] == np.arange(23) % 3).all()
+    assert sorted(os.listdir(tmp_path)) == ["log", "samples_23x4x4x3.npz", "samples_23x4x4x3.png"]
+
+
+def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
+    made = []
+
+    def dies(indices):
+        if len(made) >= 10:
+            raise KeyboardInterrupt
+        made.extend(indices)
+        return fake(indices)
+
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(dies, 20, 5, str(tmp_path), key="a")
+    again = []
+
+    def counts(indices):
+        again.extend(indices)
+        return fake(indices)
+
+    path = generate.generate(counts, 20, 4, str(tmp_path), key="a")
+    assert made == list(range(10)) and again == list(range(10, 20))
+    with np.load(path) as file:
+        assert (file["arr_0"][:, 0, 0, 0] == np.arange(20)).all()
+    generate.generate(counts, 20, 4, str(tmp_path), key="b")
+    assert again[10:] == list(range(20))
+
+
+def test_class_labels_are_read():
+    flags = types.SimpleNamespace(
+        sample=types.SimpleNamespace(class_labels="1;2"), run=None, model=None
+    )
+    with pytest.raises(ValueError, match="separated by commas"):
+        generate.sampler(None, None, flags)

@@ -1,0 +1,258 @@
+"""One step against plain torch, what must change nothing, and resuming bit for bit."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+
+from flatdiff import checkpoint, logger, script_util
+from flatdiff.resample import create_named_schedule_sampler, draw
+from flatdiff.rng import TRAIN, generator
+from flatdiff.train_util import LossScale, TrainLoop, learning_rate
+
+SIZE, BATCH = 8, 4
+
+
+@pytest.fixture(autouse=True)
+def log(tmp_path):
+    logger.configure(str(tmp_path / "run"), format_strs=[])
+    yield
+    logger.reset()
+
+
+def network(dropout=0.0, **flags):
+    torch.manual_seed(7)
+    model, diffusion = script_util.create_model_and_diffusion(
+        image_size=SIZE,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult="1",
+        attention_resolutions="4",
+        learn_sigma=True,
+        diffusion_steps=40,
+        noise_schedule="cosine",
+        dropout=dropout,
+        **flags,
+    )
+    with torch.no_grad():  # zero-initialized layers would leave most gradients zero at first
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model, diffusion
+
+
+def data(start):
+    for n in itertools.count(start):
+        g = torch.Generator().manual_seed(1000 + n)
+        yield torch.rand(BATCH, 3, SIZE, SIZE, generator=g) * 2 - 1, {}
+
+
+def loop(dropout=0.0, input_pertub=0.0, **kwargs):
+    model, diffusion = network(dropout, input_pertub=input_pertub)
+    if "schedule_sampler" in kwargs:
+        kwargs["schedule_sampler"] = create_named_schedule_sampler(
+            kwargs["schedule_sampler"], diffusion
+        )
+    defaults = dict(
+        batch_size=BATCH,
+        microbatch=-1,
+        lr=1e-3,
+        ema_rate="0.9",
+        log_interval=1000,
+        save_interval=1000,
+        resume_checkpoint="",
+        end_step=6,
+        seed=3,
+    )
+    return TrainLoop(model=model, diffusion=diffusion, data=data, **defaults | kwargs)
+
+
+def train(steps, **kwargs):
+    trained = loop(**kwargs)
+    for _ in range(steps):
+        trained.run_step(*next(trained.data))
+    return trained
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def close(a, b, **tolerance):
+    return all(torch.allclose(x, y, **tolerance) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5])
+def test_one_step_is_the_published_update(rho):
+    """AdamW's first step (Kingma & Ba 2015, Alg. 1), at w or at w + rho g / ||g||; EMA of it."""
+    model, diffusion = network()
+    batch, _ = next(data(0))
+    one = draw(
+        create_named_schedule_sampler("uniform", diffusion), batch, {}, generator(3, TRAIN, 0)
+    )
+
+    def gradient(model):
+        terms = diffusion.training_losses(model, one.x_start, one.t, noise=one.noise)
+        return torch.autograd.grad(terms["loss"].mean(), list(model.parameters()))
+
+    w = [p.detach().clone() for p in model.parameters()]
+    g = gradient(model)
+    if rho:
+        norm = math.sqrt(sum(float(x.double().square().sum()) for x in g))
+        ridge = copy.deepcopy(model)
+        with torch.no_grad():
+            for p, x in zip(ridge.parameters(), g):
+                p += rho * x / norm
+        g = gradient(ridge)
+    expected = [x - 1e-3 * y / (y.abs() + 1e-8) for x, y in zip(w, g)]
+    trained = train(1, optimizer="adam-sam" if rho else "adam", rho=rho)
+    moved = [(a - b).abs().mean() for a, b in zip(trained.weights, w)]
+    assert min(moved) > 1e-5
+    # near g = 0 the first step is lr * sign(g), so a few elements may differ by rounding
+    wrong = [
+        ((a - b).abs() > 2e-5).float().mean().item() for a, b in zip(trained.weights, expected)
+    ]
+    assert max(wrong) < 0.02
+    ema = [0.9 * a + 0.1 * b for a, b in zip(w, trained.weights)]
+    assert close(trained.emas[0.9].weights, ema, atol=1e-7)
+
+
+def test_rho_zero_is_bitwise_adam_and_rho_is_not():
+    adam = train(3, dropout=0.3)
+    assert equal(adam.weights, train(3, dropout=0.3, optimizer="adam-sam", rho=0.0).weights)
+    assert not close(adam.weights, train(3, dropout=0.3, optimizer="adam-sam", rho=0.5).weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adam-sam", "adam-asam"])
+def test_microbatches_change_only_rounding(optimizer):
+    whole = train(2, optimizer=optimizer, rho=0.2, input_pertub=0.1)
+    parts = train(2, optimizer=optimizer, rho=0.2, input_pertub=0.1, microbatch=3)
+    assert close(
+        [h["grad_norm"] for h in whole.history], [h["grad_norm"] for h in parts.history], rtol=1e-4
+    )
+    assert close([h["loss"] for h in whole.history], [h["loss"] for h in parts.history], rtol=1e-3)
+
+
+def test_input_perturbation_zero_draws_nothing():
+    a, b = train(2), train(2, input_pertub=0.0)
+    assert equal(a.weights, b.weights)
+    assert not close(a.weights, train(2, input_pertub=0.2).weights)
+
+
+RESUMED = {
+    "adam": {},
+    "dropout": dict(dropout=0.4, ema_rate="0.9,0.99"),
+    "sam": dict(optimizer="adam-sam", rho=0.2, dropout=0.4, microbatch=2),
+    "asam": dict(optimizer="adam-asam", rho=0.5, input_pertub=0.1),
+    "swa": dict(use_swa=True, swa_window=2, lr_anneal_steps=1, swa_start=1),
+    "loss-aware": dict(schedule_sampler="loss-second-moment"),
+    "bf16": dict(dtype="bf16"),
+    "fp16": dict(dtype="fp16", optimizer="adam-sam", rho=0.2),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_run_is_the_run_that_was_never_stopped(name, tmp_path):
+    folders = {}
+    for stops in ((6,), (1, 3, 6)):
+        folder = folders[stops] = str(tmp_path / f"{len(stops)}")
+        logger.configure(folder, format_strs=[])
+        resume = ""
+        for end in stops:
+            run = loop(**RESUMED[name], end_step=end, resume_checkpoint=resume)
+            run.run_loop()
+            resume = checkpoint.find_resume_checkpoint(folder)
+        assert run.step == 6
+    whole, stopped = folders.values()
+    kinds = {"model", "opt", "state", "ema"} | ({"swa"} if name == "swa" else set())
+    files = [f for f in checkpoint._names(whole) if f.endswith("000006.pt")]
+    assert {k for k in kinds for f in files if f.startswith(k)} == kinds
+    for file in files:
+        a, b = (checkpoint.load(f"{folder}/{file}") for folder in (whole, stopped))
+        assert flat(a) == flat(b), file
+
+
+def flat(obj):
+    """Nested dicts and lists -> comparable lists, tensors by their exact values."""
+    if isinstance(obj, dict):
+        return {k: flat(v) for k, v in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [flat(v) for v in obj]
+    return obj.tolist() if isinstance(obj, torch.Tensor) else obj
+
+
+def test_swa_is_the_mean_of_the_weights_at_window_ends():
+    run = loop(use_swa=True, swa_window=2, swa_start=1, end_step=7)
+    collected = []
+    for step in range(1, 8):
+        run.run_step(*next(run.data))
+        if step in (3, 5, 7):
+            collected.append([w.detach().clone() for w in run.weights])
+    mean = [torch.stack(ws).mean(0) for ws in zip(*collected)]
+    assert run.swa.count == 3 and close(run.swa.weights, mean, atol=1e-7)
+
+
+def test_swa_from_a_checkpoint_starts_there(tmp_path):
+    loop(end_step=3).run_loop()
+    path = checkpoint.find_resume_checkpoint(logger.get_dir())
+    run = loop(end_step=7, resume_checkpoint=path, use_swa=True, swa_window=4, lr=5e-4)
+    assert run.swa_start == 3 and run.step == 3
+    run.run_loop()
+    assert run.swa.count == 1 and equal(run.swa.weights, run.weights)
+    assert run.opt.param_groups[0]["lr"] == 5e-4  # the command line's, not the file's
+
+
+def test_learning_rates():
+    ramp = [learning_rate(s, lr=1.0, anneal_steps=4) for s in range(5)]
+    assert ramp == [1.0, 1.0, 0.75, 0.5, 0.25]  # guided-diffusion sets the rate after the step
+    cycle = dict(lr=1.0, anneal_steps=1, window=4, start=2, lr_min=0.2)
+    rates = [learning_rate(s, **cycle) for s in range(2, 11)]
+    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2] * 2 + [0.8])
+    assert learning_rate(1, **cycle) == 1.0
+    assert learning_rate(10**6, lr=0.5) == 0.5
+    assert learning_rate(9, lr=0.5, window=4, start=0) == 0.5  # no cycle without anneal_steps
+
+
+def test_when_training_ends():
+    assert loop(end_step=0).end_step == math.inf
+    assert loop(end_step=0, lr_anneal_steps=5).end_step == 5
+    assert loop(end_step=0, lr_anneal_steps=1, use_swa=True).end_step == math.inf
+    with pytest.raises(ValueError, match="lr falls to 0 at lr_anneal_steps 1, but end_step is 6"):
+        loop(lr_anneal_steps=1)
+
+
+def test_a_diverged_run_stops_and_says_so():
+    run = loop(log_interval=1)
+    with torch.no_grad():
+        run.weights[0].fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        run.run_loop()
+
+
+def test_loss_scale_halves_on_overflow_and_gives_up_at_last():
+    scale = LossScale(growth=0.5, lg=2.0)
+    assert scale.update(True) and scale.factor == 2**2.5
+    assert not scale.update(False) and scale.lg == 1.5
+    with pytest.raises(FloatingPointError, match="stay infinite"):
+        for _ in range(30):
+            scale.update(False)
+
+
+def test_logged_means_and_quartiles(monkeypatch):
+    run = train(3)
+    t = torch.cat([h["t"] for h in run.history])
+    loss = torch.cat([h["loss"] for h in run.history])
+    logged = {}
+    monkeypatch.setattr(
+        logger, "dumpkvs", lambda reduce: logged.update(logger.getkvs()) or {"loss": 0.0}
+    )
+    seen = {}
+    monkeypatch.setattr(logger, "logkv_mean", lambda k, v, n: seen.update({k: (float(v), int(n))}))
+    run.log_step(None)
+    assert seen["loss"] == (pytest.approx(loss.mean().item()), 12)
+    for q in range(4):
+        part = loss[(t >= 10 * q) & (t < 10 * (q + 1))]
+        assert seen[f"loss_q{q}"][1] == len(part)
+        if len(part):
+            assert seen[f"loss_q{q}"][0] == pytest.approx(part.mean().item())
