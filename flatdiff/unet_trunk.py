@@ -12,6 +12,8 @@ from torch import nn
 from .nn import SiLU, conv_nd, linear, timestep_embedding
 from .unet_blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -128,11 +130,9 @@ class Trunk(nn.Module):
         self._convert_torso(torch.float32)
 
     def _convert_torso(self, dtype: torch.dtype) -> None:
-        for name, child in self.named_children():
-            if name.endswith(("_block", "_blocks")):
-                for module in child.modules():
-                    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-                        module.to(dtype)
+        for name, module in self.named_modules():
+            if isinstance(module, CONVOLUTIONS) and not name.startswith("out."):
+                module.to(dtype)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         """timesteps: [N]; y: labels [N], exactly when the network has classes. [N, emb]."""
