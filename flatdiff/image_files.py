@@ -1,0 +1,275 @@
+"""Image files and their squares: list, open, crop, resize; and back to PNG.
+
+The one way from a picture of any size to a uint8 array [image_size, image_size, 3], and the one
+place that knows folders, zip and npz, and how a file's name or folder is its class.
+Paths may be local or remote (gs://, az://) where blobfile reads them. Does not know torch.
+"""
+
+import functools
+import io
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import blobfile as bf
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+GRID_GAP = 2  # white pixels between the images of a grid
+
+
+def list_image_files(data_dir: str) -> list[str]:
+    """Paths of all images below `data_dir`; each folder's files and folders sorted by name."""
+    return [bf.join(data_dir, name) for name in _names_below(data_dir)]
+
+
+def _names_below(data_dir: str, inside: str = "") -> Iterator[str]:
+    for entry in sorted(bf.scandir(bf.join(data_dir, inside)), key=lambda entry: entry.name):
+        if entry.is_dir:
+            yield from _names_below(data_dir, f"{inside}{entry.name}/")
+        elif _is_image(entry.name):
+            yield inside + entry.name
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+# Crop and resize
+
+
+def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
+    """The middle square at full height or width, resized; a square of that size comes unchanged.
+
+    guided-diffusion's rule: BOX halvings while twice too large, BICUBIC to the size, then an
+    integer crop. Smaller images are enlarged. Returns uint8 [image_size, image_size, 3].
+    """
+    image = np.array(_with_smaller_side(pil_image, image_size))
+    height, width = image.shape[:2]
+    return _window(image, (height - image_size) // 2, (width - image_size) // 2, image_size)
+
+
+def random_crop_arr(
+    pil_image: Image.Image,
+    image_size: int,
+    rng: np.random.Generator,
+    min_crop_frac: float = 0.8,
+    max_crop_frac: float = 1.0,
+) -> np.ndarray:
+    """A random square: `image_size` is a share in [min, max]_crop_frac of the resized smaller side.
+
+    Resized as in `center_crop_arr`. Returns uint8 [image_size, image_size, 3].
+    """
+    smallest = math.ceil(image_size / max_crop_frac)
+    largest = math.ceil(image_size / min_crop_frac)
+    smaller_side = int(rng.integers(smallest, largest, endpoint=True))
+    image = np.array(_with_smaller_side(pil_image, smaller_side))
+    top = rng.integers(image.shape[0] - image_size, endpoint=True)
+    left = rng.integers(image.shape[1] - image_size, endpoint=True)
+    return _window(image, top, left, image_size)
+
+
+def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
+    while min(image.size) >= 2 * side:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    return image[top : top + size, left : left + size]
+
+
+# Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
+
+
+def open_images(data_dir: str) -> "Folder | Zip | Npz":
+    """The images of a folder, a .zip or an .npz. ValueError if there are none."""
+    if not data_dir:
+        raise ValueError("unspecified data directory: give a folder of images, a .zip or an .npz")
+    if not bf.exists(data_dir):
+        raise ValueError(f"the data directory {data_dir} does not exist (from {os.getcwd()})")
+    if bf.isdir(data_dir):
+        source = Folder(data_dir)
+    elif data_dir.lower().endswith(".zip"):
+        source = Zip(data_dir)
+    elif data_dir.lower().endswith(".npz"):
+        source = Npz(data_dir)
+    else:
+        raise ValueError(f"{data_dir} is neither a folder of images nor a .zip nor an .npz")
+    if len(source) == 0:
+        raise ValueError(f"no images in {data_dir}: looked for {', '.join(EXTENSIONS)}")
+    return source
+
+
+class Folder:
+    """Image files at any depth below a folder; `names` are relative to it."""
+
+    def __init__(self, data_dir: str):
+        self.data_dir = data_dir
+        self.names = list(_names_below(data_dir))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, i: int) -> Image.Image:
+        path = bf.join(self.data_dir, self.names[i])
+        return _decode(path, lambda: bf.BlobFile(path, "rb"))
+
+
+class Zip:
+    """Image files in a zip archive, in the order in which the unpacked folder has them."""
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            names = _opened_zip(path, os.getpid()).namelist()
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+        # macOS's archives have a shadow of every file, with the same ending, in __MACOSX
+        names = [name for name in names if _is_image(name) and not name.startswith("__MACOSX/")]
+        self.names = sorted(names, key=lambda name: name.split("/"))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def open(self, i: int) -> Image.Image:
+        name = self.names[i]
+        archive = _opened_zip(self.path, os.getpid())
+        return _decode(f"{name} in {self.path}", lambda: archive.open(name))
+
+
+@functools.lru_cache(maxsize=4)
+def _opened_zip(path: str, pid: int) -> zipfile.ZipFile:
+    """Opened once in each process: forked processes that share a file would move its position."""
+    return zipfile.ZipFile(bf.BlobFile(path, "rb"))
+
+
+class Npz:
+    """guided-diffusion's sample files: `arr_0` uint8 [N, H, W, 3], perhaps `arr_1` labels [N]."""
+
+    names = None
+
+    def __init__(self, path: str):
+        try:
+            with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
+                arrays = {name: archive[name] for name in archive.files if name[:4] == "arr_"}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+        if "arr_0" not in arrays:
+            raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")
+        self.path, self.images, self.labels = path, arrays["arr_0"], arrays.get("arr_1")
+        shape, dtype = self.images.shape, self.images.dtype
+        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
+            raise ValueError(f"arr_0 of {path} is {dtype} {shape}, expected uint8 (N, H, W, 3)")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def open(self, i: int) -> Image.Image:
+        return Image.fromarray(self.images[i])
+
+
+def _decode(name: str, opened) -> Image.Image:
+    try:
+        with opened() as file, Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # decoders raise nearly anything on broken bytes
+        raise ValueError(f"cannot read the image {name}: {error}; repair or remove it") from error
+
+
+# Classes
+
+
+def classes_of(source: "Folder | Zip | Npz", class_from: str) -> tuple[list[str], np.ndarray]:
+    """Names of the classes and the label of each image, int64 [N].
+
+    The class of a file is its name before the first _ (class_from "prefix", guided-diffusion's
+    rule) or its folder's name ("folder"); labels count the sorted distinct classes. An npz brings
+    its labels in arr_1. ValueError if an image has no class.
+    """
+    if class_from not in ("prefix", "folder"):
+        raise ValueError(f"class_from is {class_from!r}, expected 'prefix' or 'folder'")
+    if source.names is None:
+        return _npz_classes(source)
+    class_names = [_class_name(name, class_from) for name in source.names]
+    classes = sorted(set(class_names))
+    label = {name: i for i, name in enumerate(classes)}
+    return classes, np.array([label[name] for name in class_names], dtype=np.int64)
+
+
+def _class_name(name: str, class_from: str) -> str:
+    folder, _, base = name.rpartition("/")
+    if class_from == "folder" and folder:
+        return folder.rpartition("/")[2]
+    if class_from == "prefix" and "_" in base:
+        return base.split("_")[0]
+    wanted = "cat_001.png" if class_from == "prefix" else "cat/001.png"
+    raise ValueError(
+        f"the image {name} has no class: class_cond with class_from {class_from!r} expects names "
+        f"like {wanted}; rename, choose the other class_from, or train without class_cond"
+    )
+
+
+def _npz_classes(source: Npz) -> tuple[list[str], np.ndarray]:
+    labels = source.labels
+    if labels is None:
+        raise ValueError(f"{source.path} has no labels (arr_1), which class_cond needs")
+    if labels.shape != (len(source),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise ValueError(
+            f"arr_1 of {source.path} is {labels.dtype} {labels.shape}, expected {len(source)} "
+            "non-negative integers, one label an image"
+        )
+    return [str(i) for i in range(labels.max() + 1)], labels.astype(np.int64)
+
+
+# And back
+
+
+def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str]) -> None:
+    """Write uint8 [H, W, 3] images as `folder/NAME.png`; the folder appears when all are written.
+
+    `folder` is local, and new or empty. Images may come from a generator: one is held at a time.
+    """
+    partial = f"{folder.rstrip(os.sep)}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    pairs = zip(names, images, strict=True)
+    for name, image in tqdm(pairs, desc="writing images", total=len(names)):
+        Image.fromarray(np.asarray(image)).save(os.path.join(partial, f"{name}.png"))
+    os.replace(partial, folder)
+
+
+def save_grid(
+    images: np.ndarray, path: str, num_columns: int | None = None, scale: int | None = None
+) -> None:
+    """Write uint8 [N, H, W, 3] images as one PNG, row by row, whole or not at all.
+
+    By default about as many columns as rows, and images under 64 pixels enlarged towards that,
+    each pixel to `scale` x `scale`.
+    """
+    images = np.asarray(images)
+    num_columns = num_columns or math.ceil(math.sqrt(len(images)))
+    scale = scale or max(1, 64 // images.shape[1])
+    num_rows = math.ceil(len(images) / num_columns)
+    height, width = images.shape[1] * scale, images.shape[2] * scale
+    down, across = height + GRID_GAP, width + GRID_GAP
+    grid = np.full((num_rows * down, num_columns * across, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // num_columns * down, i % num_columns * across
+        grid[top : top + height, left : left + width] = image.repeat(scale, 0).repeat(scale, 1)
+    _save_png(grid[:-GRID_GAP, :-GRID_GAP], path)
+
+
+def _save_png(image: np.ndarray, path: str) -> None:
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, "PNG")
+    remote = "://" in path  # where a write is atomic by itself
+    bf.write_bytes(path if remote else f"{path}.partial", png.getvalue())
+    if not remote:
+        os.replace(f"{path}.partial", path)
