@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Terms = dict[str, torch.Tensor]
+Guess = tuple[torch.Tensor, torch.Tensor | None]  # what is predicted, and what says the variance
 
 
 class ModelMeanType(enum.Enum):
@@ -58,6 +59,12 @@ class LossType(enum.Enum):
 
     def is_vb(self) -> bool:
         return self in (LossType.KL, LossType.RESCALED_KL)
+
+
+FIXED_VARIANCES = {
+    ModelVarType.FIXED_SMALL: ("posterior_variance", "posterior_log_variance_clipped"),
+    ModelVarType.FIXED_LARGE: ("large_variance", "large_log_variance"),
+}
 
 
 class GaussianDiffusion(Noising, Samplers):
@@ -109,8 +116,8 @@ class GaussianDiffusion(Noising, Samplers):
         pred_xstart, the x_0 that the output implies, goes through denoised_fn, if there is one, and
         with clip_denoised is clamped to [-1, 1]; the mean follows from the result.
         """
-        output = self._output(model, x, t, model_kwargs)
-        return self._read(output, x, t, clip_denoised, denoised_fn)
+        guess = self._guess(model, x, t, model_kwargs)
+        return self._read(guess, x, t, clip_denoised, denoised_fn)
 
     def training_losses(
         self,
@@ -129,17 +136,16 @@ class GaussianDiffusion(Noising, Samplers):
         """
         noise = torch.randn_like(x_start) if noise is None else noise
         x_t = self.q_sample(x_start, t, self._input_noise(noise, input_noise))
-        output = self._output(model, x_t, t, model_kwargs)
+        prediction, values = self._guess(model, x_t, t, model_kwargs)
         if self.loss_type.is_vb():
-            rescale = self.num_timesteps if self.loss_type is LossType.RESCALED_KL else 1
-            return {"loss": self._vb(output, x_start, x_t, t)[0] * rescale}
-        prediction, values = self._split(output, x_t)
+            vb, _ = self._vb((prediction, values), x_start, x_t, t)
+            rescaled = self.loss_type is LossType.RESCALED_KL
+            return {"loss": vb * self.num_timesteps if rescaled else vb}
         terms = {}
         if values is not None:
-            frozen = torch.cat([prediction.detach(), values], dim=1)
+            vb, _ = self._vb((prediction.detach(), values), x_start, x_t, t)
             rescaled = self.loss_type is LossType.RESCALED_MSE
-            rescale = self.num_timesteps / 1000.0 if rescaled else 1
-            terms["vb"] = self._vb(frozen, x_start, x_t, t)[0] * rescale
+            terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
         target = self._target(x_start, x_t, t, noise)
         terms["mse"] = mean_flat((target - prediction) ** 2)
         terms["loss"] = sum(terms.values())
@@ -165,8 +171,8 @@ class GaussianDiffusion(Noising, Samplers):
             t = torch.full((len(x_start),), i, device=x_start.device)
             noise = randn(x_start)
             x_t = self.q_sample(x_start, t, noise)
-            output = self._output(model, x_t, t, model_kwargs)
-            vb, pred_xstart = self._vb(output, x_start, x_t, t, clip_denoised)
+            guess = self._guess(model, x_t, t, model_kwargs)
+            vb, pred_xstart = self._vb(guess, x_start, x_t, t, clip_denoised)
             eps = self._predict_eps_from_xstart(x_t, t, pred_xstart)
             columns["vb"].append(vb)
             columns["xstart_mse"].append(mean_flat((pred_xstart - x_start) ** 2))
@@ -183,14 +189,14 @@ class GaussianDiffusion(Noising, Samplers):
 
     def _vb(
         self,
-        output: torch.Tensor,
+        guess: Guess,
         x_start: torch.Tensor,
         x_t: torch.Tensor,
         t: torch.Tensor,
         clip_denoised: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The bound's term at t, [N] in bits per dimension, and pred_xstart."""
-        p = self._read(output, x_t, t, clip_denoised)
+        p = self._read(guess, x_t, t, clip_denoised)
         mean, _, log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
         kl = normal_kl(mean, log_variance, p["mean"], p["log_variance"])
         log_likelihood = discretized_gaussian_log_likelihood(
@@ -218,16 +224,11 @@ class GaussianDiffusion(Noising, Samplers):
         """t [N] as the network and cond_fn see it."""
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
-    def _output(
+    def _guess(
         self, model: Callable, x: torch.Tensor, t: torch.Tensor, model_kwargs: dict | None
-    ) -> torch.Tensor:
-        """The network's output in the dtype of x, so that half precision ends here."""
-        return model(x, self._model_timesteps(t), **(model_kwargs or {})).to(x.dtype)
-
-    def _split(
-        self, output: torch.Tensor, x: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The output's two halves: the prediction, and what says the variance, if it is learned."""
+    ) -> Guess:
+        """The network's output, cut in two where the variance is learned, in the dtype of x."""
+        output = model(x, self._model_timesteps(t), **(model_kwargs or {})).to(x.dtype)
         learned = self.model_var_type in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
         channels = x.shape[1]
         wanted = (len(x), channels * (2 if learned else 1), *x.shape[2:])
@@ -240,14 +241,14 @@ class GaussianDiffusion(Noising, Samplers):
 
     def _read(
         self,
-        output: torch.Tensor,
+        guess: Guess,
         x: torch.Tensor,
         t: torch.Tensor,
         clip_denoised: bool,
         denoised_fn: Callable | None = None,
     ) -> Terms:
-        """p at x_t, read off the network's output there."""
-        prediction, values = self._split(output, x)
+        """p at x_t, from the network's guess there."""
+        prediction, values = guess
         variance, log_variance = self._variance(values, x, t)
         pred_xstart = self._xstart(prediction, x, t)
         if denoised_fn is not None:
@@ -277,15 +278,11 @@ class GaussianDiffusion(Noising, Samplers):
         self, values: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """p's variance and its logarithm, shaped as x."""
-        if self.model_var_type is ModelVarType.FIXED_LARGE:
-            names = "large_variance", "large_log_variance"
-        elif self.model_var_type is ModelVarType.FIXED_SMALL:
-            names = "posterior_variance", "posterior_log_variance_clipped"
-        elif self.model_var_type is ModelVarType.LEARNED_RANGE:
+        if self.model_var_type in FIXED_VARIANCES:
+            names = FIXED_VARIANCES[self.model_var_type]
+            return tuple(self._at(name, t, x).expand_as(x) for name in names)
+        if self.model_var_type is ModelVarType.LEARNED_RANGE:
             share = (values + 1.0) / 2.0
             low = self._at("posterior_log_variance_clipped", t, x)
             values = share * self._at("log_betas", t, x) + (1.0 - share) * low
-            return values.exp(), values
-        else:
-            return values.exp(), values
-        return tuple(self._at(name, t, x).expand_as(x) for name in names)
+        return values.exp(), values

@@ -19,8 +19,8 @@ def normal_kl(mean1, logvar1, mean2, logvar2) -> torch.Tensor:
     if tensor is None:
         raise ValueError(f"normal_kl needs a tensor among its arguments, got {arguments}")
     logvar1, logvar2 = (torch.as_tensor(v).to(tensor) for v in (logvar1, logvar2))
-    spread = logvar2 - logvar1 + torch.exp(logvar1 - logvar2)
-    return 0.5 * (spread - 1.0 + ((mean1 - mean2) ** 2) * torch.exp(-logvar2))
+    spread = -1.0 + logvar2 - logvar1 + torch.exp(logvar1 - logvar2)
+    return 0.5 * (spread + ((mean1 - mean2) ** 2) * torch.exp(-logvar2))
 
 
 def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:

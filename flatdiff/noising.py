@@ -14,7 +14,10 @@ import torch
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """float64 betas [T]: "linear" (Ho et al. 2020, stretched to T) or "cosine" (Nichol 2021)."""
+    """float64 betas [T]: "linear" (Ho et al. 2020, stretched to T) or "cosine".
+
+    The cosine is that of alphas_cumprod (Nichol & Dhariwal 2021, equation 17).
+    """
     if schedule_name == "linear":
         if num_diffusion_timesteps <= 20:
             raise ValueError(
@@ -51,8 +54,9 @@ class Noising:
         self.betas = betas = np.array(betas, dtype=np.float64)
         if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
             raise ValueError(
-                f"betas is {betas} of shape {betas.shape}: a chain needs two or more steps (also "
-                "after timestep_respacing), and every beta strictly between 0 and 1"
+                f"betas is {np.array2string(betas, threshold=6)} of shape {betas.shape}: a chain "
+                "needs two or more steps (also after timestep_respacing), and each beta must lie "
+                "strictly between 0 and 1"
             )
         self.num_timesteps = len(betas)
         self.alphas_cumprod = abar = np.cumprod(1.0 - betas)
@@ -74,7 +78,7 @@ class Noising:
         """Mean, variance and log variance of q(x_t | x_0), each shaped as x_start."""
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
         log_variance = self._at("log_one_minus_alphas_cumprod", t, x_start)
-        variance = 1.0 - self._at("alphas_cumprod", t, x_start)
+        variance = self._at("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2
         return mean, variance.expand_as(x_start), log_variance.expand_as(x_start)
 
     def q_sample(

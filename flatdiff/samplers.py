@@ -42,12 +42,10 @@ class Samplers:
 
     def _p(self, model, x, t, clip_denoised, denoised_fn, model_kwargs) -> Out:
         """p_mean_variance as the samplers use it: the predicted noise is divided by eps_scale."""
-        output = self._output(model, x, t, model_kwargs)
+        prediction, values = self._guess(model, x, t, model_kwargs)
         if self.scales_eps:
-            prediction, values = self._split(output, x)
             prediction = prediction / self._at("eps_scale", t, x)
-            output = prediction if values is None else torch.cat([prediction, values], dim=1)
-        return self._read(output, x, t, clip_denoised, denoised_fn)
+        return self._read((prediction, values), x, t, clip_denoised, denoised_fn)
 
     def condition_mean(self, cond_fn, p_mean_var, x, t, model_kwargs=None) -> torch.Tensor:
         """The mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
@@ -245,7 +243,7 @@ class Samplers:
             device = next(model.parameters()).device if noise is None else noise.device
         out = {"sample": torch.randn(*shape, device=device) if noise is None else noise}
         times = torch.arange(self.num_timesteps, device=device)[:, None].repeat(1, shape[0])
-        for i in tqdm(reversed(range(self.num_timesteps)), disable=not progress):
+        for i in tqdm(range(self.num_timesteps)[::-1], disable=not progress):
             with torch.no_grad():
                 out = step(out, times[i])
             yield out

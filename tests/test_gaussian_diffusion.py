@@ -1,0 +1,375 @@
+"""q against Bayes, p and the losses against guided-diffusion's numbers and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from chains import GOLDEN, NOISE, X_START, assert_golden, chain, toy, toy_eps
+from torch.distributions import Normal, kl_divergence
+
+from flatdiff import gaussian_diffusion as gd
+from flatdiff.gaussian_diffusion import LossType, ModelMeanType, ModelVarType
+
+T = torch.tensor([0, 500])
+FIXED = {"var": ModelVarType.FIXED_LARGE}
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if name.startswith("sched_")])
+def test_schedules_are_guided_diffusions(name):
+    _, schedule, steps = name.split("_")
+    steps = int(steps)
+    diffusion = chain(schedule=schedule, steps=steps)
+    middle = [0, 1, steps // 2, steps - 2, steps - 1]
+    ends = [0, 1, steps // 2, steps - 1]
+    for table, key, entries in [
+        (diffusion.betas, "beta", middle),
+        (diffusion.alphas_cumprod, "abar", middle),
+        (diffusion.posterior_variance, "post_var", ends),
+        (diffusion.posterior_log_variance_clipped, "post_logvar_clipped", ends),
+        (diffusion.posterior_mean_coef1, "c1", [0, steps // 2, steps - 1]),
+        (diffusion.posterior_mean_coef2, "c2", [0, steps // 2, steps - 1]),
+    ]:
+        assert table.dtype == np.float64 and table.shape == (steps,)
+        np.testing.assert_allclose(table[entries], GOLDEN[name][key], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "words"),
+    [
+        ("linear", 19, "19 .*21 or more"),
+        ("linear", 20, "cosine"),
+        ("sine", 100, "'sine'.*'cosine'"),
+    ],
+)
+def test_impossible_schedules_are_refused(schedule, steps, words):
+    with pytest.raises(ValueError, match=words):
+        gd.get_named_beta_schedule(schedule, steps)
+
+
+@pytest.mark.parametrize(
+    "betas", [[], [0.1], [0.1, 1.0], [0.0, 0.1], [[0.1, 0.2]], [0.1, math.nan]]
+)
+def test_betas_must_make_a_chain(betas):
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        gd.GaussianDiffusion(
+            betas=betas,
+            model_mean_type=ModelMeanType.EPSILON,
+            model_var_type=ModelVarType.FIXED_LARGE,
+            loss_type=LossType.MSE,
+        )
+
+
+def test_q_is_what_its_single_steps_make():
+    diffusion = chain("20")
+    mean, variance = 1.0, 0.0
+    for beta in diffusion.betas:
+        mean, variance = math.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
+    last = torch.tensor([19, 19])
+    found = diffusion.q_mean_variance(X_START, last)
+    torch.testing.assert_close(found[0], mean * X_START)
+    torch.testing.assert_close(found[1], torch.full_like(X_START, variance))
+    torch.testing.assert_close(found[2], torch.full_like(X_START, math.log(variance)))
+    sample = mean * X_START + math.sqrt(variance) * NOISE
+    torch.testing.assert_close(diffusion.q_sample(X_START, last, NOISE), sample)
+
+
+def test_q_posterior_is_bayes():
+    diffusion = chain("20")
+    t = torch.tensor([7, 13])
+    x_t = diffusion.q_sample(X_START, t, NOISE)
+    mean, variance, log_variance = diffusion.q_posterior_mean_variance(X_START, x_t, t)
+    for i, step in enumerate(t.tolist()):  # q(x_{t-1} | x_0) q(x_t | x_{t-1}), as precisions
+        abar, beta = diffusion.alphas_cumprod[step - 1], diffusion.betas[step]
+        precision = 1 / (1 - abar) + (1 - beta) / beta
+        pull = math.sqrt(abar) * X_START[i] / (1 - abar) + math.sqrt(1 - beta) * x_t[i] / beta
+        torch.testing.assert_close(mean[i], pull / precision)
+        torch.testing.assert_close(variance[i], torch.full_like(x_t[i], 1 / precision))
+        torch.testing.assert_close(log_variance[i], torch.full_like(x_t[i], -math.log(precision)))
+
+
+def test_q_sample_is_guided_diffusions():
+    found = chain("100").q_sample(X_START, torch.tensor([0, 50]), NOISE)
+    assert_golden(found, GOLDEN["q_sample_r100_t0_50"])
+
+
+@pytest.mark.parametrize(("name", "clip"), [("pmv_r100_clip", True), ("pmv_r100_noclip", False)])
+def test_p_is_guided_diffusions(name, clip):
+    diffusion = chain("100")
+    t = torch.tensor([0, 50])
+    x_t = diffusion.q_sample(X_START, t, NOISE)
+    found = diffusion.p_mean_variance(toy, x_t, t, clip_denoised=clip)
+    assert found.keys() == GOLDEN[name].keys()
+    for key, expected in GOLDEN[name].items():
+        assert_golden(found[key], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("loss_mse_fixedlarge", FIXED),
+        ("loss_mse_learn", {}),
+        ("loss_rescaled_mse_learn", {"loss": LossType.RESCALED_MSE}),
+        ("loss_kl_learn", {"loss": LossType.RESCALED_KL}),
+        ("loss_kl_fixedlarge", {"loss": LossType.RESCALED_KL, **FIXED}),
+        ("loss_xstart_learn", {"mean": ModelMeanType.START_X}),
+        ("loss_learn_rescale_t", {"rescale_timesteps": True}),
+        ("loss_resp100_rescaled", {"respacing": "100", "loss": LossType.RESCALED_MSE}),
+    ],
+)
+def test_losses_are_guided_diffusions(name, settings):
+    expected = GOLDEN[name]
+    seen = []
+
+    def network(x, t):
+        seen.append([str(t.dtype), t.tolist()])
+        return (toy_eps if "fixed" in name else toy)(x, t)
+
+    t = torch.tensor(expected["t"])
+    terms = chain(**settings).training_losses(network, X_START, t, noise=NOISE)
+    assert terms.keys() == expected.keys() - {"t", "t_seen"}
+    for key, term in terms.items():
+        np.testing.assert_allclose(term, expected[key], rtol=1e-6)
+    assert seen == [expected["t_seen"]]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_prior_bpd_is_guided_diffusions(schedule):
+    diffusion = chain("", schedule=schedule)
+    found = diffusion._prior_bpd(X_START)
+    np.testing.assert_allclose(found, GOLDEN[f"prior_bpd_{schedule}1000"], rtol=1e-6)
+
+
+def test_plain_kl_is_the_rescaled_one_over_steps():
+    plain, rescaled = (
+        chain(loss=loss).training_losses(toy, X_START, T, noise=NOISE)["loss"]
+        for loss in (LossType.KL, LossType.RESCALED_KL)
+    )
+    torch.testing.assert_close(1000 * plain, rescaled)
+
+
+def test_rescaled_timesteps_without_respacing():
+    diffusion = gd.GaussianDiffusion(
+        betas=gd.get_named_beta_schedule("cosine", 4000),
+        model_mean_type=ModelMeanType.EPSILON,
+        model_var_type=ModelVarType.FIXED_LARGE,
+        loss_type=LossType.MSE,
+        rescale_timesteps=True,
+    )
+    seen = []
+    diffusion.training_losses(lambda x, t: seen.append(t) or x, X_START, torch.tensor([0, 2002]))
+    torch.testing.assert_close(seen[0], torch.tensor([0.0, 500.5]))
+
+
+def test_variances_lie_where_their_types_say():
+    t = torch.tensor([0, 50])
+
+    def log_variance(var, values=None):
+        def network(x, t):
+            return x if values is None else torch.cat([x, torch.full_like(x, values)], dim=1)
+
+        p = chain("100", var=var).p_mean_variance(network, X_START, t)
+        torch.testing.assert_close(p["log_variance"], p["variance"].log())
+        return p["log_variance"][:, 0, 0, 0]
+
+    tables = chain("100")
+    small = tables.posterior_log_variance_clipped[t]
+    large = np.log(tables.betas[t])
+    for found, expected in [
+        (log_variance(ModelVarType.LEARNED_RANGE, -1.0), small),
+        (log_variance(ModelVarType.LEARNED_RANGE, 1.0), large),
+        (log_variance(ModelVarType.LEARNED_RANGE, 0.0), (small + large) / 2),
+        (log_variance(ModelVarType.LEARNED, -0.7), [-0.7, -0.7]),
+        (log_variance(ModelVarType.FIXED_LARGE), [small[0], large[1]]),
+    ]:
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    small_p = chain("100", var=ModelVarType.FIXED_SMALL).p_mean_variance(toy_eps, X_START, t)
+    np.testing.assert_allclose(small_p["variance"][:, 0, 0, 0], tables.posterior_variance[t])
+    np.testing.assert_allclose(small_p["log_variance"][:, 0, 0, 0], small, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mean", list(ModelMeanType))
+def test_a_network_that_knows_the_image_is_read_right(mean):
+    diffusion = chain("100", mean=mean, var=ModelVarType.FIXED_SMALL)
+    t = torch.tensor([3, 50])
+    x_t = diffusion.q_sample(X_START, t, NOISE)
+    posterior = diffusion.q_posterior_mean_variance(X_START, x_t, t)[0]
+    answer = {"PREVIOUS_X": posterior, "START_X": X_START, "EPSILON": NOISE}[mean.name]
+    p = diffusion.p_mean_variance(lambda x, t: answer, x_t, t)
+    torch.testing.assert_close(p["pred_xstart"], X_START, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(p["mean"], posterior, rtol=1e-4, atol=1e-5)
+    terms = diffusion.training_losses(lambda x, t: answer, X_START, t, noise=NOISE)
+    assert (terms["loss"] < 1e-9).all()
+
+
+def test_denoised_fn_comes_before_the_clamp():
+    diffusion = chain("100")
+    p = diffusion.p_mean_variance(
+        toy, X_START, torch.tensor([3, 50]), denoised_fn=lambda x_0: x_0 + 3
+    )
+    assert (p["pred_xstart"] == 1).all()
+
+
+def test_vb_is_the_kl_of_the_two_posteriors():
+    diffusion = chain("100", loss=LossType.KL)
+    t = torch.tensor([1, 50])
+    x_t = diffusion.q_sample(X_START, t, NOISE)
+    mean, variance, _ = diffusion.q_posterior_mean_variance(X_START, x_t, t)
+    p = diffusion.p_mean_variance(toy, x_t, t, clip_denoised=False)
+    q, p = Normal(mean, variance.sqrt()), Normal(p["mean"], p["variance"].sqrt())
+    expected = kl_divergence(q, p).mean(dim=(1, 2, 3)) / math.log(2)
+    found = diffusion.training_losses(toy, X_START, t, noise=NOISE)["loss"]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_vb_leaves_the_mean_alone():
+    mean, values = (torch.ones_like(X_START, requires_grad=True) for _ in range(2))
+    terms = chain().training_losses(
+        lambda x, t: torch.cat([mean * x, values], dim=1), X_START, T, noise=NOISE
+    )
+    of_vb = torch.autograd.grad(terms["vb"].sum(), [mean, values], retain_graph=True)
+    of_mse = torch.autograd.grad(terms["mse"].sum(), [mean, values])
+    assert (of_vb[0] == 0).all() and (of_vb[1] != 0).any()
+    assert (of_mse[0] != 0).any() and (of_mse[1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_ends_at_the_network(dtype):
+    def half(x, t):
+        return toy(x, t).to(dtype)
+
+    terms = chain().training_losses(half, X_START, T, noise=NOISE)
+    expected = chain().training_losses(lambda x, t: half(x, t).float(), X_START, T, noise=NOISE)
+    for key, term in terms.items():
+        assert term.dtype == torch.float32 and torch.equal(term, expected[key])
+
+
+def test_a_network_of_other_width_is_refused():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\) where \(2, 6, 4, 4\).*learn_sigma"):
+        chain().training_losses(toy_eps, X_START, T)
+    with pytest.raises(ValueError, match=r"\(2, 6, 4, 4\) where \(2, 3, 4, 4\).*FIXED_LARGE"):
+        chain(**FIXED).p_mean_variance(toy, X_START, T)
+
+
+def test_input_perturbation_moves_the_input_and_not_the_target():
+    diffusion, xi = chain(input_pertub=0.15, **FIXED), torch.cos(2.1 * NOISE)
+    seen = []
+
+    def network(x, t):
+        seen.append(x)
+        return 0.5 * x
+
+    terms = diffusion.training_losses(network, X_START, T, noise=NOISE, input_noise=xi)
+    x_t = diffusion.q_sample(X_START, T, NOISE + 0.15 * xi)
+    assert torch.equal(seen[0], x_t)
+    torch.testing.assert_close(terms["mse"], ((NOISE - 0.5 * x_t) ** 2).mean(dim=(1, 2, 3)))
+
+    torch.manual_seed(1)
+    drawn = diffusion.training_losses(network, X_START, T)["loss"]
+    torch.manual_seed(1)
+    noise, xi = torch.randn_like(X_START), torch.randn_like(X_START)
+    given = diffusion.training_losses(network, X_START, T, noise=noise, input_noise=xi)["loss"]
+    assert torch.equal(drawn, given)
+
+
+def test_input_perturbation_reaches_the_bound():
+    xi, t = torch.cos(2.1 * NOISE), torch.tensor([3, 50])
+    perturbed = chain("100", loss=LossType.KL, input_pertub=0.15)
+    plain = chain("100", loss=LossType.KL)
+    found = perturbed.training_losses(toy, X_START, t, noise=NOISE, input_noise=xi)
+    expected = plain.training_losses(toy, X_START, t, noise=NOISE + 0.15 * xi)
+    assert torch.equal(found["loss"], expected["loss"])
+
+
+def test_knobs_that_are_off_change_and_draw_nothing():
+    off = chain(eps_scaler=1.0, eps_scaler_slope=0.0, input_pertub=0.0)
+    torch.manual_seed(0)
+    expected = chain().training_losses(toy, X_START, T)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    found = off.training_losses(toy, X_START, T, input_noise=NOISE)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    torch.manual_seed(0)
+    torch.randn_like(X_START)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_eps_scaler_touches_neither_training_nor_bounds():
+    plain, scaled = chain("20"), chain("20", eps_scaler=1.02, eps_scaler_slope=0.01)
+    t = torch.tensor([0, 10])
+    for evaluate in (
+        lambda d: d.training_losses(toy, X_START, t, noise=NOISE),
+        lambda d: d.p_mean_variance(toy, X_START, t),
+        lambda d: d.calc_bpd_loop(toy, X_START, randn=lambda x: NOISE),
+    ):
+        expected, found = evaluate(plain), evaluate(scaled)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"eps_scaler": 0.0}, "eps_scaler 0.0 .*above 0"),
+        ({"eps_scaler_slope": -0.1}, "by -0.9.* at some step of 0 .. 19"),
+        ({"input_pertub": -0.1}, "input_pertub is -0.1"),
+        ({"eps_scaler": 1.01, "mean": ModelMeanType.START_X}, "predicts START_X"),
+        ({"eps_scaler_slope": 0.01, "mean": ModelMeanType.PREVIOUS_X}, "predicts PREVIOUS_X"),
+    ],
+)
+def test_bad_knobs_are_refused(knobs, words):
+    with pytest.raises(ValueError, match=words):
+        chain("20", **knobs)
+    chain("20", mean=ModelMeanType.START_X)
+
+
+def test_bpd_of_a_network_that_knows_the_image():
+    diffusion = chain("50", mean=ModelMeanType.START_X, var=ModelVarType.FIXED_SMALL)
+    images = torch.randint(1, 255, X_START.shape) / 127.5 - 1
+    terms = diffusion.calc_bpd_loop(lambda x, t: images, images)
+    abar, nearly = diffusion.alphas_cumprod[-1], diffusion.posterior_variance[1]
+    last = Normal(math.sqrt(abar) * images.double(), math.sqrt(1 - abar))
+    prior = kl_divergence(last, Normal(0.0, 1.0)).mean(dim=(1, 2, 3)) / math.log(2)
+    torch.testing.assert_close(terms["prior_bpd"], prior.float(), rtol=1e-4, atol=1e-9)
+    assert (terms["vb"][:, :-1].abs() < 1e-5).all()
+    mass = math.erf(1 / 255 / math.sqrt(2 * nearly))
+    torch.testing.assert_close(
+        terms["vb"][:, -1], torch.full((2,), -math.log2(mass)), rtol=1e-3, atol=0
+    )
+    assert (terms["xstart_mse"] == 0).all() and (terms["mse"] < 1e-5).all()
+
+
+def test_bpd_counts_down_and_adds_up():
+    diffusion = chain("20", loss=LossType.KL)
+    noises = [torch.randn_like(X_START) for _ in range(20)]
+    queue = iter(noises)
+    terms = diffusion.calc_bpd_loop(toy, X_START, clip_denoised=False, randn=lambda x: next(queue))
+    for column, noise in enumerate(noises):
+        t = torch.full((2,), 19 - column)
+        expected = diffusion.training_losses(toy, X_START, t, noise=noise)["loss"]
+        assert torch.equal(terms["vb"][:, column], expected)
+    total = terms["vb"].sum(dim=1) + terms["prior_bpd"]
+    assert torch.equal(terms["total_bpd"], total)
+    assert terms["mse"].shape == terms["xstart_mse"].shape == (2, 20)
+
+
+def test_training_works_after_inference_mode():
+    diffusion, weight = chain(), torch.ones((), requires_grad=True)
+    with torch.inference_mode():
+        diffusion.training_losses(toy, X_START, T)
+    diffusion.training_losses(lambda x, t: weight * toy(x, t), X_START, T)["loss"].sum().backward()
+    assert weight.grad.isfinite()
+
+
+def test_losses_are_fit_for_functional_derivatives():
+    direction = {"scale": torch.tensor(1.0)}
+
+    def loss(weights):
+        terms = chain().training_losses(
+            lambda x, t: weights["scale"] * toy(x, t), X_START, T, noise=NOISE
+        )
+        return terms["loss"].sum()
+
+    gradient = torch.func.grad(loss)(direction)["scale"]
+    _, tangent = torch.func.jvp(loss, (direction,), (direction,))
+    torch.testing.assert_close(gradient, tangent)
