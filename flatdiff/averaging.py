@@ -1,0 +1,77 @@
+"""Averages of weights along training: average <- lerp(average, weights, coefficient).
+
+EMA keeps the share `rate` of itself: coefficient 1 - rate. SWA is the equal-weight mean of what it
+has been shown: coefficient 1 / (count + 1). An average sees a list of tensors, and knows neither
+their names nor when it is updated.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Average:
+    """A list of fp32 `weights` that follows another; `count` updates done."""
+
+    def __init__(self, weights: Sequence[Tensor]):
+        self.weights = [w.detach().float().clone() for w in weights]
+        self.count = 0
+
+    @property
+    def coefficient(self) -> float:
+        """Share of the new weights in the next update, in (0, 1]."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, weights: Sequence[Tensor]) -> None:
+        torch._foreach_lerp_(self.weights, list(weights), self.coefficient)
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "count": self.count}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy in place. ValueError if the shapes are not those of this average."""
+        here, there = ([tuple(w.shape) for w in ws] for ws in (self.weights, state["weights"]))
+        if here != there:
+            raise ValueError(
+                f"this average has {len(here)} tensors, the saved one {len(there)}, or their shapes"
+                " differ: it was saved for another network. Use that network's flags."
+            )
+        torch._foreach_copy_(self.weights, list(state["weights"]))
+        self.count = state["count"]
+
+
+class EMA(Average):
+    """Exponential moving average: ema <- rate ema + (1 - rate) weights. It starts at `weights`.
+
+    :param rate: share kept per update, in [0, 1). The average remembers about 1 / (1 - rate)
+        updates, and before that many its start still shows.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], rate: float):
+        if not 0 <= rate < 1:
+            raise ValueError(
+                f"ema_rate {rate}: it is the share of the average kept per update and must be in"
+                " [0, 1), for example 0.9999 (0 follows the weights, 1 would never move)"
+            )
+        super().__init__(weights)
+        self.rate = rate
+
+    @property
+    def coefficient(self) -> float:
+        return 1 - self.rate
+
+
+class SWA(Average):
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of all weights shown so far.
+
+    The weights given at the start are only a shape; the first update replaces them.
+    """
+
+    @property
+    def coefficient(self) -> float:
+        return 1 / (self.count + 1)

@@ -1,0 +1,73 @@
+"""Sharpness-aware minimization: the gradient at the ridge.
+
+    SAM  (Foret et al. 2021, eq. 2):  g(w + eps),  eps = rho g / ||g||
+    ASAM (Kwon et al. 2021, Alg. 1):  g(w + eps),  eps = rho w^2 g / || |w| g ||
+
+It leaves that gradient in `.grad` and the weights where they were; the optimizer stays a plain one.
+It knows a list of weights and a closure: no batch, no loss, no ranks.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .perturb import Perturbation, along, at
+
+Result = TypeVar("Result")
+
+
+def sam_gradient(
+    closure: Callable[[], Result],
+    weights: Sequence[Tensor],
+    rho: float,
+    adaptive: bool = False,
+    ascent: Callable[[], Result] | None = None,
+) -> tuple[Result, Tensor]:
+    """Leave the gradient at w + eps in `.grad`; return (what the first pass returned, ||eps||).
+
+    rho 0 is one plain gradient and one pass. Weights that the first pass gives no gradient are not
+    moved. eps does not change when all gradients are scaled, so a loss scale does no harm; where
+    the first gradient overflows, the second one is NaN, for the caller to skip the step as usual.
+    The weights come back bit for bit, also when a closure raises. Nothing waits for the device.
+
+    :param closure: runs forward and backward on the same draws each time, and does nothing else
+        but add the gradient to `.grad`.
+    :param weights: fp32 tensors; those with a gradient are one vector with one norm.
+    :param rho: radius of the ball, l2 over the whole vector (ASAM: in units of |w|); 0 is off.
+    :param adaptive: ASAM instead of SAM.
+    :param ascent: the closure of the first pass, for example without synchronizing ranks
+        (m-sharpness); None takes `closure`.
+    """
+    if rho < 0:
+        raise ValueError(f"rho {rho}: the radius of SAM's ball must be 0 (off) or larger")
+    if rho == 0:
+        return closure(), weights[0].new_zeros(())
+    result = (closure if ascent is None else ascent)()
+    moving = [w for w in weights if w.grad is not None]
+    grads = [w.grad for w in moving]
+    for w in moving:
+        w.grad = None
+    with at(moving, climb(grads, rho, adaptive)) as distance:
+        closure()
+    return result, distance
+
+
+def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbation:
+    """w' = w + eps. Uses `grads` up: overwrites them and empties the list, to free their memory."""
+
+    def move(weights: list[Tensor]) -> None:
+        if adaptive:
+            torch._foreach_mul_(grads, weights)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        # A norm of 0 climbs nowhere. One of inf or NaN goes on into every weight and so into every
+        # gradient: rho / inf would be 0, and an overflow would pass for a plain gradient.
+        scale = torch.where(norm.isfinite() & (norm > 0), rho / norm, norm)
+        if adaptive:
+            torch._foreach_mul_(grads, weights)
+        torch._foreach_mul_(grads, scale)
+        along(grads, 1.0)(weights)
+        grads.clear()
+
+    return move
