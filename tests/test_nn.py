@@ -28,12 +28,15 @@ def test_timestep_embedding_takes_fractions_and_periods():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_group_norm_is_computed_in_float32(dtype):
+def test_group_norm_is_computed_in_float32(dtype, monkeypatch):
+    seen, group_norm = [], F.group_norm
+    monkeypatch.setattr(F, "group_norm", lambda x, *a: seen.append(x.dtype) or group_norm(x, *a))
     x = (300 + 9 * torch.randn(2, 64, 5, 5)).to(dtype)  # float16 cannot hold 300 ** 2
     groups = x.double().view(2, 32, -1)
     deviation = groups.var(dim=2, correction=0, keepdim=True).add(1e-5).sqrt()
     expected = (groups - groups.mean(dim=2, keepdim=True)) / deviation
     y = nn.normalization(64)(x)
+    assert seen == [torch.float32]
     assert y.dtype == dtype
     torch.testing.assert_close(y.double(), expected.view(x.shape), rtol=1e-2, atol=1e-4)
 
