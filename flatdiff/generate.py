@@ -62,7 +62,7 @@ def sample_images(
         device=device,
         randn=noise,
     )
-    return to_uint8(x)
+    return to_uint8(x).cpu().numpy()
 
 
 def draw_labels(indices, seed, num_classes, wanted=()):

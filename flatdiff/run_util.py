@@ -56,14 +56,14 @@ def start_training(flags):
     elif train.resume:
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
-        checkpoint.remove_leftovers(folder)
+        checkpoint.clean(folder)
         checkpoint.save_json(to_dict(flags), os.path.join(folder, checkpoint.CONFIG))
     return path
 
 
 def _refuse_another_network(flags, path):
     """A resumed run has the network and the chain that it had, defaults included."""
-    source = checkpoint.beside(path, checkpoint.CONFIG)
+    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
     if not checkpoint.exists(source):
         return
     trained = checkpoint.load_json(source)

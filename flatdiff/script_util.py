@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import functools
 import inspect
+import os
 
 import torch
 
@@ -236,7 +237,7 @@ def from_checkpoint(path, flags):
         raise ValueError("no checkpoint: give --model_path FILE (model*.pt, ema_*.pt or swa_*.pt)")
     weights = dist_util.load_state_dict(path)
     model_flags, diffusion_flags = flags.model, flags.diffusion
-    source = checkpoint.beside(path, checkpoint.CONFIG)
+    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
     if checkpoint.exists(source):
         trained = checkpoint.load_json(source)
         model_flags = config.as_trained(config.ModelFlags, trained["model"], flags.given, source)

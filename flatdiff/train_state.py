@@ -5,6 +5,8 @@ a step is complete exactly when its state file is there. The random state and th
 data are functions of seed and step, and need no bytes.
 """
 
+import os
+
 from . import checkpoint, dist_util, logger, restore
 
 
@@ -20,7 +22,7 @@ def save(loop, folder):
     for name, content in files.items():
         checkpoint.save(content, f"{folder}/{name}")
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
-    checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_step])
+    checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
 
 
 def resume(loop, path):
@@ -95,7 +97,7 @@ def _fill(loop, weights, path, name):
 
 
 def _load(path, name):
-    beside = checkpoint.beside(path, name)
+    beside = os.path.join(os.path.dirname(path), name)
     if not checkpoint.exists(beside):
         logger.warn(f"{beside} is missing: what it would hold starts anew")
         return None

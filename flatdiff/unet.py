@@ -94,6 +94,7 @@ class UNetModel(Trunk):
         super().__init__(
             blocks, in_channels, model_channels, channel_mult, num_res_blocks, num_classes
         )
+        self.image_size = image_size
         self._check_size(image_size)
         if num_heads_upsample != -1:
             blocks = replace(blocks, num_heads=num_heads_upsample)

@@ -11,7 +11,7 @@ LEVELS = [
     "losses noising respace gaussian_diffusion samplers resample nn unet unet_blocks unet_encoder "
     "unet_trunk perturb averaging rng",
     "sam restore probe flatness hessian surface quantize packing int8 exposure_bias",
-    "image_datasets image_files dist_util logger checkpoint flags config",
+    "image_datasets image_files dist_util launcher lifeline logger log_outputs checkpoint flags config",
     "script_util train_util train_state generate run_util report flatness_report exposure_report",
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}

@@ -79,9 +79,7 @@ def fill(model):
 
 
 def images(n, size):
-    return torch.cos(0.37 * torch.arange(n * 3 * size * size, dtype=torch.float64)).view(
-        n, 3, size, size
-    )
+    return torch.cos(0.37 * torch.arange(n * 3 * size * size)).view(n, 3, size, size)
 
 
 @pytest.mark.parametrize("name", [k for k in GOLDEN if k.startswith("unet_") and k != "unet_fill"])
@@ -91,7 +89,7 @@ def test_factories_build_the_golden_networks(name):
     model = fill(su.create_model_and_diffusion(**flags)[0])
     y = {"y": torch.tensor([3, 7])} if golden["kw"].get("class_cond") else {}
     with torch.no_grad():
-        out = model(images(2, 32).float(), torch.tensor([0, 421]), **y)
+        out = model(images(2, 32), torch.tensor([0, 421]), **y)
     assert list(out.shape) == golden["shape"]
     assert out.sum().item() == pytest.approx(golden["out"]["sum"], rel=1e-4)
     assert out.abs().sum().item() == pytest.approx(golden["out"]["abs"], rel=1e-5)

@@ -109,11 +109,11 @@ def test_one_step_is_the_published_update(rho):
     trained = train(1, optimizer="adam-sam" if rho else "adam", rho=rho)
     moved = [(a - b).abs().mean() for a, b in zip(trained.weights, w)]
     assert min(moved) > 1e-5
-    # near g = 0 the first step is lr * sign(g), so a few elements may differ by rounding
-    wrong = [
-        ((a - b).abs() > 2e-5).float().mean().item() for a, b in zip(trained.weights, expected)
-    ]
-    assert max(wrong) < 0.02
+    # where g is 0 up to rounding (a bias before a norm) the first step is its sign, so noise
+    solid = [y.abs() > 1e-5 for y in g]
+    assert torch.cat([mask.flatten() for mask in solid]).float().mean() > 0.8
+    for ours, theirs, mask in zip(trained.weights, expected, solid):
+        assert torch.allclose(ours[mask], theirs[mask], atol=2e-5)
     ema = [0.9 * a + 0.1 * b for a, b in zip(w, trained.weights)]
     assert close(trained.emas[0.9].weights, ema, atol=1e-7)
 
