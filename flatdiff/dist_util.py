@@ -242,7 +242,7 @@ def _agree(store: dist.Store) -> str:
     """The backend for all ranks, after each has told the others what it has."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     gpu = str(torch.cuda.get_device_properties(dev()).uuid) if dev().type == "cuda" else ""
-    mine = {"host": socket.gethostname(), "gpu": gpu, "cores": cores}
+    mine = {"host": socket.gethostname(), "cores": cores, "gpu": gpu}
     store.set(f"rank{rank()}", json.dumps(mine))
     try:
         ranks = [json.loads(store.get(f"rank{other}")) for other in range(world_size())]
@@ -252,24 +252,25 @@ def _agree(store: dist.Store) -> str:
         ) from error
     if rank() == 0 and _place.one_host:
         launcher.address_file(_place).unlink(missing_ok=True)
-    here = [other for other in ranks if other["host"] == mine["host"]]
-    gpus = {other["gpu"] for other in ranks}
-    if gpus == {""}:
-        _share_cores(sum(other["cores"] == cores for other in here))
+    backend = _choose_backend([other["gpu"] for other in ranks])
+    if backend == "gloo" and "OMP_NUM_THREADS" not in os.environ:
+        sharers = sum(other == mine for other in ranks)  # of this host's cores
+        torch.set_num_threads(max(1, torch.get_num_threads() // sharers))
+    return backend
+
+
+def _choose_backend(gpus: list[str]) -> str:
+    """nccl if every rank has a GPU of its own, gloo if none has any ("")."""
+    different = set(gpus) - {""}
+    if not different:
         return "gloo"
-    if "" in gpus or len(gpus) < world_size():
+    if len(different) < len(gpus):
         raise ValueError(
-            f"{len(here)} ranks on {mine['host']} see {torch.cuda.device_count()} GPUs, but every "
-            "rank needs one of its own: start fewer ranks (mpirun -n), make more GPUs visible "
-            "(CUDA_VISIBLE_DEVICES=0,1), or none to run on the CPU (CUDA_VISIBLE_DEVICES=)"
+            f"{len(gpus)} ranks see {len(different)} GPUs, but each needs one of its own: start "
+            "fewer ranks (mpirun -n), make more GPUs visible (CUDA_VISIBLE_DEVICES=0,1), or none "
+            "to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
     return "nccl"
-
-
-def _share_cores(sharers: int) -> None:
-    """Each rank takes its part of the cores, instead of all fighting for all of them."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // sharers))
 
 
 def _leave() -> None:

@@ -1,0 +1,44 @@
+"""Starts a program on several ranks, as a user does, and leaves no process behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def mpirun(ranks: int, *args, **kwargs) -> subprocess.CompletedProcess:
+    """`mpirun -n RANKS python ARGS`."""
+    program = Path(sys.executable).parent / "mpirun"
+    return run([program, "-n", ranks, sys.executable, *args], **kwargs)
+
+
+def torchrun(ranks: int, *args, **kwargs) -> subprocess.CompletedProcess:
+    """`torchrun --nproc-per-node RANKS ARGS`."""
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return run([*program, "--nproc-per-node", ranks, *args], **kwargs)
+
+
+def run(command, timeout: float = 120, **env) -> subprocess.CompletedProcess:
+    """Runs to the end with more environment variables; after `timeout` seconds ends it all."""
+    process = start(command, **env)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        out, err = process.communicate(timeout=20)
+        raise AssertionError(f"still running after {timeout} s:\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def start(command, **env) -> subprocess.Popen:
+    """Starts without waiting, on one thread of the CPU unless told otherwise."""
+    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env={**os.environ, **ours, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

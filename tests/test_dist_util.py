@@ -1,0 +1,342 @@
+"""Two ranks on one machine, started as users start them; this file is also what the ranks run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from launch import mpirun, start, torchrun
+
+from flatdiff import dist_util, launcher, lifeline
+
+PEER_FAILED = "stopped because another rank failed"
+
+
+def model_and_batch():
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.SiLU(), torch.nn.Linear(7, 2))
+    for param in model.parameters():
+        param.data.normal_(generator=generator)
+    return model.double(), torch.randn(6, 5, generator=generator).double()
+
+
+def gradient(model, batch):
+    model.zero_grad()
+    model(batch).square().mean().backward()
+    return [param.grad.flatten().tolist() for param in model.parameters()]
+
+
+def gloo_threads():
+    """This process's gloo threads; a platform without /proc shows none."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+# What the ranks do: one of these functions, named on their command line.
+
+
+def together(folder):
+    with dist_util.session():
+        rank = dist_util.rank()
+        model, batch = model_and_batch()
+        ddp = dist_util.data_parallel(model)  # held to the end, as a script may do
+        half = batch[3 * rank : 3 * rank + 3]
+        params = [torch.full((2, 3), rank + 1.0), torch.full((4,), rank + 1)]
+        results = {"mean_gradient": gradient(ddp, half)}
+        with dist_util.no_sync(ddp):
+            results["own_gradient"] = gradient(ddp, half)
+        results |= collectives(rank)
+        dist_util.sync_params(params)
+        results["params"] = [param.tolist() for param in params]
+    results["threads_left"] = gloo_threads()
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(results))
+
+
+def collectives(rank):
+    numbers = torch.tensor([[1.0, 2.0**-40], [0.5, 3.0]], dtype=torch.float64) * (rank + 1)
+    dist_util.barrier()
+    return {
+        "sum": dist_util.all_reduce_sum(numbers.T).tolist(),
+        "summed_in_place": numbers.tolist(),
+        "cat": dist_util.all_gather_cat(torch.tensor([[rank, rank], [5, 6]]).T).tolist(),
+        "objects": dist_util.all_gather_object({"rank": rank}),
+        "object_of_rank_1": dist_util.broadcast_object(f"from {rank}", src=1),
+        "summary": dist_util.launch_summary(),
+        "place": [dist_util.world_size(), dist_util.local_rank(), str(dist_util.dev())],
+    }
+
+
+def one_fails():
+    with dist_util.session():
+        if dist_util.rank() == 1:
+            raise ValueError("lr is -1: expected a positive number")
+        time.sleep(600)
+
+
+def all_fail():
+    with dist_util.session():
+        raise FileNotFoundError("no such folder: data")
+
+
+def killed():
+    with dist_util.session():
+        if dist_util.rank() == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            torch.ones(100).sum()
+
+
+# Two ranks.
+
+
+@pytest.mark.parametrize("start_ranks", [mpirun, torchrun])
+def test_two_ranks_work_together(start_ranks, tmp_path):
+    done = start_ranks(2, __file__, "together", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    model, batch = model_and_batch()
+    for rank, result in enumerate(ranks):
+        for ours, joined in zip(result["mean_gradient"], gradient(model, batch)):
+            torch.testing.assert_close(ours, joined, rtol=1e-12, atol=1e-14)
+        own = gradient(model, batch[3 * rank : 3 * rank + 3])
+        for ours, alone in zip(result["own_gradient"], own):
+            torch.testing.assert_close(ours, alone, rtol=1e-12, atol=1e-14)
+        assert result["sum"] == [[3.0, 1.5], [3 * 2.0**-40, 9.0]]
+        assert result["summed_in_place"] == [[3.0, 3 * 2.0**-40], [1.5, 9.0]]
+        assert result["cat"] == [[0, 5], [0, 6], [1, 5], [1, 6]]
+        assert result["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert result["object_of_rank_1"] == "from 1"
+        assert result["summary"] == "2 ranks on cpu (gloo), 1 thread each"
+        assert result["place"] == [2, rank, "cpu"]
+        assert result["params"] == [[[1.0] * 3] * 2, [1] * 4]
+        # Gloo's threads sometimes abort an interpreter that exits while they run.
+        assert result["threads_left"] == []
+
+
+def test_one_failure_ends_all_ranks_with_its_message_under_mpirun():
+    done = mpirun(2, __file__, "one_fails")
+    assert done.returncode != 0
+    told = ["rank 0: " + PEER_FAILED, "rank 1: ValueError: lr is -1: expected a positive number"]
+    assert sorted(done.stderr.splitlines()) == told
+
+
+def test_one_failure_ends_all_ranks_with_its_message_under_torchrun():
+    done = torchrun(2, __file__, "one_fails")
+    assert done.returncode != 0
+    assert "rank 1: ValueError: lr is -1: expected a positive number\n" in done.stderr
+
+
+def test_ranks_on_several_hosts_meet_through_mpi():
+    """Two ranks that believe to be alone on their hosts; then both fail the same way."""
+    done = mpirun(2, "-c", ON_TWO_HOSTS, __file__, "all_fail")
+    assert done.returncode != 0
+    assert "rank 0: FileNotFoundError: no such folder: data\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+ON_TWO_HOSTS = (
+    "import os, sys; os.environ['MPI_LOCALNRANKS'] = '1'; "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
+def test_kill_of_one_rank_ends_the_other_without_help_of_a_launcher():
+    ranks = [
+        start(
+            [sys.executable, __file__, "killed"],
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        )
+        for rank in range(2)
+    ]
+    try:
+        told = [rank.communicate(timeout=60)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [-signal.SIGKILL, 1]
+    assert told == ["", f"rank 1: {PEER_FAILED}\n"]
+
+
+# A rank's place, from what launchers set.
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("OMPI_", "PMI_", "MPI_", "SLURM_", "MASTER_")) or "RANK" in name:
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "3",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+}
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "3", "MPI_LOCALNRANKS": "4"}
+BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
+SRUN = {
+    **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
+    **{"SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4"},
+}
+SRUN_ON_TWO = {**SRUN, "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+# srun speaks PMI to MPI programs; its mpirun starts one proxy a host by srun.
+SRUN_WITH_PMI = {**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}
+MPICH_BY_SRUN = {**SRUN, **MPICH, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, (0, 1, 0, True)),
+        (TORCHRUN, (3, 4, 1, False)),
+        (OPEN_MPI, (3, 4, 3, True)),
+        (MPICH, (3, 4, 3, True)),
+        (BATCH_SCRIPT, (0, 1, 0, True)),
+        (SRUN, (3, 4, 3, True)),
+        (SRUN_ON_TWO, (3, 4, 1, False)),
+        (SRUN_WITH_PMI, (3, 4, 3, True)),
+        (MPICH_BY_SRUN, (3, 4, 3, True)),
+    ],
+)
+def test_place_is_read_from_the_launcher(no_launcher, monkeypatch, variables, place):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = launcher.find_place()
+    assert (found.rank, found.world_size, found.local_rank, found.one_host) == place
+
+
+def test_rank_by_hand_without_local_rank_says_what_is_missing(no_launcher, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="LOCAL_RANK"):
+        launcher.find_place()
+
+
+def test_ranks_of_one_launch_agree_on_the_address_file_also_behind_a_wrapper(no_launcher):
+    code = "from flatdiff import launcher as l; print(l.address_file(l.find_place()))"
+    wrapper = ["sh", "-c", '"$@"; true', "sh"]
+    direct, wrapped = (
+        subprocess.check_output([*command, sys.executable, "-c", code], env={**os.environ, **MPICH})
+        for command in ([], wrapper)
+    )
+    assert direct == wrapped
+    assert str(os.getpid()) in direct.decode()
+
+
+def test_address_reaches_the_other_ranks(tmp_path):
+    launcher.write_address(tmp_path / "address", "127.0.0.1", 1234)
+    assert launcher.read_address(tmp_path / "address", 0) == ("127.0.0.1", 1234)
+    with pytest.raises(TimeoutError, match="MASTER_ADDR"):
+        launcher.read_address(tmp_path / "nothing", 0)
+
+
+# Devices.
+
+
+@pytest.mark.parametrize(
+    ("gpus", "backend"), [(["", ""], "gloo"), (["a", "b"], "nccl"), (["a"] * 2, 1), (["a", ""], 1)]
+)
+def test_backend_is_nccl_only_if_every_rank_has_its_own_gpu(gpus, backend):
+    if backend in ("gloo", "nccl"):
+        assert dist_util._choose_backend(gpus) == backend
+    else:
+        with pytest.raises(ValueError, match="2 ranks see 1 GPUs.*mpirun -n"):
+            dist_util._choose_backend(gpus)
+
+
+def test_ranks_that_share_cores_share_threads(monkeypatch):
+    store = {}
+    store_like = type("Store", (), {"set": store.__setitem__, "get": lambda _, key: store["rank1"]})
+    monkeypatch.setattr(dist_util, "_place", launcher.Place(1, 3, 1, one_host=False))
+    monkeypatch.setattr(dist_util, "dev", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert dist_util._agree(store_like()) == "gloo"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert dist_util._agree(store_like()) == "gloo"
+    assert chosen == [8 // 3]
+
+
+# A world of one.
+
+
+def test_a_world_of_one_needs_no_group(no_launcher):
+    tensor = torch.ones(3)
+    model = torch.nn.Linear(2, 2)
+    with dist_util.session():
+        assert (dist_util.rank(), dist_util.world_size(), dist_util.local_rank()) == (0, 1, 0)
+        assert dist_util.all_reduce_sum(tensor) is tensor
+        assert dist_util.all_gather_cat(tensor).tolist() == [1, 1, 1]
+        assert dist_util.all_gather_object("a") == ["a"]
+        assert dist_util.broadcast_object("a") == "a"
+        assert dist_util.data_parallel(model) is model
+        dist_util.barrier()
+        dist_util.sync_params(model.parameters())
+        with dist_util.no_sync(model):
+            pass
+        assert dist_util.launch_summary().startswith("1 rank on ")
+
+
+def test_load_state_dict_reads_a_file(tmp_path):
+    torch.save({"w": torch.arange(3)}, tmp_path / "model.pt")
+    loaded = dist_util.load_state_dict(str(tmp_path / "model.pt"), map_location="cpu")
+    assert loaded["w"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ValueError("bad flag"), 1, "ValueError: bad flag\n"),
+        (FileNotFoundError("data"), 1, "FileNotFoundError: data\n"),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
+        (SystemExit(7), 7, ""),
+        (SystemExit(0), 0, ""),
+    ],
+)
+def test_an_error_is_a_sentence_and_an_exit_code(no_launcher, capsys, error, code, told):
+    with pytest.raises(SystemExit) as stopped, dist_util.session():
+        raise error
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(("error", "debug"), [(KeyError("x"), "0"), (ValueError("x"), "1")])
+def test_an_unexpected_error_shows_where(no_launcher, monkeypatch, capsys, error, debug):
+    monkeypatch.setenv("FLATDIFF_DEBUG", debug)
+    with pytest.raises(SystemExit) as stopped, dist_util.session():
+        raise error
+    assert stopped.value.code == 1
+    assert "test_an_unexpected_error_shows_where" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[pair.cc:553] Connection closed by peer [127.0.0.1]:2193. This is typically ...",
+        "[pair.cc:537] Read error [127.0.0.1]:2436: Connection reset by peer.",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_errors_that_a_dead_peer_causes_are_not_told_as_this_ranks_own(text):
+    assert lifeline.explain(RuntimeError(text)) == (PEER_FAILED, 1)
+
+
+def test_a_collective_that_waited_too_long_says_so():
+    text, code = lifeline.explain(RuntimeError("Timed out waiting 1800000ms for recv operation"))
+    assert (text.splitlines(), code) == ([text], 1)
+    assert "waited in vain for the other ranks" in text
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
