@@ -3,7 +3,7 @@ from setuptools import setup
 mpi = ["mpi4py>=4.1", "mpich>=4.3; sys_platform == 'linux'"]
 digits = ["scikit-learn>=1.4"]
 tensorboard = ["tensorboard>=2.16"]
-test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11"]
+test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11", "hessian-eigenthings==1.0.0a5"]
 
 setup(
     name="flatdiff",

@@ -1,0 +1,79 @@
+"""The Hessian of a loss without ever forming it: its largest eigenvalues and its trace.
+
+    H v = d/dw (g(w) . v)       double backward (Pearlmutter 1994)
+    H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
+    tr H = E z . H z            z of random signs (Hutchinson 1989)
+
+Vectors are flat, float64 and on the CPU: one number for each weight. Knows neither networks nor
+ranks.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .nn import twice_differentiable
+from .rng import generator
+
+STREAM = 3000  # of start vectors and signs, far from rng's other streams
+START, SIGNS = range(2)
+
+Product = Callable[[Tensor], Tensor]  # v [n] -> H v [n]
+
+
+def hessian_vector_product(
+    loss: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor
+) -> Tensor:
+    """H v [n] of the scalar loss() at the weights, in their dtype and on their device."""
+    with twice_differentiable():
+        gradient = torch.autograd.grad(loss(), weights, create_graph=True, materialize_grads=True)
+        parts = vector.split([w.numel() for w in weights])
+        slope = sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
+        products = torch.autograd.grad(slope, weights, materialize_grads=True)
+    return torch.cat([p.reshape(-1) for p in products])
+
+
+def top_eigenvalues(
+    product: Product, size: int, count: int, seed: int, max_steps: int, tolerance: float = 1e-3
+) -> tuple[Tensor, Tensor]:
+    """(eigenvalues, residuals), both [count]: the largest of H, size x size, the largest first.
+
+    Lanczos with full reorthogonalization, twice a step. A residual is ||H v - lambda v|| for the
+    unit vector v that was found: some eigenvalue of H is no further than that from lambda. Ends
+    when all residuals are below tolerance * |lambda_1|, after max_steps products, or when the
+    space is exhausted. An eigenvalue of several vectors is found once. Memory: max_steps vectors.
+    """
+    steps = min(max_steps, size)
+    if not 0 < count <= steps:
+        raise ValueError(
+            f"num_eigenvalues is {count}; expected 1 to {steps}, the number of Lanczos steps"
+        )
+    basis = torch.empty(steps, size, dtype=torch.float64)
+    matrix = torch.zeros(steps, steps, dtype=torch.float64)
+    vector = torch.randn(size, dtype=torch.float64, generator=generator(seed, STREAM, START))
+    length = vector.norm()
+    for k in range(steps):
+        basis[k] = vector / length
+        vector = product(basis[k]).double().cpu()
+        matrix[k, k] = basis[k] @ vector
+        known = basis[: k + 1]
+        for _ in range(2):
+            vector = vector - known.T @ (known @ vector)
+        length = vector.norm()
+        values, vectors = torch.linalg.eigh(matrix[: k + 1, : k + 1])
+        values, residuals = values.flip(0), (length * vectors[k].abs()).flip(0)
+        exhausted = length <= 1e-12 * values.abs().max()
+        settled = k + 1 >= count and (residuals[:count] <= tolerance * values[0].abs()).all()
+        if exhausted or settled:
+            break
+        if k + 1 < steps:
+            matrix[k, k + 1] = matrix[k + 1, k] = length
+    return values[:count], residuals[:count]
+
+
+def trace_sample(product: Product, size: int, seed: int, draw: int) -> float:
+    """z . H z for the signs z of (seed, draw): its mean over draws is the trace of H."""
+    coins = torch.randint(2, (size,), generator=generator(seed, STREAM, SIGNS, draw))
+    signs = coins.double() * 2 - 1
+    return float(signs @ product(signs).double().cpu())

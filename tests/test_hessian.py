@@ -1,0 +1,152 @@
+"""Lanczos and Hutchinson against torch's dense Hessian, and against hessian-eigenthings."""
+
+import math
+
+import pytest
+import torch
+from hessian_eigenthings import HessianOperator, lanczos
+from torch import nn
+
+from flatdiff import hessian, script_util
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """(net, (x, y), loss, weights, dense Hessian [n, n]) of a small net in float64."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.GroupNorm(2, 4),
+        nn.SiLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(24, 2),
+    ).double()
+    x, y = torch.randn(8, 1, 4, 4).double(), torch.randn(8, 2).double()
+    weights = list(net.parameters())
+    names = [name for name, _ in net.named_parameters()]
+
+    def loss_at(*values):
+        out = torch.func.functional_call(net, dict(zip(names, values)), (x,))
+        return ((out - y) ** 2).mean()
+
+    rows = torch.autograd.functional.hessian(loss_at, tuple(w.detach() for w in weights))
+    dense = torch.cat(
+        [
+            torch.cat([block.reshape(w.numel(), -1) for block in row], dim=1)
+            for w, row in zip(weights, rows)
+        ]
+    )
+    return net, (x, y), lambda: loss_at(*weights), weights, dense
+
+
+def product(problem):
+    _, _, loss, weights, _ = problem
+    return lambda vector: hessian.hessian_vector_product(loss, weights, vector)
+
+
+def test_products_are_those_of_the_dense_hessian(problem):
+    dense = problem[-1]
+    vector = torch.randn(len(dense), dtype=torch.float64)
+    torch.testing.assert_close(product(problem)(vector), dense @ vector)
+
+
+def test_products_through_the_whole_u_net_are_differences_of_gradients():
+    torch.manual_seed(0)
+    model = script_util.create_model(
+        8, 32, 1, channel_mult="1,1", attention_resolutions="8", use_checkpoint=True
+    ).double()
+    weights = list(model.parameters())
+    for w in weights:
+        w.data += 0.05 * torch.randn_like(w)
+    x, t = torch.randn(2, 3, 8, 8).double(), torch.tensor([3, 700])
+
+    def loss():
+        return (model(x, t) ** 2).mean()
+
+    size = sum(w.numel() for w in weights)
+    vector = torch.randn(size, dtype=torch.float64)
+    found = hessian.hessian_vector_product(loss, weights, vector)
+    step, gradients = 1e-5, []
+    for sign in (1, -1):
+        nn.utils.vector_to_parameters(
+            nn.utils.parameters_to_vector(weights).detach() + sign * step * vector, weights
+        )
+        gradients.append(nn.utils.parameters_to_vector(torch.autograd.grad(loss(), weights)))
+        nn.utils.vector_to_parameters(
+            nn.utils.parameters_to_vector(weights).detach() - sign * step * vector, weights
+        )
+    expected = (gradients[0] - gradients[1]) / (2 * step)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_top_eigenvalues_are_those_of_the_dense_hessian(problem):
+    dense = problem[-1]
+    exact = torch.linalg.eigvalsh(dense).flip(0)
+    assert exact[-1] < 0  # so largest is not largest in magnitude by chance
+    values, residuals = hessian.top_eigenvalues(product(problem), len(dense), 5, 0, 60, 1e-8)
+    torch.testing.assert_close(values, exact[:5], rtol=1e-9, atol=0)
+    assert (residuals < 1e-7 * exact[0]).all()
+
+
+def test_an_early_end_is_told_by_the_residuals(problem):
+    dense = problem[-1]
+    exact = torch.linalg.eigvalsh(dense)
+    values, residuals = hessian.top_eigenvalues(product(problem), len(dense), 4, 0, 6)
+    assert residuals.max() > 1e-2
+    for value, residual in zip(values, residuals):
+        assert (exact - value).abs().min() <= residual
+
+
+def test_residuals_are_those_of_the_vectors(problem):
+    """With one step the vector is the start, and all is known of it."""
+    dense = problem[-1]
+    starts = []
+
+    def watched(vector):
+        starts.append(vector.clone())
+        return dense @ vector
+
+    (value,), (residual,) = hessian.top_eigenvalues(watched, len(dense), 1, 0, 1)
+    (v,) = starts
+    assert value == pytest.approx(float(v @ dense @ v))
+    assert residual == pytest.approx(float((dense @ v - value * v).norm()))
+
+
+def test_an_exhausted_space_ends_the_search():
+    matrix = torch.diag(torch.tensor([3.0, 3.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    values, residuals = hessian.top_eigenvalues(lambda v: matrix @ v, 5, 3, 0, 5)
+    torch.testing.assert_close(values, torch.tensor([3.0, 1.0, 0.0]).double(), atol=1e-9, rtol=0)
+    assert residuals.max() < 1e-9
+
+
+def test_eigenvalues_agree_with_hessian_eigenthings(problem):
+    net, batch, _, weights, _ = problem
+    operator = HessianOperator(net, [batch], lambda m, b: ((m(b[0]) - b[1]) ** 2).mean())
+    theirs = lanczos(operator, k=3, max_iter=40, which="LA", seed=0).eigenvalues
+    size = sum(w.numel() for w in weights)
+    ours, _ = hessian.top_eigenvalues(product(problem), size, 3, 0, 40)
+    torch.testing.assert_close(ours, torch.as_tensor(theirs).double(), rtol=1e-4, atol=0)
+
+
+def test_trace_is_that_of_the_dense_hessian(problem):
+    dense = problem[-1]
+    samples = torch.tensor(
+        [hessian.trace_sample(lambda v: dense @ v, len(dense), 0, k) for k in range(2000)],
+        dtype=torch.float64,
+    )
+    error = samples.std() / math.sqrt(len(samples))
+    assert abs(samples.mean() - dense.trace()) < 4 * error
+    # Rademacher's variance: twice the squares off the diagonal (Hutchinson 1989)
+    off_diagonal = dense - dense.diag().diag()
+    assert samples.std() == pytest.approx(float((2 * off_diagonal.square().sum()).sqrt()), rel=0.1)
+    assert samples[0] == pytest.approx(
+        hessian.trace_sample(product(problem), len(dense), 0, 0), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_more_eigenvalues_than_steps_are_refused(count):
+    with pytest.raises(ValueError, match=f"num_eigenvalues is {count}"):
+        hessian.top_eigenvalues(lambda v: v, 9, count, 0, 6)
