@@ -1,0 +1,293 @@
+"""Exposure bias: along the sampling chain the network sees other inputs than in training.
+
+Two readings of it, at each timestep t of the chain (Ning et al. 2024):
+
+    ||eps(x_t, t)||_2 on really noised images, against that along the chain; their gap
+    delta_t = (std(x_t - sqrt(abar_t) x_start) - sqrt(1 - abar_t))^2 on chains begun at images
+
+eps is the network's own output, before epsilon scaling: the chain with the scaling on is right
+where the network says there what it says on real images. Knows no files, flags or ranks.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NORMAL = (0.0, 1.0)  # the prior that a chain should begin at
+STATISTICS = ("mean", "square", "clipped")
+LOOPS = {
+    "ddpm": "p_sample_loop_progressive",
+    "ddim": "ddim_sample_loop_progressive",
+    "dpmpp": "dpmpp_sample_loop_progressive",
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the images, and what is random about their chains.
+
+    x_start: [N, C, ...]. stream(): a new function x -> noise like x, the same sequence of noises
+    for each call of `stream`; its first noise is that of x_T, and that of the noised images.
+    t: [N] int64, where an image's loss is taken. model_kwargs: name -> [N, ...], as y.
+    """
+
+    x_start: Tensor
+    stream: Callable[[], Callable[[Tensor], Tensor]]
+    t: Tensor
+    model_kwargs: dict[str, Tensor]
+
+
+class Step(NamedTuple):
+    """One call of the network, at timestep t: the x_t it saw, [N, C, ...], the eps it predicted.
+
+    x_next: x_{t-1} of a chain, the image at t = 0; None where images were noised.
+    """
+
+    t: int
+    x_t: Tensor
+    eps: Tensor
+    x_next: Tensor | None
+
+
+class Estimate(NamedTuple):
+    """A value and its standard error, float64 of one shape."""
+
+    value: np.ndarray
+    error: np.ndarray
+
+
+# The network at work
+
+
+def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
+    """What the network says in training: x_t is the noised x_start, t = T-1 .. 0.
+
+    The noise of an image is the same at every t, and that at which its chain begins: so near T-1,
+    where the two inputs hardly differ, the gap has hardly any error.
+    """
+    noise = batch.stream()(batch.x_start)
+    for i in reversed(range(diffusion.num_timesteps)):
+        t = _times(i, batch.x_start)
+        x_t = diffusion.q_sample(batch.x_start, t, noise)
+        yield Step(i, x_t, predicted_noise(model, diffusion, x_t, t, batch.model_kwargs), None)
+
+
+def walked(
+    model: Callable,
+    diffusion,
+    batch: Batch,
+    sampler: str = "ddpm",
+    clip_denoised: bool = True,
+    prior: tuple[float, float] = NORMAL,
+) -> Iterator[Step]:
+    """What it says in sampling, t = T-1 .. 0: the chain begins at N(mu, s^2), prior = (mu, s)."""
+    mu, s = prior
+    randn = batch.stream()
+    x = mu + s * randn(batch.x_start)
+    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
+
+
+def returned(
+    model: Callable, diffusion, batch: Batch, sampler: str = "ddpm", clip_denoised: bool = True
+) -> Iterator[Step]:
+    """The same for a chain that begins at the noised x_start; the noises are those of `walked`."""
+    randn = batch.stream()
+    t = _times(diffusion.num_timesteps - 1, batch.x_start)
+    x = diffusion.q_sample(batch.x_start, t, randn(batch.x_start))
+    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
+
+
+def predicted_noise(
+    model: Callable, diffusion, x_t: Tensor, t: Tensor, model_kwargs: dict | None = None
+) -> Tensor:
+    """The noise [N, C, ...] that the network's output stands for, whatever it predicts, unscaled.
+
+    It is read off the x_0 that the output implies, so it carries a rounding of about 1e-5.
+    """
+    with torch.no_grad():
+        p = diffusion.p_mean_variance(model, x_t, t, clip_denoised=False, model_kwargs=model_kwargs)
+        return diffusion._predict_eps_from_xstart(x_t, t, p["pred_xstart"])
+
+
+def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator[Step]:
+    """A sampler's loop from x_T = x, with the network's output kept at each step."""
+    output = None
+
+    def watched(*args, **kwargs):
+        nonlocal output
+        output = model(*args, **kwargs)
+        return output
+
+    loop = getattr(diffusion, LOOPS[sampler])(
+        watched,
+        x.shape,
+        noise=x,
+        clip_denoised=clip_denoised,
+        model_kwargs=batch.model_kwargs,
+        randn=randn,
+    )
+    for i, out in zip(reversed(range(diffusion.num_timesteps)), loop):
+        eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
+        yield Step(i, x, eps, out["sample"])
+        x = out["sample"]
+
+
+def _times(i: int, x: Tensor) -> Tensor:
+    return torch.full((len(x),), i, device=x.device)
+
+
+# What is measured on it
+
+
+def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
+    """||eps||_2 of each image at t = 0 .. T-1, float64 [N, T] on the CPU; and the last x_next."""
+    columns = []
+    for step in steps:
+        flat = step.eps.flatten(1)
+        columns.append(torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).cpu())
+    return torch.stack(columns[::-1], dim=1), step.x_next
+
+
+def drifts(
+    chains: Sequence[Iterator[Step]], batches: Sequence[Batch], diffusion
+) -> Iterator[list[Tensor]]:
+    """x_t - sqrt(abar_t) x_start of each batch [n, C, ...] on the CPU, for t = T-1 .. 0.
+
+    The chains, made by `returned`, walk side by side, so that all images are seen at one t.
+    """
+    for signal in diffusion.sqrt_alphas_cumprod[::-1]:
+        yield [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
+
+
+def spread(drift: Tensor) -> tuple[float, np.ndarray]:
+    """The standard deviation of drift [N, C, ...] over N, averaged over pixels.
+
+    And the same with each image left out, [N], for the jackknife.
+    """
+    flat = drift.flatten(1).numpy().astype(np.float64)
+    n = len(flat)
+    flat -= flat.mean(axis=0)
+    squares = (flat**2).sum(axis=0)
+    # Without image i the mean is -flat_i / (n - 1), and the sum of squares is less as follows.
+    rest = np.maximum(squares - flat**2 * (n / (n - 1)), 0)
+    return np.sqrt(squares / (n - 1)).mean(), np.sqrt(rest / (n - 2)).mean(axis=1)
+
+
+def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) -> np.ndarray:
+    """[T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
+
+    For delta_t counts more than errors: x_T says next to nothing of x_start, so that even a perfect
+    chain ends at some other image, and data of variance v (per pixel) add 2 abar_t v to the
+    variance of x_t - sqrt(abar_t) x_start. It is 0 for data of one point.
+    """
+    flat = x_start.double().cpu().flatten(1)
+    labels = torch.zeros(len(flat), dtype=torch.int64) if labels is None else labels.cpu()
+    groups = [flat[labels == y] for y in labels.unique()]
+    squares = sum(((g - g.mean(dim=0)) ** 2).sum(dim=0) for g in groups).numpy()
+    v = squares / (len(flat) - len(groups)) if len(flat) > len(groups) else squares * math.nan
+    abar = diffusion.alphas_cumprod[:, None]
+    return (np.sqrt(1 - abar + 2 * abar * v).mean(axis=1) - np.sqrt(1 - abar[:, 0])) ** 2
+
+
+def image_statistics(x: Tensor) -> dict[str, Tensor]:
+    """Of each image [N, C, ...], float64 on the CPU: mean and mean square [N, C], clipped [N].
+
+    clipped: the share of values that lie at -1 or 1 or beyond.
+    """
+    flat = x.double().flatten(2).cpu()
+    clipped = (flat.abs() >= 1).double().mean(dim=(1, 2))
+    return {"mean": flat.mean(dim=2), "square": (flat**2).mean(dim=2), "clipped": clipped}
+
+
+def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, float]) -> Tensor:
+    """mean (eps - noise)^2 of each image at its t, for noise ~ N(mu, s^2): float64 [N], CPU."""
+    mu, s = prior
+    noise = mu + s * batch.stream()(batch.x_start)
+    x_t = diffusion.q_sample(batch.x_start, batch.t, noise)
+    eps = predicted_noise(model, diffusion, x_t, batch.t, batch.model_kwargs)
+    return ((eps - noise) ** 2).double().flatten(1).mean(dim=1).cpu()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one network does, as float64 arrays over images and the timesteps t = 0 .. T-1.
+
+    training: norms on noised images [N, T]. std: `spread` of chains begun at images [T], std_parts:
+    with each image left out [N, T]. begun: by prior (mu, s), the chains begun there: norms [N, T],
+    loss [N] under this prior, and `image_statistics` of their images.
+    """
+
+    training: np.ndarray
+    std: np.ndarray
+    std_parts: np.ndarray
+    begun: dict[tuple[float, float], dict[str, np.ndarray]]
+
+
+def measure(
+    model: Callable,
+    diffusion,
+    batches: Sequence[Batch],
+    priors: Iterable[tuple[float, float]] = (NORMAL,),
+    gather: Callable[[list[Tensor]], Tensor] = torch.cat,
+    **sampling,
+) -> Measured:
+    """Everything, of a network in eval mode.
+
+    gather: a CPU tensor for each of the batches -> the rows of all images; where ranks share the
+    batches, it is called by all of them, and knows the order. sampling: sampler, clip_denoised.
+    """
+    training = gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()
+    chains = [returned(model, diffusion, b, **sampling) for b in batches]
+    spreads = [spread(gather(drift)) for drift in drifts(chains, batches, diffusion)]
+    std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*spreads))
+    begun = {}
+    for prior in priors:
+        walks = [norms(walked(model, diffusion, b, prior=prior, **sampling)) for b in batches]
+        statistics = [image_statistics(image) for _, image in walks]
+        columns = {
+            "norms": [curve for curve, _ in walks],
+            "loss": [noise_losses(model, diffusion, b, prior) for b in batches],
+            **{name: [s[name] for s in statistics] for name in STATISTICS},
+        }
+        begun[prior] = {name: gather(parts).numpy() for name, parts in columns.items()}
+    return Measured(training, std, std_parts, begun)
+
+
+# Means and their errors
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """Over the first axis, the independent images: [N, ...] -> [...]."""
+    values = np.asarray(values)
+    return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values)))
+
+
+def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
+    """statistic(whole), with the jackknife's error from `parts`, [N, ...] of one image less."""
+    n, values = len(parts), statistic(parts)
+    error = np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0))
+    return Estimate(statistic(whole), error)
+
+
+def delta(measured: Measured, diffusion) -> Estimate:
+    """delta_t, [T] (Ning et al. 2024), of the network's input: abar_t is that of the x_t in it.
+
+    So it is 0 at T-1, where the chain begins at noised images, and for an exact network on one
+    image; for others see `forgetful_delta`.
+    """
+    sigma = diffusion.sqrt_one_minus_alphas_cumprod
+    return left_out(lambda std: (std - sigma) ** 2, measured.std, measured.std_parts)
+
+
+def channel_std(means: np.ndarray, squares: np.ndarray) -> Estimate:
+    """Standard deviation of a channel over all images and pixels, of `image_statistics` [N, C]."""
+    both, n = np.stack([means, squares], axis=-1), len(means)
+    parts = (both.sum(axis=0) - both) / (n - 1)
+    return left_out(
+        lambda m: np.sqrt(np.maximum(m[..., 1] - m[..., 0] ** 2, 0)), both.mean(axis=0), parts
+    )
