@@ -197,3 +197,42 @@ class CompareFlags:
     """Runs drawn side by side."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessFlags:
+    """How flat the loss is around the weights of one checkpoint or several."""
+
+    flatness: str = flag(
+        "LPF",
+        "LPF: Gaussian weight noise; MC: random directions of given length; HESSIAN: largest "
+        "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
+        choices=("LPF", "MC", "HESSIAN", "SURFACE"),
+    )
+    model_path: str = flag("", "checkpoints, separated by commas; * and ? stand for any letters")
+    sigma: str = flag(
+        "",
+        "LPF: standard deviations of the noise, separated by commas; empty: "
+        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
+    )
+    radius: str = flag("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
+    noise_scale: str = flag(
+        "absolute",
+        "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
+        choices=("absolute", "filter"),
+    )
+    num_draws: int = flag(
+        20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
+    )
+    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
+    t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
+    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1)
+    surface_points: int = flag(21, "SURFACE: points along a side of the plane, odd", low=3)
+    surface_range: float = flag(
+        1.0, "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter"
+    )
+    batch_size: int = flag(
+        0,
+        "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
+        low=0,
+    )
