@@ -103,11 +103,34 @@ def fitting(run: Callable[[int], object], batch_size: int) -> int:
         batch_size = (batch_size + 1) // 2  # here, where the failed pass no longer holds memory
 
 
-def by_quarter(losses: Tensor, t: Tensor, t_range: int) -> list[float]:
-    """[mean over all, and over the images of each quarter of 0 .. t_range-1], of losses [N].
+def quarters(t: Tensor, t_range: int) -> list[Tensor]:
+    """Which of t [N] are meant: bool [N] for all of them, then for each quarter of the range."""
+    quarter = (t.cpu() * 4).div(t_range, rounding_mode="floor")
+    return [torch.ones_like(quarter, dtype=torch.bool), *(quarter == q for q in range(4))]
 
-    The sums are rounded once, at their end. A quarter without an image is nan.
+
+def means(losses: Tensor, groups: list[Tensor]) -> list[float]:
+    """The mean of losses [N] in each group; nan for one without an image.
+
+    A sum is rounded once, at its end, so it does not depend on the order of the images.
     """
-    quarters = (t.cpu() * 4).div(t_range, rounding_mode="floor")
-    groups = [losses, *(losses[quarters == q] for q in range(4))]
-    return [math.fsum(group.tolist()) / len(group) if len(group) else math.nan for group in groups]
+    return [_mean(losses[group].tolist()) for group in groups]
+
+
+def errors(losses: Tensor, groups: list[Tensor]) -> list[float]:
+    """Standard errors of `means`, over images; nan for a group of less than two.
+
+    They are those of independent t, and so too large: stratified t vary less.
+    """
+    return [_error(losses[group].tolist()) for group in groups]
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _error(values: list[float]) -> float:
+    mean, n = _mean(values), len(values)
+    return (
+        math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n) if n > 1 else math.nan
+    )

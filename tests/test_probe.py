@@ -112,13 +112,17 @@ def test_labels_reach_the_network():
     assert torch.equal(torch.cat(seen), cond["y"])
 
 
-def test_means_by_quarter():
+def test_means_and_errors_by_quarter():
     t = torch.tensor([0, 9, 10, 25, 30, 39])
     losses = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0, 11.0], dtype=torch.float64)
-    assert probe.by_quarter(losses, t, 40) == [6, 2, 5, 7, 10]
-    assert math.isnan(probe.by_quarter(losses[:1], t[:1], 40)[2])
+    groups = probe.quarters(t, 40)
+    assert probe.means(losses, groups) == [6, 2, 5, 7, 10]
+    errors = probe.errors(losses, groups)
+    assert errors[0] == pytest.approx(np.std(losses.numpy(), ddof=1) / math.sqrt(6))
+    assert errors[1] == pytest.approx(1) and math.isnan(errors[2])
+    assert math.isnan(probe.means(losses[:1], probe.quarters(t[:1], 40))[2])
     tiny = torch.tensor([1.0, 1e100, 1.0, -1e100], dtype=torch.float64)
-    assert probe.by_quarter(tiny, torch.zeros(4, dtype=torch.int64), 1)[0] == 0.5
+    assert probe.means(tiny, [torch.ones(4, dtype=torch.bool)]) == [0.5]
 
 
 def test_the_batch_is_halved_until_it_fits():
