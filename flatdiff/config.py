@@ -236,3 +236,23 @@ class FlatnessFlags:
         "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
         low=0,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExposureFlags:
+    """Exposure bias: the network along the sampling chain, against real images."""
+
+    model_path: str = flag("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
+    num_images: int = flag(256, "real images, and chains of each kind", low=3)
+    batch_size: int = flag(64, "images per rank and network call", low=1)
+    sampler: str = flag(
+        "ddpm",
+        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
+        choices=("ddpm", "ddim", "dpmpp"),
+    )
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+    prior_shift: str = flag(
+        "",
+        "means and standard deviations at which chains begin too, instead of 0:1, as "
+        "0.1:1,0.2:1,0:1.1; empty: none",
+    )
