@@ -32,7 +32,7 @@ def resume(loop, path):
     """
     loop.step = checkpoint.parse_resume_step_from_filename(path)
     if not loop.step:
-        logger.warn(f"the name of {path} has no step: only its weights are used, from step 0 on")
+        logger.log(f"the name of {path} has no step: only its weights are used, from step 0 on")
         return
     step = loop.step
     rest = _load(path, checkpoint.state_name(step)) or {}
@@ -51,7 +51,7 @@ def resume(loop, path):
         loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
-            logger.warn(
+            logger.log(
                 f"{name} was {rest[name]} and is now {getattr(loop, name)}: "
                 "the run goes on with other draws than it would have had"
             )
@@ -99,6 +99,6 @@ def _fill(loop, weights, path, name):
 def _load(path, name):
     beside = os.path.join(os.path.dirname(path), name)
     if not checkpoint.exists(beside):
-        logger.warn(f"{beside} is missing: what it would hold starts anew")
+        logger.log(f"{beside} is missing: what it would hold starts anew")
         return None
     return dist_util.load_state_dict(beside)

@@ -119,7 +119,7 @@ class TrainLoop:
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
         if self.step >= self.end_step:
-            logger.warn(
+            logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
                 "give a larger --end_step to go on"
             )
