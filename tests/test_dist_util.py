@@ -176,12 +176,10 @@ def no_launcher(monkeypatch):
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 OPEN_MPI = {
-    "OMPI_COMM_WORLD_RANK": "3",
-    "OMPI_COMM_WORLD_SIZE": "4",
-    "OMPI_COMM_WORLD_LOCAL_RANK": "3",
-    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+    **{"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
+    **{"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
 }
-MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "3", "MPI_LOCALNRANKS": "4"}
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
 SRUN = {
     **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
@@ -198,13 +196,13 @@ MPICH_BY_SRUN = {**SRUN, **MPICH, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "
     [
         ({}, (0, 1, 0, True)),
         (TORCHRUN, (3, 4, 1, False)),
-        (OPEN_MPI, (3, 4, 3, True)),
-        (MPICH, (3, 4, 3, True)),
+        (OPEN_MPI, (3, 4, 1, False)),
+        (MPICH, (3, 4, 1, False)),
         (BATCH_SCRIPT, (0, 1, 0, True)),
         (SRUN, (3, 4, 3, True)),
         (SRUN_ON_TWO, (3, 4, 1, False)),
         (SRUN_WITH_PMI, (3, 4, 3, True)),
-        (MPICH_BY_SRUN, (3, 4, 3, True)),
+        (MPICH_BY_SRUN, (3, 4, 1, False)),
     ],
 )
 def test_place_is_read_from_the_launcher(no_launcher, monkeypatch, variables, place):

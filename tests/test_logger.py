@@ -41,7 +41,7 @@ def test_a_table_goes_to_terminal_text_csv_and_json(tmp_path, capsys):
     logger.log("two", "words", 3)
     logger.logkv("step", 10)
     logger.logkv("loss", torch.tensor(0.125))
-    logger.logkv("a_key_that_is_longer_than_thirty_letters", 1234567.0)
+    logger.logkv("a_key_of_more_than_thirty_chars", 1234567.0)
     assert logger.dumpkvs()["loss"] == 0.125
     text = (tmp_path / "run" / "log.txt").read_text()
     assert text == capsys.readouterr().out
@@ -49,13 +49,13 @@ def test_a_table_goes_to_terminal_text_csv_and_json(tmp_path, capsys):
         f"Logging to {tmp_path / 'run'}",
         "two words 3",
         "---------------------------------------------",
-        "| a_key_that_is_longer_than_t... | 1.23e+06 |",
+        "| a_key_of_more_than_thirty_c... | 1.23e+06 |",
         "| loss                           | 0.125    |",
         "| step                           | 10       |",
         "---------------------------------------------",
     ]
     table, objects = rows(tmp_path / "run")
-    key = "a_key_that_is_longer_than_thirty_letters"
+    key = "a_key_of_more_than_thirty_chars"
     assert table == [{key: "1234567.0", "loss": "0.125", "step": "10"}]
     assert objects == [{key: 1234567.0, "loss": 0.125, "step": 10}]
 
@@ -83,6 +83,7 @@ def test_what_nothing_was_seen_of_is_not_shown():
     logger.logkv_mean("a", float("nan"), 0)
     logger.logkv_mean("b", torch.tensor(float("nan")), torch.tensor(0))
     logger.logkv_mean("c", torch.tensor(float("nan")), torch.tensor(0))
+    logger.logkv_mean("c", float("nan"), 0)
     logger.logkv_mean("c", 3.0, 2)
     logger.logkv_mean("diverged", torch.tensor(float("nan")), torch.tensor(2))
     row = logger.dumpkvs()
