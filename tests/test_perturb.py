@@ -65,9 +65,10 @@ def test_spare_is_where_the_weights_are_kept():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_refused_before_anything_moves(dtype):
-    with pytest.raises(ValueError, match="fp32.*rounded away"):
-        with at([torch.ones(2), torch.ones(2, dtype=dtype)], replace([])):
-            pass
+    weights = [torch.ones(2), torch.ones(2, dtype=dtype)]
+    with pytest.raises(ValueError, match="fp32.*rounded away"), at(weights, half_way):
+        raise AssertionError("the block must not run")
+    assert weights[0].tolist() == [1, 1]
 
 
 def test_gradients_flow_in_the_block_and_inference_mode_works():

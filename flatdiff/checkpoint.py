@@ -1,0 +1,257 @@
+"""Files of a run: their names, atomic saving, loading, resuming, pruning.
+
+A step N (optimizer steps done) is `modelN.pt`, `ema_RATE_N.pt`, `swa_N.pt`, `optN.pt`, and
+`stateN.pt` with the rest. The state file is written last: a step is complete when it is there.
+Model, averages and optimizer files are guided-diffusion's, both ways. Paths may be local or
+remote (gs://, az://). Nothing here runs code from a file.
+"""
+
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO
+
+import blobfile as bf
+import safetensors.torch
+import torch
+from torch import Tensor
+
+CONFIG = "config.json"
+PART = ".flatdiff-part"  # ends the name of a file that is still being written
+STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
+
+
+def model_name(step: int) -> str:
+    return f"model{step:06d}.pt"
+
+
+def ema_name(rate: float, step: int) -> str:
+    return f"ema_{rate}_{step:06d}.pt"
+
+
+def swa_name(step: int) -> str:
+    return f"swa_{step:06d}.pt"
+
+
+def opt_name(step: int) -> str:
+    return f"opt{step:06d}.pt"
+
+
+def state_name(step: int) -> str:
+    return f"state{step:06d}.pt"
+
+
+def parse_resume_step_from_filename(filename: str) -> int:
+    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0."""
+    _, found, rest = filename.rpartition("model")
+    try:
+        return int(rest.split(".")[0]) if found else 0
+    except ValueError:
+        return 0
+
+
+# Paths
+
+
+def exists(path: str) -> bool:
+    return bf.exists(path)
+
+
+def absolute(path: str) -> str:
+    """For messages and comparisons; a remote path is absolute."""
+    return path if _is_remote(path) else os.path.abspath(path)
+
+
+def stamp(path: str) -> str:
+    """Size and time of a file: text that changes when the file is written anew."""
+    stat = bf.stat(path)
+    return f"{stat.size} bytes, {stat.mtime}"
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _folder(path: str) -> str:
+    return bf.dirname(path) or "."
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
+
+
+# Saving
+
+
+def save(obj: Any, path: str) -> None:
+    """Write tensors and plain values; `path` holds all of the old file or all of the new one.
+
+    Tensors go as compact contiguous CPU copies. TypeError for what `load` would refuse to read.
+    """
+    plain = _plain(obj)
+    _write(path, lambda file: torch.save(plain, file))
+
+
+def save_json(obj: Any, path: str) -> None:
+    """Write `obj` as indented JSON, as atomically as `save`."""
+    _write(path, lambda file: file.write(json.dumps(obj, indent=2).encode() + b"\n"))
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, Tensor):
+        obj = obj.detach().cpu().contiguous()
+        whole = obj.untyped_storage().nbytes() == obj.nbytes
+        return obj if whole else obj.clone()
+    if isinstance(obj, Mapping):
+        return {key: _plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return (list if isinstance(obj, list) else tuple)(map(_plain, obj))
+    if obj is None or type(obj) in (bool, int, float, str):
+        return obj
+    raise TypeError(f"cannot save {type(obj)}: checkpoints hold tensors and plain values only")
+
+
+def _write(path: str, write: Callable[[BinaryIO], Any]) -> None:
+    if _is_remote(path):  # an object appears when its upload is finished
+        buffer = io.BytesIO()
+        write(buffer)
+        with bf.BlobFile(path, "wb") as file:
+            file.write(buffer.getvalue())
+        return
+    part = path + PART
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        if os.path.exists(part):
+            os.remove(part)
+        raise
+    _sync_folder(_folder(path))
+
+
+def _sync_folder(folder: str) -> None:
+    """Let the new name, too, survive a power cut (Windows has no such call)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+# Loading
+
+
+def load(path: str, map_location: Any = "cpu") -> Any:
+    """Read a .pt or .safetensors file. No code in it is run (weights_only).
+
+    ValueError if the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    if bf.isdir(path) or not bf.exists(path):
+        raise ValueError(f"no file {path}; {_contents(path if bf.isdir(path) else _folder(path))}")
+    with _open(path) as file:
+        try:
+            if path.endswith(".safetensors"):
+                tensors = safetensors.torch.load(file.read())
+                return {key: value.to(map_location) for key, value in tensors.items()}
+            _check_sums(file)
+            return torch.load(file, map_location=map_location, weights_only=True)
+        except Exception as error:
+            raise ValueError(_why_unreadable(path, error)) from error
+
+
+def load_json(path: str) -> Any:
+    """Read a JSON file; ValueError if it is none."""
+    with bf.BlobFile(path, "rb") as file:
+        try:
+            return json.loads(file.read())
+        except ValueError as error:
+            raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
+
+
+def _open(path: str) -> BinaryIO:
+    if _is_remote(path):  # in one piece: torch.load reads many small ones
+        with bf.BlobFile(path, "rb") as file:
+            return io.BytesIO(file.read())
+    return open(path, "rb")
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """torch.load notices a cut file but not a flipped bit; the zip inside has check sums."""
+    if zipfile.is_zipfile(file):
+        bad = zipfile.ZipFile(file).testzip()
+        if bad is not None:
+            raise ValueError(f"wrong checksum of {bad}")
+    file.seek(0)
+
+
+def _why_unreadable(path: str, error: Exception) -> str:
+    code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.PickleError) else None
+    if code:
+        return (
+            f"{path} was not loaded: it holds Python objects ({code[1]}), and loading those can run"
+            " any code. If you trust its author, save its tensors alone: torch.save(torch.load("
+            "path, weights_only=False)[...], new_path)"
+        )
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return (
+        f"{path} is damaged: half a checkpoint, or none ({reason[:100]});"
+        f" {_contents(_folder(path))}"
+    )
+
+
+def _contents(folder: str) -> str:
+    if not bf.isdir(folder):
+        return f"there is no folder {folder} either"
+    steps = complete_steps(folder)
+    if steps:
+        return f"complete steps in {folder}: {', '.join(map(str, steps[-10:]))}"
+    names = [name for name in _names(folder) if name.endswith((".pt", ".safetensors"))]
+    return f"{folder} has no complete step; its checkpoints: {', '.join(names[-10:]) or 'none'}"
+
+
+# Steps of a run
+
+
+def complete_steps(folder: str) -> list[int]:
+    """Steps in `folder` whose state file, and so everything else, was written; ascending."""
+    names = set(_names(folder))
+    steps = {int(found[1]) for name in names if (found := STEP_FILE.fullmatch(name))}
+    return sorted(s for s in steps if {model_name(s), state_name(s)} <= names)
+
+
+def find_resume_checkpoint(folder: str) -> str | None:
+    """The model file of the newest complete step, or None."""
+    steps = complete_steps(folder)
+    return bf.join(folder, model_name(steps[-1])) if steps else None
+
+
+def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
+    """Delete all complete steps but the newest `keep_last`; 0 or less deletes none.
+
+    A step's model goes first and its state last, so that a half-deleted step neither counts as
+    complete nor stays for ever. Steps without a state file are not ours to delete.
+
+    :param keep: paths of model files whose steps stay, such as the one the run resumed from.
+    """
+    if keep_last <= 0:
+        return
+    kept = {absolute(path) for path in keep if path}
+    files = {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
+    steps = sorted(step for name, step in files.items() if name == state_name(step))
+    doomed = {s for s in steps[:-keep_last] if absolute(bf.join(folder, model_name(s))) not in kept}
+    files = [name for name, step in files.items() if step in doomed]
+    for name in sorted(files, key=lambda n: (n.startswith("state"), not n.startswith("model"))):
+        bf.remove(bf.join(folder, name))
+
+
+def clean(folder: str) -> None:
+    """Delete what a killed `save` left unfinished. For the start of a run, on one rank."""
+    for name in _names(folder):
+        if name.endswith(PART):
+            bf.remove(bf.join(folder, name))

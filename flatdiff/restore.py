@@ -1,0 +1,195 @@
+"""What a checkpoint holds, put into a live network and its optimizer; or why it does not fit.
+
+Knows state dicts and the names of flags, no files. Attention heads and attention order leave no
+trace in shapes: a wrong one cannot be noticed here.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def load_weights(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str, hint: str | None = None
+) -> None:
+    """Load all weights, strictly. Prefixes left by DDP ("module.") and compile are dropped.
+
+    :param source: the file's path, for the message.
+    :param hint: last sentence of the message, instead of the flag found by comparing shapes.
+    :raises ValueError: with the first keys that differ and the flag most likely wrong.
+    """
+    if "param_groups" in state_dict or not all(map(torch.is_tensor, state_dict.values())):
+        keys = ", ".join(map(str, list(state_dict)[:3]))
+        raise ValueError(
+            f"{source} does not hold the weights of a network (its first keys: {keys}). Give a"
+            " model, ema_ or swa_ file"
+        )
+    weights = {_bare(key): value for key, value in state_dict.items()}
+    here, there = (
+        {key: tuple(value.shape) for key, value in d.items()} for d in (model.state_dict(), weights)
+    )
+    if here != there:
+        raise ValueError(f"{_differences(here, there, source)} {hint or _likely_flag(here, there)}")
+    model.load_state_dict(weights)
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("module.").replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _differences(here: Shapes, there: Shapes, source: str) -> str:
+    missing = [key for key in here if key not in there]
+    unexpected = [key for key in there if key not in here]
+    reshaped = [
+        f"{key}, {there[key]} in the file and {here[key]} in the network"
+        for key in here
+        if key in there and here[key] != there[key]
+    ]
+    parts = [
+        f"{len(keys)} {what} (first: {'; '.join(keys[:2])})"
+        for keys, what in (
+            (missing, "weights of the network are not in the file"),
+            (unexpected, "weights of the file are not in the network"),
+            (reshaped, "have another shape"),
+        )
+        if keys
+    ]
+    return f"{source} does not fit this network: {', '.join(parts)}."
+
+
+# What shapes tell of the flags. The first clue that differs explains those after it.
+CLUES: tuple[tuple[str, Callable[[Shapes], Any]], ...] = (
+    ("num_channels", lambda s: s["time_embed.0.weight"][1]),
+    ("class_cond", lambda s: "label_emb.weight" in s),
+    ("num_classes", lambda s: s.get("label_emb.weight", (0,))[0]),
+    ("learn_sigma", lambda s: len(w := s.get("out.2.weight", ())) == 4 and w[0] % 2 == 0),
+    (
+        "use_scale_shift_norm",
+        lambda s: (
+            s["middle_block.0.emb_layers.1.weight"][0] > s["middle_block.0.out_layers.3.weight"][0]
+        ),
+    ),
+    (
+        "num_res_blocks channel_mult image_size",
+        lambda s: {key.split(".")[1] for key in s if key.startswith("input_blocks.")},
+    ),
+    ("resblock_updown", lambda s: not any(".0.op." in key for key in s)),
+    ("attention_resolutions image_size", lambda s: {k for k in s if k.endswith(".qkv.weight")}),
+    ("pool", lambda s: {key for key in s if key.startswith("out.")}),
+    (
+        "num_classes",
+        lambda s: [s.get(key) for key in ("out.2.c_proj.bias", "out.3.bias", "out.2.bias")],
+    ),
+    ("channel_mult image_size", lambda s: s),
+)
+CLASSIFIER_FLAGS = {
+    "num_channels": "classifier_width",
+    "num_res_blocks": "classifier_depth",
+    "attention_resolutions": "classifier_attention_resolutions",
+    "use_scale_shift_norm": "classifier_use_scale_shift_norm",
+    "resblock_updown": "classifier_resblock_updown",
+    "pool": "classifier_pool",
+    "image_size": "image_size",
+    "num_classes": "num_classes",
+}
+
+
+def _likely_flag(here: Shapes, there: Shapes) -> str:
+    try:
+        wanted, held = _kind(here), _kind(there)
+        if wanted != held:
+            return f"The file holds a {held}; asked for was a {wanted}."
+        flags, clue = next(pair for pair in CLUES if pair[1](here) != pair[1](there))
+    except KeyError:
+        return "The file holds another kind of network."
+    names = flags.split()
+    if wanted == "classifier":
+        names = [CLASSIFIER_FLAGS[name] for name in names if name in CLASSIFIER_FLAGS]
+    value = clue(there)
+    told = f" (the file has {value})" if isinstance(value, int) else ""
+    return f"Most likely wrong: {' or '.join(f'--{name}' for name in names)}{told}."
+
+
+def _kind(shapes: Shapes) -> str:
+    channels = shapes["input_blocks.0.0.weight"][1]
+    if not any(key.startswith("output_blocks.") for key in shapes):
+        return "classifier"
+    return "super-resolution network" if channels == 6 else "diffusion network"
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state_dict of a plain AdamW: what only speed or this device asked for is left out."""
+    state = optimizer.state_dict()
+    plain = {"fused": None, "foreach": None, "capturable": False}
+    groups = [group | plain for group in state["param_groups"]]
+    return {"state": state["state"], "param_groups": groups}
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer,
+    state_dict: Mapping[str, Any],
+    named_parameters: Iterable[tuple[str, Tensor]],
+) -> None:
+    """Load moments and step counts; lr and the other hyperparameters stay the live ones.
+
+    Takes one entry per parameter (torch's form, and guided-diffusion's fp32 runs), or the two of
+    guided-diffusion's fp16 runs: all vectors flattened, and all else flattened as [1, m].
+
+    :param named_parameters: all that `optimizer` has, in its order.
+    :raises ValueError: if the file is of another network, or no optimizer file.
+    """
+    named = list(named_parameters)
+    if "param_groups" not in state_dict:
+        raise ValueError("this is not an optimizer file: it has no param_groups. Give opt*.pt")
+    count = sum(len(group["params"]) for group in state_dict["param_groups"])
+    state = state_dict["state"]
+    if count == 2 and len(named) != 2:
+        state = _split_flat(state, named)
+    elif count != len(named):
+        raise ValueError(
+            f"the optimizer file has {count} parameters, the network {len(named)}: it belongs to"
+            " another network. Use that network's flags, or start with --init_from"
+        )
+    placed = {
+        i: {key: _like(*named[i], key, value) for key, value in entry.items()}
+        for i, entry in state.items()
+    }
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": placed, "param_groups": groups})
+
+
+def _split_flat(state: Mapping[int, Any], named: list[tuple[str, Tensor]]) -> dict[int, Any]:
+    """Two flat entries -> one per parameter. Each holds its parameters in the network's order."""
+    split: dict[int, Any] = {i: {} for i in range(len(named))} if state else {}
+    for entry, flat in state.items():
+        members = [i for i, (_, p) in enumerate(named) if (p.ndim <= 1) == (entry == 0)]
+        sizes = [named[i][1].numel() for i in members]
+        for key, value in flat.items():
+            if key == "step":
+                pieces = [value] * len(members)
+            elif value.numel() == sum(sizes):
+                pieces = value.flatten().split(sizes)
+            else:
+                raise ValueError(
+                    f"the optimizer file (fp16 form) has {value.numel()} numbers where the network"
+                    f" has {sum(sizes)}: it belongs to another network. Use that network's flags"
+                )
+            for i, piece in zip(members, pieces):
+                split[i][key] = piece if key == "step" else piece.view(named[i][1].shape)
+    return split
+
+
+def _like(name: str, parameter: Tensor, key: str, value: Any) -> Tensor:
+    """Give a moment its parameter's place and memory layout: fused AdamW reads both as one."""
+    if key == "step":
+        return torch.tensor(float(value), dtype=torch.float32)
+    if value.shape != parameter.shape:
+        raise ValueError(
+            f"{key} of {name} is {tuple(value.shape)} in the optimizer file, the weight is"
+            f" {tuple(parameter.shape)}: it belongs to another network. Use that network's flags"
+        )
+    return torch.empty_like(parameter, requires_grad=False).copy_(value)
