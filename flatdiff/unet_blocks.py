@@ -131,7 +131,7 @@ class ResBlock(TimestepBlock):
         norm, activation, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
             scale, shift = emb.chunk(2, dim=1)
-            h = torch.addcmul(shift, norm(h), 1 + scale)
+            h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
         h = conv(dropout(activation(h)))

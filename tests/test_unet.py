@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -370,7 +369,7 @@ def test_autocast_gives_float32(network):
     assert norms == [torch.float32, torch.bfloat16]
     assert output.dtype == torch.float32
     assert all(p.grad.dtype == torch.float32 for p in model.parameters())
-    torch.testing.assert_close(output, expected, rtol=0.05, atol=0.05 * expected.std().item())
+    assert (output - expected).norm() < 0.05 * expected.norm()
 
 
 def tiny_classifier(pool, num_head_channels=32):
@@ -379,13 +378,12 @@ def tiny_classifier(pool, num_head_channels=32):
     return EncoderUNetModel(8, 3, 32, 10, 1, (2,), **kwargs)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_compiles_without_graph_breaks(autocast):
+def test_compiles_without_graph_breaks():
     model = tiny(num_classes=5, dropout=0.1).eval()
     x, t = batch()
     y = torch.tensor([1, 4])
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(compiled(x, t, y=y), model(x, t, y=y))
 
 
