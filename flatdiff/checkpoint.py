@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 CONFIG = "config.json"
+ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
 PART = ".flatdiff-part"  # ends the name of a file that is still being written
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
 
@@ -101,6 +102,12 @@ def save_json(obj: Any, path: str) -> None:
     _write(path, lambda file: file.write(json.dumps(obj, indent=2).encode() + b"\n"))
 
 
+def save_tensors(tensors: Mapping[str, Tensor], path: str, about: Any) -> None:
+    """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON."""
+    data = safetensors.torch.save(_plain(tensors), {ABOUT: json.dumps(about)})
+    _write(path, lambda file: file.write(data))
+
+
 def _plain(obj: Any) -> Any:
     if isinstance(obj, Tensor):
         obj = obj.detach().cpu().contiguous()
@@ -172,6 +179,24 @@ def load_json(path: str) -> Any:
             return json.loads(file.read())
         except ValueError as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
+
+
+def about(path: str) -> Any:
+    """What `save_tensors` was told about the file; {} for a file from elsewhere."""
+    if not path.endswith(".safetensors"):
+        return {}
+    with bf.BlobFile(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+
+
+def config_of(path: str) -> tuple[dict[str, Any], str]:
+    """(the flags that made the file, by group, and where they were read): from its header, or from
+    config.json beside it; {} if there is neither."""
+    beside = bf.join(_folder(path), CONFIG)
+    if own := about(path):
+        return own, path
+    return (load_json(beside) if exists(beside) else {}), beside
 
 
 def _open(path: str) -> BinaryIO:

@@ -57,10 +57,8 @@ def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
 
 
 def _quantized(tensors: Mapping[str, Tensor], name: str) -> Quantized:
-    codes, scale, zero, shape = (
-        tensors[f"{name}.{p}"] for p in ("codes", "scale", "zero", "shape")
-    )
-    return Quantized(unpack_codes(codes, shape.tolist()), scale, zero)
+    codes = unpack_codes(tensors[f"{name}.codes"], tensors[f"{name}.shape"].tolist())
+    return Quantized(codes, tensors[f"{name}.scale"], tensors[f"{name}.zero"])
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,11 +8,10 @@ import argparse
 import dataclasses
 import functools
 import inspect
-import os
 
 import torch
 
-from . import checkpoint, config, dist_util, restore
+from . import checkpoint, config, dist_util, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
@@ -229,17 +228,16 @@ def autocast(flags, device):
 def from_checkpoint(path, flags):
     """(network in eval mode on the device, chain) of a checkpoint.
 
-    What the network and the chain are is read from config.json beside the file, if it is there,
-    and else from the flags. Raises ValueError where both speak and differ, or where the weights
-    do not fit.
+    What the network and the chain are is read from the file's header, or from config.json beside
+    it, if they are there, and else from the flags. Raises ValueError where both speak and differ,
+    or where the weights do not fit. Packed weights (see `packing`) are unpacked.
     """
     if not path:
         raise ValueError("no checkpoint: give --model_path FILE (model*.pt, ema_*.pt or swa_*.pt)")
-    weights = dist_util.load_state_dict(path)
+    weights = packing.unpack(dist_util.load_state_dict(path))
     model_flags, diffusion_flags = flags.model, flags.diffusion
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
-    if checkpoint.exists(source):
-        trained = checkpoint.load_json(source)
+    trained, source = checkpoint.config_of(path)
+    if trained:
         model_flags = config.as_trained(config.ModelFlags, trained["model"], flags.given, source)
         diffusion_flags = config.as_trained(
             config.DiffusionFlags, trained["diffusion"], flags.given, source
