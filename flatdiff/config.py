@@ -256,3 +256,49 @@ class ExposureFlags:
         "means and standard deviations at which chains begin too, instead of 0:1, as "
         "0.1:1,0.2:1,0:1.1; empty: none",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantFlags:
+    """Sampling from quantized weights: how they are rounded, and what the network is kept as."""
+
+    quant: int = flag(
+        0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
+    )
+    quant_granularity: str = flag(
+        "tensor",
+        "what shares a grid: a whole weight tensor, or each output channel of it",
+        choices=("tensor", "channel"),
+        fixed=True,
+    )
+    quant_symmetric: bool = flag(
+        False,
+        "the grid reaches as far below zero as above; False: from least to largest weight",
+        fixed=True,
+    )
+    quant_range: str = flag(
+        "minmax",
+        "where the grid ends: at the extreme weights, or where the squared error is least",
+        choices=("minmax", "mse"),
+        fixed=True,
+    )
+    quant_skip: str = flag(
+        "",
+        "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
+        fixed=True,
+    )
+    quant_activations: int = flag(
+        0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
+    )
+    quant_backend: str = flag(
+        "simulate",
+        "fp32 arithmetic on rounded weights; the same, weights packed in memory and unpacked layer "
+        "by layer (slower); or convolutions in integers on the CPU (faster)",
+        choices=("simulate", "packed", "int8"),
+    )
+    save_quantized: str = flag(
+        "", "FILE.safetensors for the packed weights, to give as model_path; empty: not saved"
+    )
+    num_images: int = flag(
+        256, "images of data_dir on which the loss is measured before and after", low=2
+    )
