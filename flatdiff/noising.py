@@ -119,11 +119,9 @@ class Noising:
     def _table(self, name: str, device: torch.device) -> torch.Tensor:
         """The array `name` on a device: float32 from float64, integers as they are."""
         if (name, device) not in self._on_device:
-            # A copy made within inference_mode would be of no use to training later.
-            with torch.inference_mode(False):
-                table = torch.as_tensor(getattr(self, name))
-                table = table.float() if table.is_floating_point() else table
-                self._on_device[name, device] = table.to(device)
+            table = torch.as_tensor(getattr(self, name))
+            table = table.float() if table.is_floating_point() else table
+            self._on_device[name, device] = table.to(device)
         return self._on_device[name, device]
 
     def __getstate__(self) -> dict:
