@@ -268,8 +268,9 @@ def mean(values: np.ndarray) -> Estimate:
 
 
 def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
-    """statistic(whole), with the jackknife's error from `parts`, [N, ...] of one image less."""
-    n, values = len(parts), statistic(parts)
+    """statistic(whole), and the jackknife's error: statistic(parts), [N, ...], lacks one image."""
+    values = statistic(parts)
+    n = len(values)
     error = np.sqrt((n - 1) / n * ((values - values.mean(axis=0)) ** 2).sum(axis=0))
     return Estimate(statistic(whole), error)
 

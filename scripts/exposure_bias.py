@@ -1,0 +1,44 @@
+"""Measure how far the sampling chain leads checkpoints from the inputs of their training.
+
+    python scripts/exposure_bias.py --data_dir DIR --timestep_respacing 20 \\
+        --model_path runs/adam/ema_0.9999_200000.pt,runs/adam-sam/ema_0.9999_200000.pt \\
+        --prior_shift 0.1:1,0.2:1,0:1.1
+
+Writes exposure_bias.json, .csv and .png into --log_dir: at each timestep, the norm of the predicted
+noise on noised images (training) and along the chain (sampling), their gap, and delta_t; with
+--prior_shift also prior_shift.csv and .png. The noise is the network's own output: with
+--eps_scaler the chain is the scaled one, and is right where this output agrees with training.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        exposure=config.ExposureFlags,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        model=config.ModelFlags,
+        diffusion=config.DiffusionFlags,
+        train=config.TrainFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        measure(flags)
+
+
+def measure(flags):
+    from flatdiff import dist_util, exposure_report, exposure_run, logger, run_util
+
+    folder = run_util.open_log(flags)
+    record = exposure_run.study(flags)
+    if dist_util.rank() == 0:
+        logger.log(exposure_report.table(record))
+        for path in exposure_report.save(record, folder):
+            logger.log(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""A study of two small networks: its record, its files, and that ranks change no bit of it."""
+
+import csv
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from launch import ROOT, mpirun
+
+from flatdiff import (
+    checkpoint,
+    config,
+    dist_util,
+    exposure_report,
+    exposure_run,
+    generate,
+    logger,
+    script_util,
+)
+from flatdiff import exposure_bias as eb
+from flatdiff.image_datasets import to_uint8
+
+MODEL = config.ModelFlags(
+    image_size=8,
+    num_channels=32,
+    channel_mult="1",
+    num_res_blocks=1,
+    attention_resolutions="",
+    class_cond=True,
+    num_classes=3,
+)
+DIFFUSION = config.DiffusionFlags(
+    learn_sigma=True, diffusion_steps=40, noise_schedule="cosine", timestep_respacing="6"
+)
+SEED = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """runs/a and runs/b with a checkpoint each, and 12 images of two classes."""
+    folder = tmp_path_factory.mktemp("study")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", arr_0=images, arr_1=np.arange(12) % 2)
+    for i, name in enumerate("ab"):
+        torch.manual_seed(i)
+        model, _ = script_util.build(MODEL, DIFFUSION)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+        (folder / "runs" / name).mkdir(parents=True)
+        checkpoint.save(model.state_dict(), str(folder / "runs" / name / "model000007.pt"))
+        groups = {"model": MODEL.__dict__, "diffusion": DIFFUSION.__dict__}
+        checkpoint.save_json(groups, str(folder / "runs" / name / "config.json"))
+    return folder
+
+
+def flags_of(folder, **exposure):
+    values = {
+        "model_path": f"{folder}/runs/*/model*.pt",
+        "num_images": 10,
+        "batch_size": 3,
+        "prior_shift": "0.5:1,0:1.25",
+    }
+    return SimpleNamespace(
+        exposure=config.ExposureFlags(**values | exposure),
+        run=config.RunFlags(seed=SEED),
+        data=config.DataFlags(data_dir=str(folder / "images.npz")),
+        model=MODEL,
+        diffusion=DIFFUSION,
+        given={"timestep_respacing": "6"},
+    )
+
+
+@pytest.fixture(scope="module")
+def record(folder):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with logger.scoped_configure(dir=str(folder / "log"), format_strs=[]):
+        yield exposure_run.study(flags_of(folder))
+    torch.set_num_threads(threads)
+
+
+def test_the_record(record, folder):
+    json.dumps(record, allow_nan=False)
+    assert record["timesteps"] == [0, 8, 16, 23, 31, 39]
+    assert record["eps_scale"] == [1.0] * 6
+    assert record["settings"]["run"]["seed"] == SEED
+    assert "log_dir" not in record["settings"]["run"]
+    a, b = record["models"]
+    assert (a["name"], b["name"]) == ("a/model000007", "b/model000007")
+    assert a["path"] == str(folder / "runs/a/model000007.pt")
+    assert a["sha256"] != b["sha256"]
+    assert [(p["mu"], p["s"]) for p in a["priors"]] == [(0, 1), (0.5, 1), (0, 1.25)]
+    for model in (a, b):
+        gap = np.subtract(model["sampling"]["value"], model["training"]["value"])
+        np.testing.assert_allclose(model["gap"]["value"], gap)
+        for prior in model["priors"]:
+            rise = prior["loss"]["value"] - model["priors"][0]["loss"]["value"]
+            assert prior["loss_rise"]["value"] == pytest.approx(rise, abs=1e-12)
+            assert np.shape(prior["mean"]["value"]) == (3,)
+    assert "less" not in a and b["less"]["name"] == a["name"]
+    for name in ("gap", "delta"):
+        difference = np.subtract(b[name]["value"], a[name]["value"])
+        np.testing.assert_allclose(b["less"][name]["value"], difference, atol=1e-12)
+    # on common noise the difference is better known than if it were not
+    both = np.hypot(a["delta"]["error"], b["delta"]["error"])
+    assert (np.array(b["less"]["delta"]["error"]) < both)[:-1].all()
+
+
+def test_two_ranks_give_the_same_record(record, folder):
+    out = folder / "two"
+    f = flags_of(folder).exposure
+    args = [f"--{name}={value}" for name, value in f.__dict__.items()]
+    args += ["--timestep_respacing", "6", "--seed", SEED, "--log_dir", out]
+    args += ["--data_dir", folder / "images.npz"]
+    done = mpirun(2, ROOT / "scripts" / "exposure_bias.py", *args)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((out / "exposure_bias.json").read_text())
+    assert found["models"] == record["models"]
+    assert found["perfect_delta"] == record["perfect_delta"]
+    for name in ("exposure_bias.png", "prior_shift.png", "prior_shift.csv"):
+        assert str(out / name) in done.stdout and (out / name).stat().st_size > 500
+
+
+def test_the_files_say_what_the_record_says(record, tmp_path):
+    paths = exposure_report.save(record, str(tmp_path))
+    assert all(path.startswith(str(tmp_path)) for path in paths) and len(paths) == 5
+    assert json.loads((tmp_path / "exposure_bias.json").read_text()) == record
+    with open(tmp_path / "exposure_bias.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 6
+    row, model = rows[6 + 4], record["models"][1]
+    assert (row["model"], row["timestep"]) == ("b/model000007", "31")
+    for name in ("training", "sampling", "gap", "delta"):
+        assert float(row[name]) == model[name]["value"][4]
+        assert float(row[f"{name}_error"]) == model[name]["error"][4]
+    assert float(row["gap_less_first"]) == model["less"]["gap"]["value"][4]
+    assert rows[4]["gap_less_first"] == ""
+    with open(tmp_path / "prior_shift.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["mu"] for row in rows] == ["0.0", "0.5", "0.0"] * 2
+    assert float(rows[4]["std_2"]) == model["priors"][1]["std"]["value"][2]
+    assert (
+        float(rows[5]["loss_rise_less_first"]) == model["less"]["priors"][2]["loss_rise"]["value"]
+    )
+
+
+def test_the_table_shows_some_timesteps(record):
+    lines = exposure_report.table(record, num_rows=2).splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["0", "16", "39"]
+    gap = record["models"][0]["gap"]
+    assert f"{gap['value'][0]:+.3f} ± {gap['error'][0]:.3f}" in lines[3]
+    assert sum("prior N(0.5, 1²)" in line for line in lines) == 2
+
+
+def test_chains_are_those_of_image_sample(folder):
+    path = str(folder / "runs/a/model000007.pt")
+    model, diffusion = script_util.from_checkpoint(path, flags_of(folder))
+    labels = torch.tensor([0, 1, 2])
+    x_start, t = torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64)
+    batch = exposure_run._batch(torch.arange(3), x_start, t, {"y": labels}, SEED)
+    images = generate.sample_images(
+        model, diffusion, [0, 1, 2], (3, 8, 8), seed=SEED, labels=labels
+    )
+    _, x = eb.norms(eb.walked(model, diffusion, batch))
+    np.testing.assert_array_equal(to_uint8(x), images)
+
+
+def test_batches_go_back_in_order(monkeypatch):
+    parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
+    ranks = [parts[rank::3] for rank in range(3)]
+    monkeypatch.setattr(dist_util, "all_gather_object", lambda mine: ranks)
+    assert exposure_run._gather(ranks[0]).tolist() == list(range(14))
+
+
+@pytest.mark.parametrize("text", ["0.1", "0.1:0", "0:-1", "a:1", "0:nan", "1:2:3"])
+def test_priors_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match=r"--prior_shift .*0\.1:1"):
+        exposure_run.priors_of(text)
+
+
+def test_priors_come_after_the_right_one_and_once():
+    assert exposure_run.priors_of("") == [(0, 1)]
+    assert exposure_run.priors_of("0.5:1,0:1,-0.5:2,0.5:1") == [(0, 1), (0.5, 1), (-0.5, 2)]
+
+
+def test_chains_of_different_noise_are_refused(folder, monkeypatch):
+    build = script_util.from_checkpoint
+
+    def one_is_shorter(path, flags):
+        short = replace(flags.diffusion, timestep_respacing="5" if "runs/b" in path else "6")
+        return build(
+            path,
+            SimpleNamespace(
+                **vars(flags)
+                | {"diffusion": short, "given": {"timestep_respacing": short.timestep_respacing}}
+            ),
+        )
+
+    monkeypatch.setattr(script_util, "from_checkpoint", one_is_shorter)
+    with pytest.raises(ValueError, match="b/model000007 has another"):
+        exposure_run.study(flags_of(folder))
+
+
+def test_missing_checkpoints_are_found_out_first(folder):
+    path = f"{folder}/runs/a/model000007.pt,{folder}/nothing*.pt"
+    with pytest.raises(ValueError, match=r"nothing\*\.pt"):
+        exposure_run.study(flags_of(folder, model_path=path))
