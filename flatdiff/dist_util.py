@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import weakref
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -42,6 +43,7 @@ def setup_dist() -> None:
         return
     _place = launcher.find_place()
     if world_size() == 1:
+        _share_cores(1)
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
@@ -134,7 +136,7 @@ def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def sync_params(params) -> None:
+def sync_params(params: Iterable[torch.Tensor]) -> None:
     """Gives every rank the values of rank 0: one flat broadcast for each dtype."""
     if world_size() == 1:
         return
@@ -240,33 +242,49 @@ def _share_by_mpi(address: tuple[str, int] | None) -> tuple[str, int]:
 
 def _agree(store: dist.Store) -> str:
     """The backend for all ranks, after each has told the others what it has."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    home = [socket.gethostname(), _cores()]
     gpu = str(torch.cuda.get_device_properties(dev()).uuid) if dev().type == "cuda" else ""
-    mine = {"host": socket.gethostname(), "cores": cores, "gpu": gpu}
-    store.set(f"rank{rank()}", json.dumps(mine))
+    store.set(f"rank{rank()}", json.dumps([home, gpu]))
     try:
         ranks = [json.loads(store.get(f"rank{other}")) for other in range(world_size())]
     except dist.DistStoreError as error:
         raise TimeoutError(
             f"waited {JOIN_TIMEOUT} for the other {world_size() - 1} ranks to start"
         ) from error
-    if rank() == 0 and _place.one_host:
-        launcher.address_file(_place).unlink(missing_ok=True)
-    backend = _choose_backend([other["gpu"] for other in ranks])
-    if backend == "gloo" and "OMP_NUM_THREADS" not in os.environ:
-        sharers = sum(other == mine for other in ranks)  # of this host's cores
-        torch.set_num_threads(max(1, torch.get_num_threads() // sharers))
-    return backend
+    store.set(f"read{rank()}", "")
+    if rank() == 0:  # serves the store, so it goes on last
+        store.wait([f"read{other}" for other in range(world_size())])
+        if _place.one_host:
+            launcher.address_file(_place).unlink(missing_ok=True)
+    homes, gpus = zip(*ranks)
+    _share_cores(homes.count(home))
+    return _choose_backend(gpus)
 
 
-def _choose_backend(gpus: list[str]) -> str:
+def _cores() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _share_cores(sharers: int) -> None:
+    """Under a launcher each rank takes its part of the cores, unless OMP_NUM_THREADS is set.
+
+    Torch by itself takes all of them, or under mpirun, because of MKL, a single one.
+    """
+    if _place.rank_variable and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(_cores()) // sharers))
+
+
+def _choose_backend(gpus: Sequence[str]) -> str:
     """nccl if every rank has a GPU of its own, gloo if none has any ("")."""
     different = set(gpus) - {""}
     if not different:
         return "gloo"
     if len(different) < len(gpus):
         raise ValueError(
-            f"{len(gpus)} ranks see {len(different)} GPUs, but each needs one of its own: start "
+            f"{len(gpus)} ranks see {len(different)} GPU(s), but each needs one of its own: start "
             "fewer ranks (mpirun -n), make more GPUs visible (CUDA_VISIBLE_DEVICES=0,1), or none "
             "to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )

@@ -17,7 +17,10 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 PEER_FAILED = "stopped because another rank failed"
-_SIGNS_OF_A_DEAD_PEER = ("by peer", "Broken pipe", "remote process exited")  # gloo, gloo, nccl
+_SIGNS_OF_A_DEAD_PEER = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
+    *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
+)
 
 _ending = threading.Lock()
 

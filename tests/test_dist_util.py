@@ -247,22 +247,23 @@ def test_backend_is_nccl_only_if_every_rank_has_its_own_gpu(gpus, backend):
     if backend in ("gloo", "nccl"):
         assert dist_util._choose_backend(gpus) == backend
     else:
-        with pytest.raises(ValueError, match="2 ranks see 1 GPUs.*mpirun -n"):
+        with pytest.raises(ValueError, match="2 ranks see 1 GPU.*mpirun -n"):
             dist_util._choose_backend(gpus)
 
 
 def test_ranks_that_share_cores_share_threads(monkeypatch):
-    store = {}
-    store_like = type("Store", (), {"set": store.__setitem__, "get": lambda _, key: store["rank1"]})
-    monkeypatch.setattr(dist_util, "_place", launcher.Place(1, 3, 1, one_host=False))
+    """Three ranks that may use the same eight cores; mpirun makes MKL take one thread."""
+    store, chosen = {}, []
+    alike = type("Store", (), {"set": store.__setitem__, "get": lambda _, key: store["rank1"]})
+    monkeypatch.setattr(dist_util, "_place", launcher.Place(1, 3, 1, False, "PMI_RANK"))
     monkeypatch.setattr(dist_util, "dev", lambda: torch.device("cpu"))
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    chosen = []
+    monkeypatch.setattr(dist_util, "_cores", lambda: list(range(8)))
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert dist_util._agree(store_like()) == "gloo"
+    assert dist_util._agree(alike()) == "gloo"
+    assert chosen == []
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert dist_util._agree(store_like()) == "gloo"
+    assert dist_util._agree(alike()) == "gloo"
     assert chosen == [8 // 3]
 
 
@@ -324,6 +325,7 @@ def test_an_unexpected_error_shows_where(no_launcher, monkeypatch, capsys, error
         "[pair.cc:553] Connection closed by peer [127.0.0.1]:2193. This is typically ...",
         "[pair.cc:537] Read error [127.0.0.1]:2436: Connection reset by peer.",
         "NCCL error: remote process exited or there was a network error",
+        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server ...",
     ],
 )
 def test_errors_that_a_dead_peer_causes_are_not_told_as_this_ranks_own(text):
