@@ -107,8 +107,9 @@ def sampler(model, diffusion, flags):
 def key(flags):
     """What the images of these flags depend on, as text: the checkpoint and the sampler."""
     path = flags.sample.model_path
-    values = dataclasses.asdict(flags.sample) | dataclasses.asdict(flags.diffusion)
-    for name in ("batch_size", "num_samples"):
+    groups = (flags.sample, flags.diffusion, flags.quant)
+    values = {k: v for group in groups for k, v in dataclasses.asdict(group).items()}
+    for name in ("batch_size", "num_samples", "num_images", "save_quantized"):
         del values[name]
     values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "file": checkpoint.stamp(path)}
     return json.dumps(values, sort_keys=True)
@@ -123,11 +124,12 @@ def _class_labels(text):
         ) from None
 
 
-def generate(sample, num_samples, batch_size, folder, key):
+def generate(sample, num_samples, batch_size, folder, key, suffix=""):
     """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
 
     `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: text that names
     everything that the images depend on; parts of an earlier run with the same key are used.
+    `suffix`: of the file's name.
     """
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
@@ -145,7 +147,7 @@ def generate(sample, num_samples, batch_size, folder, key):
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
-    path = _join(parts, num_samples, folder)
+    path = _join(parts, num_samples, folder, suffix)
     shutil.rmtree(parts)
     return path
 
@@ -169,8 +171,8 @@ def _done(parts):
     return where
 
 
-def _join(parts, num_samples, folder):
-    """Parts -> samples_NxHxWx3.npz in the order of the index, one part in memory at a time."""
+def _join(parts, num_samples, folder, suffix):
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
     where = _done(parts)
     opened = {}
 
@@ -186,7 +188,7 @@ def _join(parts, num_samples, folder):
 
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
-    path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}.npz")
+    path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
     with zipfile.ZipFile(f"{path}.tmp", "w") as archive:
         _write(archive, "arr_0", shape, np.uint8, rows("images"))
         if next(rows("labels")) is not None:

@@ -10,10 +10,11 @@ was killed goes on where it was. The architecture is read from config.json besid
 from flatdiff import config
 
 
-def main():
+def main(description=__doc__, quant=config.QuantFlags):
     flags = config.parse(
-        __doc__,
+        description,
         sample=config.SampleFlags,
+        quant=quant,
         run=config.RunFlags,
         diffusion=config.DiffusionFlags,
         model=config.ModelFlags,
@@ -27,18 +28,20 @@ def main():
 
 
 def sample(flags):
-    from flatdiff import generate, logger, run_util, script_util
+    from flatdiff import generate, logger, quantize_run, run_util, script_util
 
     folder = run_util.open_log(flags)
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
+    flags.quant = quantize_run.quantize(model, diffusion, flags, folder)
     path = generate.generate(
         generate.sampler(model, diffusion, flags),
         flags.sample.num_samples,
         flags.sample.batch_size,
         folder,
         key=generate.key(flags),
+        suffix=quantize_run.suffix(flags.quant),
     )
     logger.log(f"sampling complete: {path}")
 
