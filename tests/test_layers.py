@@ -12,7 +12,8 @@ LEVELS = [
     "unet_trunk perturb averaging rng",
     "sam restore probe flatness hessian surface quantize packing int8 exposure_bias",
     "image_datasets image_files dist_util launcher lifeline logger log_outputs checkpoint flags config",
-    "script_util train_util train_state generate run_util report flatness_report exposure_report",
+    "script_util train_util train_state generate run_util quantize_run report flatness_report "
+    "exposure_report",
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
