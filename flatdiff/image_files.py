@@ -28,15 +28,20 @@ def list_image_files(data_dir: str) -> list[str]:
 
 
 def _names_below(data_dir: str, inside: str = "") -> Iterator[str]:
-    for entry in sorted(bf.scandir(bf.join(data_dir, inside)), key=lambda entry: entry.name):
-        if entry.is_dir:
-            yield from _names_below(data_dir, f"{inside}{entry.name}/")
-        elif _is_image(entry.name):
-            yield inside + entry.name
+    entries = ((entry.name, entry.is_dir) for entry in bf.scandir(bf.join(data_dir, inside)))
+    for name, is_dir in sorted(entries):
+        if is_dir:
+            yield from _names_below(data_dir, f"{inside}{name}/")
+        elif _is_image(name):
+            yield inside + name
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
 
 
 # Crop and resize
@@ -111,15 +116,17 @@ class Folder:
     """Image files at any depth below a folder; `names` are relative to it."""
 
     def __init__(self, data_dir: str):
-        self.data_dir = data_dir
+        self.data_dir = data_dir.rstrip("/")
         self.names = list(_names_below(data_dir))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def open(self, i: int) -> Image.Image:
-        path = bf.join(self.data_dir, self.names[i])
-        return _decode(path, lambda: bf.BlobFile(path, "rb"))
+        path = f"{self.data_dir}/{self.names[i]}"
+        # blobfile opens a small local image no faster than Pillow decodes it
+        opened = bf.BlobFile if _is_remote(path) else open
+        return _decode(path, lambda: opened(path, "rb"))
 
 
 class Zip:
@@ -269,7 +276,8 @@ def save_grid(
 def _save_png(image: np.ndarray, path: str) -> None:
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG")
-    remote = "://" in path  # where a write is atomic by itself
-    bf.write_bytes(path if remote else f"{path}.partial", png.getvalue())
-    if not remote:
+    if _is_remote(path):  # where a write is atomic by itself
+        bf.write_bytes(path, png.getvalue())
+    else:
+        bf.write_bytes(f"{path}.partial", png.getvalue())
         os.replace(f"{path}.partial", path)
