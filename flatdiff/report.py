@@ -37,26 +37,35 @@ def training_curves(folders: list[str], path: str) -> str:
 
 
 def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
-    """The first images of each run's newest samples_*.npz, side by side under its name."""
-    figure, axes = plt.subplots(
-        1, len(folders), figsize=(WIDTH_OF_RUN * len(folders), HEIGHT + 0.4)
-    )
-    for axis, folder in zip(np.atleast_1d(axes), folders):
-        with np.load(newest_samples(folder)) as file:
-            images = file["arr_0"][: num_columns**2]
-        axis.imshow(_tile(images, num_columns), interpolation="nearest")
-        axis.set_title(os.path.basename(folder.rstrip("/")))
-        axis.axis("off")
+    """The first images of each run, a column a run; a row for each number of bits sampled with."""
+    rows = sorted({kind for f in folders for kind in samples_of(f)}, key=_bits, reverse=True)
+    size = (WIDTH_OF_RUN * len(folders), (HEIGHT + 0.4) * len(rows))
+    figure, axes = plt.subplots(len(rows), len(folders), figsize=size, squeeze=False)
+    for row, kind in zip(axes, rows):
+        for axis, folder in zip(row, folders):
+            axis.axis("off")
+            if kind in samples_of(folder):
+                with np.load(samples_of(folder)[kind]) as file:
+                    images = file["arr_0"][: num_columns**2]
+                axis.imshow(_tile(images, num_columns), interpolation="nearest")
+                bits = f", weights of {_bits(kind)} bits" if kind else ""
+                axis.set_title(os.path.basename(folder.rstrip("/")) + bits)
     return _save(figure, path)
 
 
-def newest_samples(folder: str) -> str:
-    files = glob.glob(os.path.join(folder, "samples_*.npz"))
-    if not files:
+def samples_of(folder: str) -> dict[str, str]:
+    """The newest samples_NxHxWx3.npz ("") and those from quantized weights ("w8", "w4a8", ...)."""
+    files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
+    found = {os.path.basename(f)[:-4].partition("x3")[2].lstrip("_"): f for f in files}
+    if not found:
         raise ValueError(
-            f"no samples_*.npz in {os.path.abspath(folder)}: sample from the run first"
+            f"no samples_*.npz in {os.path.abspath(folder)}: draw some with scripts/image_sample.py"
         )
-    return max(files, key=os.path.getmtime)
+    return found
+
+
+def _bits(kind):
+    return int(kind.partition("a")[0].lstrip("w") or 32)
 
 
 def _tile(images, num_columns):

@@ -15,19 +15,21 @@ from .config import to_dict
 from .train_util import TrainLoop
 
 
-def open_log(flags, resume_step=None):
+def open_log(flags, step=None):
     """One folder for all ranks, made if needed; returns its absolute path.
 
-    With `resume_step` the logs that are there go on from that step; else they start anew.
+    What is logged there already stays. With `step`, the first of a training run, tables are kept
+    too, without what older runs wrote after that step.
     """
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
     if not folder:
         now = datetime.datetime.now().strftime("flatdiff-%Y-%m-%d-%H-%M-%S-%f")
         folder = os.path.join(tempfile.gettempdir(), now)
     folder = dist_util.broadcast_object(checkpoint.absolute(folder))
-    logger.configure(folder, rank=dist_util.rank(), append=resume_step is not None)
-    if resume_step is not None:
-        logger.truncate(resume_step)
+    formats = ["stdout", "log"] if step is None else None
+    logger.configure(folder, formats, rank=dist_util.rank(), append=True)
+    if step is not None:
+        logger.truncate(step)
     return folder
 
 
@@ -47,9 +49,7 @@ def start_training(flags):
             f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}). "
             "Give --resume auto to go on with it, or another --log_dir"
         )
-    step = checkpoint.parse_resume_step_from_filename(path) if path else None
-    same_folder = path and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
-    folder = open_log(flags, resume_step=step if same_folder else None)
+    folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
