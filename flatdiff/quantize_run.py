@@ -181,7 +181,7 @@ def _log_errors(layers, weights, folder):
             }
         )
     total, whole = (sum(row[key] ** 2 for row in rows) ** 0.5 for key in ("distance", "norm"))
-    logger.log(f"distance ||w_q - w||: {total:.4g}, {_share(total, whole):.2%} of ||w||; the most:")
+    logger.log(f"distance ||w_q - w||: {total:.4g}, {_share(total, whole):.2%} of ||w||; largest:")
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:

@@ -1,0 +1,208 @@
+"""Sampling from quantized weights, as a user asks for it: both scripts, packed files, the log."""
+
+import csv
+import importlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+from launch import ROOT, run
+from safetensors.torch import load_file
+
+from flatdiff import checkpoint, config, generate, logger, script_util
+
+TINY = (
+    "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --learn_sigma True "
+    "--attention_resolutions 4 --noise_schedule cosine --diffusion_steps 100"
+).split()
+SAMPLING = "--num_samples 6 --batch_size 3 --timestep_respacing 10".split()
+
+
+@pytest.fixture(scope="module")
+def image_sample():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    yield importlib.import_module("image_sample")
+    sys.path.remove(str(ROOT / "scripts"))
+
+
+def parsed(argv):
+    return config.parse(
+        "",
+        argv,
+        sample=config.SampleFlags,
+        quant=config.QuantFlags,
+        run=config.RunFlags,
+        diffusion=config.DiffusionFlags,
+        model=config.ModelFlags,
+        data=config.DataFlags,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with images (squares, light on dark), and a network that has learned a little."""
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(0)
+    corner = torch.randint(0, 5, (200, 2))
+    inside = [
+        (torch.arange(8) >= corner[:, i, None]) & (torch.arange(8) < corner[:, i, None] + 4)
+        for i in range(2)
+    ]
+    squares = (inside[0][:, :, None] & inside[1][:, None, :])[:, None].expand(-1, 3, -1, -1)
+    np.savez(folder / "squares.npz", arr_0=(squares * 255).byte().permute(0, 2, 3, 1).numpy())
+    flags = parsed(TINY)
+    model, diffusion = script_util.build(flags.model, flags.diffusion)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        x = squares[torch.randint(0, 200, (16,))].float() * 2 - 1
+        loss = diffusion.training_losses(model, x, torch.randint(0, 100, (16,)))["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    checkpoint.save(model.state_dict(), str(folder / "model000060.pt"))
+    checkpoint.save_json(config.to_dict(flags), str(folder / "config.json"))
+    return folder
+
+
+@pytest.fixture
+def sample(image_sample, trained, tmp_path):
+    """Run image_sample; (images as numbers in 0..255, the log, the folder)."""
+
+    def draw(*argv, name="out"):
+        given = [str(a) for a in argv]
+        if "--model_path" not in given:
+            given += ["--model_path", str(trained / "model000060.pt")]
+        folder = tmp_path / name
+        with logger.scoped_configure(dir=str(folder), format_strs=[]):
+            image_sample.sample(parsed([*SAMPLING, "--log_dir", str(folder), *given]))
+        (npz,) = folder.glob("*.npz")
+        with np.load(npz) as file:
+            images = file["arr_0"].astype(float)
+        return images, (folder / "log.txt").read_text(), npz
+
+    return draw
+
+
+def test_eight_bits_are_close_and_two_are_not(sample, trained):
+    data = ["--data_dir", trained / "squares.npz", "--num_images", 64]
+    fp32, _, npz = sample(name="fp32")
+    assert npz.name == "samples_6x8x8x3.npz"
+    off, rises = {}, {}
+    for bits in (8, 4, 2):
+        images, log, npz = sample("--quant", bits, *data, name=f"w{bits}")
+        assert npz.name == f"samples_6x8x8x3_w{bits}.npz"
+        off[bits] = np.abs(images - fp32).mean()
+        (line,) = [line for line in log.splitlines() if line.startswith("mse on 64 images")]
+        rises[bits] = float(line.split("rise ")[1].split()[0])
+    assert off[8] < 4 < off[4] < off[2] and off[2] > 40
+    assert abs(rises[8]) < rises[4] < rises[2]
+
+
+def test_the_script_is_image_sample_with_eight_bits(sample, trained, tmp_path):
+    expected, _, _ = sample("--quant", 8)
+    script = ROOT / "scripts" / "image_sample_quant.py"
+    argv = [*SAMPLING, "--model_path", trained / "model000060.pt", "--log_dir", tmp_path / "script"]
+    done = run([sys.executable, script, *argv])
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "script/samples_6x8x8x3_w8.npz") as file:
+        np.testing.assert_array_equal(file["arr_0"], expected)
+
+
+@pytest.mark.parametrize("bits, ratio", [(8, 3.6), (4, 6.5)])
+def test_packed_files_stand_alone_and_give_the_same_images(sample, trained, tmp_path, bits, ratio):
+    rounding = f"--quant {bits} --quant_granularity channel --quant_range mse --quant_skip out.2"
+    path = tmp_path / "alone" / "packed.safetensors"
+    path.parent.mkdir()
+    expected, _, _ = sample(*rounding.split(), "--save_quantized", path, name="made")
+    images, log, npz = sample("--model_path", path, name="loaded")
+    assert npz.name == f"samples_6x8x8x3_w{bits}.npz" and "quantized already" in log
+    np.testing.assert_array_equal(images, expected)
+
+    fp32 = torch.load(trained / "model000060.pt", weights_only=True)
+    bare = sum(w.nbytes for w in fp32.values())
+    assert bare / path.stat().st_size > ratio
+    model, diffusion = script_util.from_checkpoint(str(path), parsed([]))
+    assert diffusion.original_num_steps == 100
+    tensors = load_file(path)
+    for name, w in model.state_dict().items():
+        if f"{name}.codes" not in tensors:
+            assert torch.equal(w, fp32[name])
+            assert name == "out.2.weight" or w.ndim == 1
+            continue
+        scale, zero = (tensors[f"{name}.{part}"].flatten() for part in ("scale", "zero"))
+        ours = torch.fake_quantize_per_channel_affine(
+            fp32[name], scale, zero.int(), 0, 0, 2**bits - 1
+        )
+        assert torch.equal(w, ours), name
+
+    with pytest.raises(ValueError, match=f"--quant {bits - 1} contradicts .* --quant {bits}"):
+        sample("--model_path", path, "--quant", bits - 1, name="other")
+
+
+def test_backends_agree(sample):
+    symmetric = "--quant 8 --quant_symmetric True --quant_activations 7".split()
+    expected, _, npz = sample(*symmetric, name="simulate")
+    assert npz.name == "samples_6x8x8x3_w8a7.npz"
+    packed, _, _ = sample(*symmetric, "--quant_backend", "packed", name="packed")
+    np.testing.assert_array_equal(packed, expected)
+    fp32, _, _ = sample(name="fp32")
+    integers, log, _ = sample(*symmetric, "--quant_backend", "int8", name="int8")
+    assert np.abs(integers - expected).mean() < max(1, np.abs(expected - fp32).mean())
+    (line,) = [line for line in log.splitlines() if line.startswith("int8 arithmetic in 25 layers")]
+    off, quantized_off = (float(word[:-1]) for word in line.split() if word.endswith("%"))
+    assert 0 < off < quantized_off < 20
+    alone, _, _ = sample(*symmetric, "--batch_size", 1, name="one_by_one")
+    assert np.abs(alone - expected).mean() < 1
+
+
+def test_the_record_of_each_layer(sample, trained):
+    _, log, npz = sample("--quant", 3, "--quant_skip", "out.*,time_embed.*")
+    with open(npz.parent / "quantization.csv") as file:
+        rows = {row["layer"]: row for row in csv.DictReader(file)}
+    weights = torch.load(trained / "model000060.pt", weights_only=True)
+    expected, squares = {}, 0.0
+    for name, w in weights.items():
+        layer = name.removesuffix(".weight")
+        if name == layer or w.ndim == 1 or layer.startswith(("out.", "time_embed.")):
+            continue
+        low, high = min(w.min().item(), 0), max(w.max().item(), 0)
+        step = (high - low) / 7
+        w_q = torch.fake_quantize_per_tensor_affine(w, step, round(-low / step), 0, 7)
+        expected[layer] = ((w_q - w).norm() / w.norm()).item()
+        squares += (w_q - w).square().sum().item()
+    assert rows.keys() == expected.keys()
+    for layer, error in expected.items():
+        assert float(rows[layer]["relative_error"]) == pytest.approx(error, rel=1e-3)
+    distance = float(log.split("distance ||w_q - w||: ")[1].split(",")[0])
+    assert distance == pytest.approx(squares**0.5, rel=1e-3)
+    worst = sorted(expected, key=expected.get)[-5:]
+    assert all(f"%  {layer}\n" in log for layer in worst)
+
+
+def test_parts_of_another_setting_are_not_taken(trained):
+    given = ["--model_path", str(trained / "model000060.pt")]
+    variants = [[], "--quant 8", "--quant 4", "--quant 8 --quant_activations 8"]
+    variants += ["--quant 8 --quant_granularity channel", "--quant 8 --quant_backend packed"]
+    keys = [generate.key(parsed([*given, *(v.split() if v else v)])) for v in variants]
+    assert len(set(keys)) == len(keys)
+    saved = parsed([*given, "--quant", "8", "--save_quantized", "x.safetensors"])
+    assert generate.key(saved) == keys[1]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--quant 16", "--quant 16: expected 2 to 8 bits, or 0"),
+        ("--quant 8 --quant_activations 1", "--quant_activations 1: expected 2 to 8"),
+        ("--quant_activations 8", "give --quant 8 too"),
+        ("--save_quantized x.safetensors", "give --quant 8 too"),
+        ("--quant 8 --save_quantized x.pt", "x.pt: give a name in .safetensors"),
+        ("--quant 8 --quant_backend int8", "--quant_symmetric True and --quant_activations 8"),
+        ("--quant 8 --quant_skip conv*", "no convolution or linear layer is named 'conv"),
+    ],
+)
+def test_flags_that_make_no_sense(sample, flags, words):
+    with pytest.raises(ValueError) as told:
+        sample(*flags.split())
+    assert words in str(told.value)
