@@ -38,7 +38,7 @@ def load_weights(
 
 
 def _bare(key: str) -> str:
-    return key.removeprefix("module.").replace("_orig_mod.", "").removeprefix("module.")
+    return key.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _differences(here: Shapes, there: Shapes, source: str) -> str:
