@@ -80,7 +80,7 @@ class Samplers:
         noise = randn(x)
         if cond_fn is not None:
             out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs)
-        sigma = _unless_last(t, x) * torch.exp(0.5 * out["log_variance"])
+        sigma = (t != 0).view(-1, *[1] * (x.ndim - 1)) * torch.exp(0.5 * out["log_variance"])
         return {"sample": out["mean"] + sigma * noise, "pred_xstart": out["pred_xstart"]}
 
     def ddim_sample(
@@ -103,9 +103,7 @@ class Samplers:
         abar, before = self._at("alphas_cumprod", t, x), self._at("alphas_cumprod_prev", t, x)
         sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
         mean = out["pred_xstart"] * before.sqrt() + torch.sqrt(1 - before - sigma**2) * eps
-        noise = randn(x)
-        sample = mean + _unless_last(t, x) * sigma * noise
-        return {"sample": sample, "pred_xstart": out["pred_xstart"]}
+        return {"sample": mean + sigma * randn(x), "pred_xstart": out["pred_xstart"]}
 
     def ddim_reverse_sample(
         self, model, x, t, clip_denoised=True, denoised_fn=None, model_kwargs=None, eta=0.0
@@ -247,11 +245,6 @@ class Samplers:
             with torch.no_grad():
                 out = step(out, times[i])
             yield out
-
-
-def _unless_last(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """0 where t is 0, else 1; shaped to broadcast over x."""
-    return (t != 0).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def _last(outs: Iterator[Out]) -> torch.Tensor:

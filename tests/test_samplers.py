@@ -123,12 +123,41 @@ def test_dpmpp_is_that_of_diffusers(respacing):
 
 def test_ddim_with_all_its_noise_is_ancestral():
     """Song et al. 2020: at eta 1 the two are one, with the posterior's variance."""
-    diffusion = chain("100", var=ModelVarType.FIXED_SMALL)
-    for t in (torch.tensor([0, 0]), torch.tensor([30, 50])):
-        x_t = diffusion.q_sample(X_START, t, NOISE)
-        ancestral = diffusion.p_sample(toy_eps, x_t, t, randn=torch.cos)
-        ddim = diffusion.ddim_sample(toy_eps, x_t, t, eta=1.0, randn=torch.cos)
-        torch.testing.assert_close(ancestral["sample"], ddim["sample"], rtol=1e-4, atol=1e-5)
+    diffusion = chain("50", var=ModelVarType.FIXED_SMALL)
+    given = {"noise": NOISE, "randn": torch.cos}
+    ancestral = diffusion.p_sample_loop(toy_eps, NOISE.shape, **given)
+    ddim = diffusion.ddim_sample_loop(toy_eps, NOISE.shape, eta=1.0, **given)
+    torch.testing.assert_close(ancestral, ddim, rtol=1e-3, atol=1e-4)
+
+
+def test_guidance_moves_the_mean_by_the_variance():
+    diffusion = chain("100")
+    given = {"clip_denoised": False, "randn": torch.cos, "model_kwargs": {"y": 3}}
+
+    def network(x, t, y):
+        return toy(x, t) + y
+
+    p = diffusion.p_mean_variance(network, X_START, T, model_kwargs={"y": 3})
+    plain = diffusion.p_sample(network, X_START, T, **given)
+    guided = diffusion.p_sample(network, X_START, T, cond_fn=lambda x, t, y: y * x, **given)
+    shift = 3 * p["variance"] * X_START
+    torch.testing.assert_close(guided["sample"], plain["sample"] + shift)
+
+
+@pytest.mark.parametrize("sampler", ["ddim_sample", "dpmpp_sample"])
+def test_guidance_moves_the_noise_by_the_gradient(sampler):
+    diffusion = chain("100")
+
+    def moved(x, t):
+        eps, values = toy(x, t).split(3, dim=1)
+        sigma = torch.tensor(diffusion.sqrt_one_minus_alphas_cumprod)[T].view(-1, 1, 1, 1)
+        return torch.cat([eps - sigma.float() * toy_cond(x, t), values], dim=1)
+
+    step = getattr(diffusion, sampler)
+    found = step(toy, X_START, T, clip_denoised=False, cond_fn=toy_cond)
+    expected = step(moved, X_START, T, clip_denoised=False)
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-5)
 
 
 def test_ddim_goes_back_the_way_it_came():
@@ -226,17 +255,21 @@ def test_a_loop_yields_its_steps(loop):
     assert torch.equal(outs[-1]["sample"], last)
 
 
-def test_a_loop_runs_where_the_network_is():
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_runs_where_the_network_is_and_never_waits_for_it(loop):
+    """A meta tensor has no values: reading one on the host, as .item() does, is an error."""
+
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(3, device="meta"))
 
         def forward(self, x, t):
-            assert x.device.type == t.device.type == "meta"
+            assert x.device.type == t.device.type == "meta" and t.shape == (2,)
             return torch.cat([x, x], dim=1)
 
-    assert chain("10").p_sample_loop(Network(), (2, 3, 4, 4)).device.type == "meta"
+    sample = getattr(chain("10"), loop)(Network(), (2, 3, 4, 4), cond_fn=lambda x, t: x)
+    assert sample.device.type == "meta"
 
 
 @pytest.mark.parametrize("loop", LOOPS)
