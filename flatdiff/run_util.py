@@ -43,11 +43,11 @@ def start_training(flags):
             "for a file of your choice give --resume_checkpoint FILE"
         )
     newest = checkpoint.find_resume_checkpoint(folder) if folder else None
-    path = train.resume_checkpoint or (train.resume and newest) or ""
-    if newest and not path:
+    path = (train.resume and newest) or train.resume_checkpoint
+    if newest and checkpoint.absolute(path) != checkpoint.absolute(newest):
         raise ValueError(
-            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}). "
-            "Give --resume auto to go on with it, or another --log_dir"
+            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), whose "
+            "files would be overwritten. Give --resume auto to go on with it, or another --log_dir"
         )
     folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
     if path:

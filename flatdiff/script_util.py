@@ -15,22 +15,11 @@ from . import checkpoint, config, dist_util, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
+from .sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 NUM_CLASSES = 1000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-CHANNEL_MULT = {
-    512: (0.5, 1, 1, 2, 2, 4, 4),
-    256: (1, 1, 2, 2, 4, 4),
-    128: (1, 1, 2, 3, 4),
-    64: (1, 2, 3, 4),
-    32: (1, 2, 2, 2),
-    28: (1, 2, 2),
-    16: (1, 2, 2),
-    8: (1, 2),
-}
-SR_CHANNEL_MULT = CHANNEL_MULT | {512: (1, 1, 2, 2, 4, 4)}
 
 
 def _defaults(*groups):
@@ -96,9 +85,9 @@ def create_model(
         model_channels=num_channels,
         out_channels=6 if learn_sigma else 3,
         num_res_blocks=num_res_blocks,
-        attention_resolutions=_strides(image_size, attention_resolutions),
+        attention_resolutions=attention_strides(image_size, attention_resolutions),
         dropout=dropout,
-        channel_mult=_channel_mult(image_size, channel_mult),
+        channel_mult=channel_multipliers(image_size, channel_mult),
         num_classes=num_classes if class_cond else None,
         use_checkpoint=use_checkpoint,
         use_fp16=use_fp16,
@@ -120,7 +109,7 @@ def sr_create_model_and_diffusion(**flags):
 
 def sr_create_model(large_size, small_size, num_channels, num_res_blocks, **flags):
     """`small_size` is not part of the network: it takes any low_res."""
-    mult = ",".join(map(str, _channel_mult(large_size, "", SR_CHANNEL_MULT)))
+    mult = ",".join(map(str, channel_multipliers(large_size, "", SR_CHANNEL_MULT)))
     return create_model(
         large_size, num_channels, num_res_blocks, channel_mult=mult, network=SuperResModel, **flags
     )
@@ -149,8 +138,8 @@ def create_classifier(
         model_channels=classifier_width,
         out_channels=num_classes,
         num_res_blocks=classifier_depth,
-        attention_resolutions=_strides(image_size, classifier_attention_resolutions),
-        channel_mult=_channel_mult(image_size, ""),
+        attention_resolutions=attention_strides(image_size, classifier_attention_resolutions),
+        channel_mult=channel_multipliers(image_size, ""),
         use_fp16=classifier_use_fp16,
         num_head_channels=64,
         use_scale_shift_norm=classifier_use_scale_shift_norm,
@@ -225,6 +214,11 @@ def autocast(flags, device):
     )
 
 
+def place(model):
+    """On this rank's device, in the memory layout that convolutions are fastest in."""
+    return model.to(dist_util.dev(), memory_format=torch.channels_last)
+
+
 def from_checkpoint(path, flags):
     """(network in eval mode on the device, chain) of a checkpoint.
 
@@ -245,7 +239,7 @@ def from_checkpoint(path, flags):
     model_flags = dataclasses.replace(model_flags, use_fp16=False)  # autocast does it
     model, diffusion = build(model_flags, diffusion_flags)
     restore.load_weights(model, weights, path)
-    model.to(dist_util.dev()).eval()
+    place(model).eval()
     if flags.run.compile:
         model.compile()
     return model, diffusion
@@ -269,32 +263,3 @@ def str2bool(v):
     if v.lower() not in BOOLEANS:
         raise argparse.ArgumentTypeError(f"got {v!r}, expected True or False")
     return BOOLEANS[v.lower()]
-
-
-def _strides(image_size, attention_resolutions):
-    """Feature-map sizes "16,8" -> the strides at which attention stands, as guided-diffusion."""
-    try:
-        sizes = [int(s) for s in attention_resolutions.split(",") if s]
-        return tuple(image_size // size for size in sizes)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"attention_resolutions is {attention_resolutions!r}; expected feature-map sizes "
-            "separated by commas, as 16,8, or nothing"
-        ) from None
-
-
-def _channel_mult(image_size, channel_mult, table=CHANNEL_MULT):
-    """The width factor of each level."""
-    try:
-        given = tuple(float(m) for m in channel_mult.split(",") if m)
-    except ValueError:
-        raise ValueError(
-            f"channel_mult is {channel_mult!r}; expected numbers separated by commas, as 1,2,2,2"
-        ) from None
-    if not given and image_size not in table:
-        raise ValueError(
-            f"image_size {image_size} has no default channel_mult (sizes with one: "
-            f"{', '.join(map(str, sorted(table)))}); give --channel_mult, as 1,2,2,2"
-        )
-    given = given or table[image_size]
-    return tuple(int(m) if m == int(m) else m for m in given)

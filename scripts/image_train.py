@@ -45,7 +45,7 @@ def train(flags):
     model, diffusion = script_util.build(
         dataclasses.replace(flags.model, use_fp16=False), flags.diffusion
     )
-    model.to(dist_util.dev())
+    script_util.place(model)
     if run.compile:
         model.compile()
 
