@@ -46,8 +46,8 @@ def start_training(flags):
     path = (train.resume and newest) or train.resume_checkpoint
     if newest and checkpoint.absolute(path) != checkpoint.absolute(newest):
         raise ValueError(
-            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), whose "
-            "files would be overwritten. Give --resume auto to go on with it, or another --log_dir"
+            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), "
+            "whose files would be overwritten. Give --resume auto to go on with it, or another --log_dir"
         )
     folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
     if path:
