@@ -74,22 +74,26 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _Unpacked(nn.Module):
     """A weight, made anew from its codes whenever it is asked for."""
 
-    def __init__(self, weight: Quantized):
+    def __init__(self, weight: Quantized, memory_format: torch.memory_format):
         super().__init__()
         self.shape = weight.codes.shape
+        self.memory_format = memory_format
         self.packed = [pack_codes(weight.codes), weight.scale, weight.zero]
 
     def right_inverse(self, _: Tensor) -> list[Tensor]:
         return self.__dict__.pop("packed")  # torch keeps them from here on
 
     def forward(self, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        return Quantized(unpack_codes(codes, self.shape), scale, zero).dequantize()
+        codes = unpack_codes(codes, self.shape).contiguous(memory_format=self.memory_format)
+        return Quantized(codes, scale, zero).dequantize()
 
 
 def keep_packed(layer: nn.Module, weight: Quantized) -> None:
-    """Drop the layer's fp32 weight, and unpack it for the length of each use. It cannot be trained.
+    """Drop the layer's fp32 weight, and unpack it for the length of each use, in the same layout.
 
-    Saves memory, and costs time.
+    Saves memory, and costs time. The weight cannot be trained any more.
     """
+    images = layer.weight.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if images else torch.contiguous_format
     layer.weight.requires_grad_(False)
-    parametrize.register_parametrization(layer, "weight", _Unpacked(weight))
+    parametrize.register_parametrization(layer, "weight", _Unpacked(weight, memory_format))

@@ -95,7 +95,7 @@ def test_eight_bits_are_close_and_two_are_not(sample, trained):
         off[bits] = np.abs(images - fp32).mean()
         (line,) = [line for line in log.splitlines() if line.startswith("mse on 64 images")]
         rises[bits] = float(line.split("rise ")[1].split()[0])
-    assert off[8] < 4 < off[4] < off[2] and off[2] > 40
+    assert off[8] < 4 < off[4] < 25 < off[2]
     assert abs(rises[8]) < rises[4] < rises[2]
 
 

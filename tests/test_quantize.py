@@ -215,8 +215,9 @@ def test_files_without_packed_weights_are_left_alone():
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_weights_stay_packed_in_memory(bits):
-    model, x = network(), torch.randn(2, 3, 8, 8)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_stay_packed_in_memory(bits, layout):
+    model, x = network().to(memory_format=layout), torch.randn(2, 3, 8, 8)
     layers, quantized = quantize_all(model, bits=bits)
     fp32 = sum(layer.weight.nbytes for layer in layers.values())
     others = sum(t.nbytes for t in model.state_dict().values()) - fp32
@@ -230,6 +231,7 @@ def test_weights_stay_packed_in_memory(bits):
     held = sum(t.nbytes for t in model.state_dict().values()) - others
     assert held <= fp32 / (32 / bits) + 16 * len(layers)
     assert model[0].weight.dtype == torch.float32
+    assert model[0].weight.is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
