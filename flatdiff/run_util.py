@@ -47,7 +47,7 @@ def start_training(flags):
     if newest and checkpoint.absolute(path) != checkpoint.absolute(newest):
         raise ValueError(
             f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), "
-            "whose files would be overwritten. Give --resume auto to go on with it, or another --log_dir"
+            "whose files would be overwritten. Give --resume auto to go on, or another --log_dir"
         )
     folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
     if path:
