@@ -1,15 +1,14 @@
 """How much the loss rises when the weights are moved at random, and how well that is known.
 
-    LPF (Bisla et al. 2022, eq. 3):          E L(w + d),           d ~ N(0, sigma^2 I)
-    MC  (SWAD, Cha et al. 2021, section 2):  E L(w + d) - L(w),    d uniform with ||d|| = radius
+    LPF (Bisla et al. 2022):      E L(w + d),           d ~ N(0, sigma^2 I)
+    MC  (SWAD, Cha et al. 2021): E L(w + d) - L(w),    d uniform with ||d|| = radius
 
 Draws come in mirrored pairs, d and -d. Both are as likely, so no expectation changes; and the
 odd terms of the loss in d, the gradient's above all, cancel within a pair, instead of hiding the
-curvature at small d. Knows weights and a function that measures; no network, no ranks.
+curvature at small d. Knows neither networks nor losses.
 """
 
 import math
-from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -18,30 +17,17 @@ from . import perturb
 KINDS = {"LPF": perturb.gaussian, "MC": perturb.sphere}
 
 
-def moved(
-    weights: Sequence[Tensor],
-    measure: Callable[[], Tensor],
-    kind: str,
-    size: float,
-    seed: int,
-    draw: int,
-    filterwise: bool = False,
-    spare: Sequence[Tensor] | None = None,
-) -> tuple[Tensor, float]:
-    """(measure() at w + d, ||d||) for one draw of d; then the weights are w again, bit for bit.
+def perturbation(
+    kind: str, size: float, seed: int, draw: int, filterwise: bool = False
+) -> perturb.Perturbation:
+    """w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
 
-    d is a function of (seed, draw) and the shapes of the weights; draws 2k and 2k + 1 are mirrored.
-
-    :param measure: what is wanted of the weights as they stand: a tensor, such as losses.
     :param kind: "LPF" or "MC".
     :param size: sigma for LPF, radius (l2 over all weights) for MC.
     :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
-    :param spare: where w is kept meanwhile (see `perturb.at`).
     """
     pair, mirrored = divmod(draw, 2)
-    perturbation = KINDS[kind](-size if mirrored else size, seed, pair, filterwise)
-    with perturb.at(weights, perturbation, spare) as distance:
-        return measure(), float(distance)
+    return KINDS[kind](-size if mirrored else size, seed, pair, filterwise)
 
 
 def pairs(values: Tensor) -> Tensor:

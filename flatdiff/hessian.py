@@ -39,10 +39,11 @@ def top_eigenvalues(
 ) -> tuple[Tensor, Tensor]:
     """(eigenvalues, residuals), both [count]: the largest of H, size x size, the largest first.
 
-    Lanczos with full reorthogonalization, twice a step. A residual is ||H v - lambda v|| for the
-    unit vector v that was found: some eigenvalue of H is no further than that from lambda. Ends
-    when all residuals are below tolerance * |lambda_1|, after max_steps products, or when the
-    space is exhausted. An eigenvalue of several vectors is found once. Memory: max_steps vectors.
+    Lanczos with full reorthogonalization, twice a step. It ends when all residuals are about to be
+    below tolerance * |lambda_1|, after max_steps products, or when the space is exhausted. Then
+    `count` more products give the residuals themselves, ||H v - lambda v|| for the unit vectors v
+    found, rounding included: some eigenvalue of H is no further than that from lambda. An
+    eigenvalue that several vectors share is found once. Memory: max_steps vectors.
     """
     steps = min(max_steps, size)
     if not 0 < count <= steps:
@@ -61,15 +62,17 @@ def top_eigenvalues(
         for _ in range(2):
             vector = vector - known.T @ (known @ vector)
         length = vector.norm()
-        values, vectors = torch.linalg.eigh(matrix[: k + 1, : k + 1])
-        values, residuals = values.flip(0), (length * vectors[k].abs()).flip(0)
-        exhausted = length <= 1e-12 * values.abs().max()
-        settled = k + 1 >= count and (residuals[:count] <= tolerance * values[0].abs()).all()
-        if exhausted or settled:
+        values, ritz = torch.linalg.eigh(matrix[: k + 1, : k + 1])
+        values, ritz = values.flip(0)[:count], ritz.flip(1)[:, :count]
+        scale = values[0].abs()
+        settled = (length * ritz[k].abs() <= tolerance * scale).all() and k + 1 >= count
+        if settled or length <= 1e-12 * scale:
             break
         if k + 1 < steps:
             matrix[k, k + 1] = matrix[k + 1, k] = length
-    return values[:count], residuals[:count]
+    vectors = ritz.T @ known
+    residuals = [(product(v).double().cpu() - x * v).norm() for x, v in zip(values, vectors)]
+    return values, torch.stack(residuals)
 
 
 def trace_sample(product: Product, size: int, seed: int, draw: int) -> float:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flatdiff import flatness
+from flatdiff import flatness, perturb
 
 SHAPES = [(4, 3, 2), (5,), (3, 4)]
 SIZE = sum(math.prod(shape) for shape in SHAPES)
@@ -26,13 +26,17 @@ class Quadratic:
         w = torch.cat([w.flatten() for w in self.weights])
         return w @ self.hessian @ w / 2 + self.gradient @ w + self.cubic * (w**3).sum()
 
+    def at(self, perturbation, measure=None):
+        with perturb.at(self.weights, perturbation) as distance:
+            return (measure or self.loss)(), distance
+
     def rises(self, kind, size, num_draws, filterwise=False, seed=0):
         values = [
-            flatness.moved(self.weights, self.loss, kind, size, seed, draw, filterwise)
+            self.at(flatness.perturbation(kind, size, seed, draw, filterwise))
             for draw in range(num_draws)
         ]
         losses = torch.stack([loss for loss, _ in values])
-        return losses - self.loss(), [distance for _, distance in values]
+        return losses - self.loss(), [float(distance) for _, distance in values]
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3])
@@ -108,17 +112,17 @@ def test_draws_are_common_to_networks_and_repeatable():
 def test_weights_come_back_bit_for_bit_also_after_an_interruption():
     quadratic = Quadratic()
     before = [w.clone() for w in quadratic.weights]
-    spare = [torch.empty_like(w) for w in quadratic.weights]
 
     def interrupted():
         assert not torch.equal(quadratic.weights[0], before[0])
         raise KeyboardInterrupt
 
     for kind in flatness.KINDS:
-        flatness.moved(quadratic.weights, quadratic.loss, kind, 0.1, 0, 0, spare=spare)
+        perturbation = flatness.perturbation(kind, 0.1, seed=0, draw=0)
+        quadratic.at(perturbation)
         assert all(map(torch.equal, quadratic.weights, before))
         with pytest.raises(KeyboardInterrupt):
-            flatness.moved(quadratic.weights, interrupted, kind, 0.1, 0, 0)
+            quadratic.at(perturbation, interrupted)
         assert all(map(torch.equal, quadratic.weights, before))
 
 

@@ -100,7 +100,7 @@ def test_an_early_end_is_told_by_the_residuals(problem):
 
 
 def test_residuals_are_those_of_the_vectors(problem):
-    """With one step the vector is the start, and all is known of it."""
+    """With one step the vector is the start, which the first product shows."""
     dense = problem[-1]
     starts = []
 
@@ -109,7 +109,7 @@ def test_residuals_are_those_of_the_vectors(problem):
         return dense @ vector
 
     (value,), (residual,) = hessian.top_eigenvalues(watched, len(dense), 1, 0, 1)
-    (v,) = starts
+    v = starts[0]
     assert value == pytest.approx(float(v @ dense @ v))
     assert residual == pytest.approx(float((dense @ v - value * v).norm()))
 

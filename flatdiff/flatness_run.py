@@ -1,0 +1,274 @@
+"""A study of flatness: checkpoints and flags in, a record of all that was measured out.
+
+Randomness is a function of the seed and of a draw's number, so networks are compared on common
+random numbers, and the record does not depend on the number of ranks or on interruptions.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from types import SimpleNamespace
+
+import blobfile as bf
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import checkpoint, config, dist_util, flatness, hessian, logger, script_util, surface
+from .finished import Finished
+from .subject import Subject, load_images, sha256
+
+SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
+ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint, 1 the other
+
+
+def study(flags, folder: str) -> dict:
+    """Do what --flatness says with every checkpoint; the record is of plain values.
+
+    "settings"; "models": a dict each, of what `about` says and of the result (see `curve`,
+    `spectrum`, `plane`); "line" for the surface of two (see `line`). A loss is a list of five: the
+    means over all timesteps, and over each quarter of them. The flags have passed `check`.
+    """
+    f = flags.flatness
+    paths = find_models(f.model_path)
+    measure, count = {
+        "LPF": (curve, len(sizes(f)) * f.num_draws),
+        "MC": (curve, len(sizes(f)) * f.num_draws),
+        "HESSIAN": (spectrum, f.num_draws + 1),
+        "SURFACE": (plane, f.surface_points**2),
+    }[f.flatness]
+    two_surfaces = f.flatness == "SURFACE" and len(paths) == 2
+    total = len(paths) * count + two_surfaces * len(ALPHAS)
+    flags = arithmetic(flags)
+    images = functools.cache(functools.partial(load_images, flags))
+    record = {"settings": settings(flags), "models": []}
+    with Finished(os.path.join(folder, "flatness_parts"), total) as finished:
+        for name, path in zip(short_names(paths), paths):
+            logger.log(f"{f.flatness} of {path}")
+            subject = Subject(name, path, flags, images)
+            record["models"].append(about(subject) | measure(subject, flags, finished))
+            warn_of_differences(record["models"])
+        if two_surfaces:
+            record["line"] = line(paths[0], subject, flags, finished)
+    return record
+
+
+# What is measured
+
+
+def curve(subject: Subject, flags, finished: Finished) -> dict:
+    """A dict of "curve": of each sigma or radius, its "size", "distances" and "losses" by draw."""
+    f = flags.flatness
+    draws = [(size, draw) for size in sizes(f) for draw in range(f.num_draws)]
+    results = finished.compute(
+        {
+            f"{subject.key} {f.flatness} {f.noise_scale} {size} {draw}": functools.partial(
+                _at_draw, subject, f, size, flags.run.seed, draw
+            )
+            for size, draw in draws
+        }
+    )
+    rows = [results[i : i + f.num_draws] for i in range(0, len(draws), f.num_draws)]
+    return {
+        "curve": [
+            {
+                "size": size,
+                "distances": [r["distance"] for r in row],
+                "losses": _terms(subject, row),
+            }
+            for size, row in zip(sizes(f), rows)
+        ]
+    }
+
+
+def _at_draw(subject, f, size, seed, draw):
+    filterwise = f.noise_scale == "filter"
+    return subject.at(flatness.perturbation(f.flatness, size, seed, draw, filterwise))
+
+
+def spectrum(subject: Subject, flags, finished: Finished) -> dict:
+    """A dict of "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals"."""
+    f, seed, size = flags.flatness, flags.run.seed, subject.num_weights
+    product = subject.hessian_product()
+    samples = {
+        f"{subject.key} trace {draw}": functools.partial(
+            hessian.trace_sample, product, size, seed, draw
+        )
+        for draw in range(f.num_draws)
+    }
+    lanczos = functools.partial(_lanczos, product, size, f.num_eigenvalues, seed)
+    trace = finished.compute(samples, together=True)
+    found = finished.compute({f"{subject.key} top {f.num_eigenvalues}": lanczos}, together=True)
+    return {"of": subject.hessian_term, "trace": trace, **found[0]}
+
+
+def _lanczos(product, size, count, seed):
+    steps = min(size, 20 + 4 * count)
+    with tqdm(
+        total=steps + count, desc="Lanczos", leave=False, disable=dist_util.rank() > 0
+    ) as bar:
+
+        def counted(vector: Tensor) -> Tensor:
+            bar.update()
+            return product(vector)
+
+        values, residuals = hessian.top_eigenvalues(counted, size, count, seed, steps)
+    return {"eigenvalues": values.tolist(), "residuals": residuals.tolist()}
+
+
+def plane(subject: Subject, flags, finished: Finished) -> dict:
+    """A dict of "axis" [P], steps along either direction, and "plane" [P][P], losses by term."""
+    f = flags.flatness
+    axis = [f.surface_range * (2 * i / (f.surface_points - 1) - 1) for i in range(f.surface_points)]
+    directions = surface.directions(subject.weights, flags.run.seed)
+    results = finished.compute(
+        {
+            f"{subject.key} plane {a} {b}": functools.partial(
+                subject.at, surface.plane(directions, a, b)
+            )
+            for a in axis
+            for b in axis
+        }
+    )
+    rows = [results[i : i + len(axis)] for i in range(0, len(results), len(axis))]
+    by_row = [_terms(subject, row) for row in rows]
+    return {"axis": axis, "plane": {t: [row[t] for row in by_row] for t in subject.terms}}
+
+
+def line(start: str, end: Subject, flags, finished: Finished) -> dict | None:
+    """A dict of "alphas", 0 at the checkpoint `start` and 1 at `end`, and "losses" by term."""
+    network, _ = script_util.from_checkpoint(start, flags)
+    weights = list(network.parameters())
+    if [w.shape for w in weights] != [w.shape for w in end.weights]:
+        logger.warn("warning: the two networks differ in shape, so there is no line between them")
+        return None
+    results = finished.compute(
+        {
+            f"{end.key} {sha256(start)} line {alpha}": functools.partial(
+                end.at, surface.between(weights, 1 - alpha)
+            )
+            for alpha in ALPHAS
+        }
+    )
+    return {"alphas": ALPHAS, "losses": _terms(end, results)}
+
+
+def _terms(subject, results):
+    """[{"losses": [terms][5]}, ...] -> {term: [..., [5]]}."""
+    return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
+
+
+def about(subject: Subject) -> dict:
+    """Where it came from, and its losses at w, with their standard errors over images."""
+    tables = zip(subject.terms, subject.at_w.tolist(), subject.errors.tolist())
+    return {
+        "name": subject.name,
+        "path": subject.path,
+        "sha256": subject.sha256,
+        "num_weights": subject.num_weights,
+        "image_size": subject.model.image_size,
+        "timesteps": subject.diffusion.num_timesteps,
+        "t_range": subject.t_range,
+        "batch_size": subject.batch_size,
+        "at_w": {term: {"losses": means, "errors": errors} for term, means, errors in tables},
+    }
+
+
+def warn_of_differences(models: list[dict]) -> None:
+    """Say what makes the last of the models hard to compare with the first."""
+    first, last = models[0], models[-1]
+    for key, why in (
+        ("num_weights", "distances and sigmas mean different things"),
+        ("image_size", "their losses are of different images"),
+        ("t_range", "their losses are of different noise levels"),
+    ):
+        if first[key] != last[key]:
+            logger.warn(
+                f"warning: {key} is {first[key]} for {first['name']} and {last[key]} for "
+                f"{last['name']}: {why}"
+            )
+
+
+# What was asked for
+
+
+def check(flags) -> None:
+    """ValueError for flags that make no sense, and for checkpoints that are not there."""
+    f = flags.flatness
+    find_models(f.model_path)
+    if not flags.data.data_dir:
+        raise ValueError("no data: give --data_dir, the images on which the losses are measured")
+    if f.flatness in flatness.KINDS:
+        flatness.pairs(torch.empty(f.num_draws))
+        sizes(f)
+    if f.surface_points % 2 == 0 or not f.surface_range > 0:
+        raise ValueError(
+            f"surface_points is {f.surface_points}, surface_range {f.surface_range}; expected an "
+            "odd number, so that the weights themselves are one of the points, and a positive one"
+        )
+
+
+def find_models(text: str) -> list[str]:
+    """The files of --model_path, absolute, each once; ValueError if one is missing."""
+    paths = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        found = [part] if bf.exists(part) else sorted(filter(_may_be_weights, bf.glob(part)))
+        if not found or bf.isdir(part):
+            raise ValueError(
+                f"--model_path: there is no file {part}; expected checkpoints separated by commas, "
+                "as runs/a/ema_0.9999_200000.pt or runs/*/model200000.pt"
+            )
+        paths += map(checkpoint.absolute, found)
+    if not paths:
+        raise ValueError("no checkpoint: give --model_path FILE,FILE,... (model*, ema_* or swa_*)")
+    return list(dict.fromkeys(paths))
+
+
+def _may_be_weights(path: str) -> bool:
+    """Not of the other files of a run, which a * takes in too."""
+    name = os.path.basename(path)
+    return name.endswith((".pt", ".safetensors")) and not name.startswith(("opt", "state"))
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """What tells the paths apart: without the folder that all are in."""
+    shared = os.path.commonprefix([f"{os.path.dirname(p)}/" for p in paths])  # noqa: RUF071
+    start = shared.rfind("/") + 1
+    return [path[start:].removesuffix(".pt") for path in paths]
+
+
+def sizes(f: config.FlatnessFlags) -> list[float]:
+    """The sigmas of LPF or the radii of MC, the smallest first."""
+    name, text = "sigma", f.sigma or SIGMAS[f.noise_scale]
+    if f.flatness == "MC":
+        name, text = "radius", f.radius
+    try:
+        values = sorted({float(v) for v in text.split(",") if v.strip()})
+    except ValueError:
+        values = []
+    if not values or not 0 < values[0] <= values[-1] < math.inf:
+        raise ValueError(
+            f"--{name} is {text!r}; expected positive numbers separated by commas, as 0.001,0.01"
+        )
+    return values
+
+
+def arithmetic(flags):
+    """Flags, and torch, set for exact work: the rises are small differences of losses."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    if flags.flatness.flatness != "HESSIAN":
+        return flags
+    run = dataclasses.replace(flags.run, dtype="fp32", compile=False)
+    model = dataclasses.replace(flags.model, use_fp16=False)
+    if (run, model) != (flags.run, flags.model):
+        logger.warn("warning: HESSIAN is computed in fp32 and not compiled, whatever flags say")
+    return SimpleNamespace(**vars(flags) | {"run": run, "model": model})
+
+
+def settings(flags) -> dict:
+    """Every flag that a number may depend on, and torch's version."""
+    groups = config.to_dict(flags)
+    del groups["run"]["log_dir"], groups["train"]  # which change nothing here
+    return groups | {"torch": torch.__version__, "device": dist_util.dev().type}

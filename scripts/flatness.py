@@ -1,0 +1,42 @@
+"""Measure how flat the loss is around one checkpoint or several: table, json, csv and pictures.
+
+    mpirun -n 2 python scripts/flatness.py --data_dir DIR --flatness LPF \\
+        --model_path "runs/adam/ema_0.9999_200000.pt,runs/sam/ema_*.pt"
+
+Networks are compared on the same images, timesteps, noise and weight perturbations, all functions
+of --seed. With the same --log_dir, an interrupted run goes on where it was. The architecture is
+read from config.json beside each checkpoint.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        flatness=config.FlatnessFlags,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        model=config.ModelFlags,
+        diffusion=config.DiffusionFlags,
+        train=config.TrainFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        measure(flags)
+
+
+def measure(flags):
+    from flatdiff import dist_util, flatness_report, flatness_run, logger, run_util
+
+    flatness_run.check(flags)
+    folder = run_util.open_log(flags)
+    record = flatness_run.study(flags, folder)
+    if dist_util.rank() == 0:
+        for path in flatness_report.write(record, folder):
+            logger.log(path)
+
+
+if __name__ == "__main__":
+    main()
