@@ -19,9 +19,9 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-demo: $(DEMO)/samples.png
-	@echo; echo "Samples:         $(abspath $(DEMO)/samples.png)"
-	@echo "Training curves: $(abspath $(DEMO)/training_curves.png)"
+demo: $(DEMO)/samples.png $(DEMO)/LPF/flatness.json $(DEMO)/MC/flatness.json \
+		$(DEMO)/exposure/exposure_bias.json
+	@echo; echo "What the demo made:"; ls -1 $(abspath $(DEMO))/*.png $(abspath $(DEMO))/*/*.png
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -49,10 +49,30 @@ $(DEMO)/%/state$(STEPS).pt: $(DEMO)/digits/ready
 		$(MODEL_FLAGS) $(DIFFUSION_FLAGS) $(TRAIN_FLAGS) $($*_FLAGS) \
 		--log_dir $(DEMO)/$* --resume auto
 
-$(DEMO)/%/samples_64x8x8x3.npz: $(DEMO)/%/state$(STEPS).pt
-	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample.py --log_dir $(DEMO)/$* \
-		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --num_samples 64 --batch_size 32 \
-		--timestep_respacing 100
+SAMPLE_FLAGS := --num_samples 64 --batch_size 32 --timestep_respacing 100
+MODELS := $(DEMO)/adam/ema_0.99_$(STEPS).pt,$(DEMO)/adam-sam/ema_0.99_$(STEPS).pt
+TRAINED := $(DEMO)/adam/state$(STEPS).pt $(DEMO)/adam-sam/state$(STEPS).pt
 
-$(DEMO)/samples.png: $(DEMO)/adam/samples_64x8x8x3.npz $(DEMO)/adam-sam/samples_64x8x8x3.npz
+$(DEMO)/%/samples_64x8x8x3.npz: $(DEMO)/%/state$(STEPS).pt
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample.py $(SAMPLE_FLAGS) \
+		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$*
+
+$(DEMO)/%/samples_64x8x8x3_w8.npz: $(DEMO)/%/state$(STEPS).pt
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample_quant.py --quant 8 $(SAMPLE_FLAGS) \
+		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$* --data_dir $(DEMO)/digits
+
+$(DEMO)/%/samples_64x8x8x3_w4.npz: $(DEMO)/%/state$(STEPS).pt
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample_quant.py --quant 4 $(SAMPLE_FLAGS) \
+		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$* --data_dir $(DEMO)/digits
+
+$(DEMO)/%/flatness.json: $(TRAINED)
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness $* --model_path $(MODELS) \
+		--data_dir $(DEMO)/digits --num_images 256 --log_dir $(DEMO)/$*
+
+$(DEMO)/exposure/exposure_bias.json: $(TRAINED)
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/exposure_bias.py --model_path $(MODELS) \
+		--data_dir $(DEMO)/digits --timestep_respacing 20 --log_dir $(DEMO)/exposure
+
+$(DEMO)/samples.png: $(foreach run,adam adam-sam,$(foreach bits,3 3_w8 3_w4, \
+		$(DEMO)/$(run)/samples_64x8x8x$(bits).npz))
 	$(BIN)/python scripts/compare.py --runs $(DEMO)/adam,$(DEMO)/adam-sam --log_dir $(DEMO)

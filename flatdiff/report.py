@@ -6,6 +6,7 @@ Reads what runs leave on disk (progress.csv, samples_*.npz), and knows nothing o
 import csv
 import glob
 import os
+import re
 
 import matplotlib
 import numpy as np
@@ -56,7 +57,8 @@ def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
 def samples_of(folder: str) -> dict[str, str]:
     """The newest samples_NxHxWx3.npz ("") and those from quantized weights ("w8", "w4a8", ...)."""
     files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
-    found = {os.path.basename(f)[:-4].partition("x3")[2].lstrip("_"): f for f in files}
+    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(\w*)\.npz$", f), f) for f in files]
+    found = {match[1]: file for match, file in named if match}
     if not found:
         raise ValueError(
             f"no samples_*.npz in {os.path.abspath(folder)}: draw some with scripts/image_sample.py"
