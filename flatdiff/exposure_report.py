@@ -14,7 +14,7 @@ from . import checkpoint
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-CURVES = ("training", "sampling", "gap", "delta")
+CURVES = ("training", "sampling", "gap", "output", "output_gap", "delta")
 SHIFTED = {  # what is drawn of each prior, and its axis
     "loss_rise": "rise of the noise's squared error",
     "late_norm": "‖predicted noise‖₂, last tenth of chain",
@@ -142,17 +142,23 @@ def draw_curves(record: dict, path: str) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH, HEIGHT + 0.6), layout="constrained")
     timesteps = record["timesteps"]
     norms, gaps, deltas = axes
+    scaled = any(scale != 1 for scale in record["eps_scale"])
     for i, model in enumerate(record["models"]):
         colour = f"C{i}"
         norms.plot(timesteps, model["training"]["value"], "--", color=colour)
         norms.plot(timesteps, model["sampling"]["value"], color=colour, label=model["name"])
+        if scaled:
+            norms.plot(timesteps, model["output"]["value"], ":", color=colour)
         _band(gaps, timesteps, model["gap"], colour)
         _band(deltas, timesteps, model["delta"], colour)
     gaps.axhline(0, color="0.5", linewidth=0.8)
     label = "perfect sampler, to another image"
     deltas.plot(timesteps, record["perfect_delta"], ":", color="0.3", label=label)
     deltas.legend(fontsize="small")
-    norms.set(ylabel="‖predicted noise‖₂", title="dashed: real images (training); solid: sampling")
+    title = "dashed: real images (training); solid: sampling"
+    norms.set(
+        ylabel="‖predicted noise‖₂", title=f"{title};\ndotted: before scaling" if scaled else title
+    )
     gaps.set(ylabel="gap of ‖predicted noise‖₂", title="sampling − training")
     deltas.set(ylabel="δₜ", title="spread of xₜ about the starting images")
     for axis in axes:

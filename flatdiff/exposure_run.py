@@ -176,19 +176,26 @@ def _gather(parts: list[torch.Tensor]) -> torch.Tensor:
 def numbers(m: Measured, diffusion) -> dict:
     """The curves over t, and "priors": for each (mu, s) the loss, the late norms, the images.
 
-    gap: sampling - training. loss_rise: over that at (0, 1). late_norm: over the last tenth of the
-    chain's steps. mean and std of the images are by channel.
+    training: the norm of the network's output on noised images; output: along the chain; sampling:
+    of the noise that the sampler takes, output / eps_scale, the same with the scaling off. gap and
+    output_gap: sampling and output, less training. The scaling is to close the first (Ning et al.
+    2024); the second says how the network finds its inputs changed.
+    loss_rise: over that at (0, 1). late_norm: of the output, over the last tenth of the chain's
+    steps. mean and std of the images are by channel.
     """
-    norms = m.begun[NORMAL]["norms"]
+    output = m.begun[NORMAL]["norms"]
+    sampling = output / diffusion.eps_scale
     estimates = {
         "training": mean(m.training),
-        "sampling": mean(norms),
-        "gap": mean(norms - m.training),
+        "sampling": mean(sampling),
+        "gap": mean(sampling - m.training),
+        "output": mean(output),
+        "output_gap": mean(output - m.training),
         "delta": exposure_bias.delta(m, diffusion),
     }
     priors = []
     for (mu, s), begun in m.begun.items():
-        late = begun["norms"][:, : max(1, norms.shape[1] // 10)].mean(axis=1)
+        late = begun["norms"][:, : max(1, diffusion.num_timesteps // 10)].mean(axis=1)
         told = {
             "loss": mean(begun["loss"]),
             "loss_rise": mean(begun["loss"] - m.begun[NORMAL]["loss"]),
@@ -201,7 +208,8 @@ def numbers(m: Measured, diffusion) -> dict:
 def difference(m: Measured, base: Measured, diffusion) -> dict:
     """m less base, paired by image: the gap and delta, and by prior the loss and its rise."""
     sigma = diffusion.sqrt_one_minus_alphas_cumprod
-    gap, base_gap = (x.begun[NORMAL]["norms"] - x.training for x in (m, base))
+    scale = diffusion.eps_scale
+    gap, base_gap = (x.begun[NORMAL]["norms"] / scale - x.training for x in (m, base))
     delta = exposure_bias.left_out(
         lambda std: (std[0] - sigma) ** 2 - (std[1] - sigma) ** 2,
         np.stack([m.std, base.std]),

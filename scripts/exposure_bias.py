@@ -5,9 +5,9 @@
         --prior_shift 0.1:1,0.2:1,0:1.1
 
 Writes exposure_bias.json, .csv and .png into --log_dir: at each timestep, the norm of the predicted
-noise on noised images (training) and along the chain (sampling), their gap, and delta_t; with
---prior_shift also prior_shift.csv and .png. The noise is the network's own output: with
---eps_scaler the chain is the scaled one, and is right where this output agrees with training.
+noise on noised images (training) and along the chain (sampling: as the sampler takes it, so after
+--eps_scaler; output: as the network gives it), the gap, and delta_t. With --prior_shift, pairs
+mean:deviation at which the chain begins instead of 0:1, also prior_shift.csv and .png.
 """
 
 from flatdiff import config

@@ -121,7 +121,7 @@ def test_an_exact_network_has_no_gap_in_many_small_steps():
     np.testing.assert_allclose(sampling_curve(d), training_curve(d), rtol=0.02)
 
 
-def test_epsilon_scaling_moves_the_sampling_curve_onto_the_training_curve():
+def test_epsilon_scaling_undoes_a_wrong_scale_of_the_network():
     plain, scaled = steps(200), steps(200, eps_scaler=1.1)
     model, data = Exact(plain, scale=1.1), gaussian_data()
     training, _ = eb.norms(eb.noised(model, plain, data))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from chains import chain
 from launch import ROOT, mpirun
 
 from flatdiff import (
@@ -111,36 +112,42 @@ def test_the_record(record, folder):
     assert (np.array(b["less"]["delta"]["error"]) < both)[:-1].all()
 
 
-def test_two_ranks_give_the_same_record(record, folder):
+@pytest.fixture(scope="module")
+def files(folder):
+    """What the script writes on two ranks."""
     out = folder / "two"
-    f = flags_of(folder).exposure
-    args = [f"--{name}={value}" for name, value in f.__dict__.items()]
+    args = [f"--{name}={value}" for name, value in flags_of(folder).exposure.__dict__.items()]
     args += ["--timestep_respacing", "6", "--seed", SEED, "--log_dir", out]
-    args += ["--data_dir", folder / "images.npz"]
+    args += ["--data_dir", folder / "images.npz", "--lr", "1e-4", "--optimizer", "adam-sam"]
     done = mpirun(2, ROOT / "scripts" / "exposure_bias.py", *args)
     assert done.returncode == 0, done.stderr
-    found = json.loads((out / "exposure_bias.json").read_text())
+    names = ("exposure_bias.json", "exposure_bias.csv", "prior_shift.csv")
+    pictures = ("exposure_bias.png", "prior_shift.png")
+    assert all(str(out / name) in done.stdout for name in names + pictures)
+    assert all((out / name).stat().st_size > 10_000 for name in pictures)
+    return out
+
+
+def test_two_ranks_give_the_same_record(record, files):
+    found = json.loads((files / "exposure_bias.json").read_text())
     assert found["models"] == record["models"]
+    assert found.keys() == record.keys()
     assert found["perfect_delta"] == record["perfect_delta"]
-    for name in ("exposure_bias.png", "prior_shift.png", "prior_shift.csv"):
-        assert str(out / name) in done.stdout and (out / name).stat().st_size > 500
+    assert found["real_images"] == record["real_images"]
 
 
-def test_the_files_say_what_the_record_says(record, tmp_path):
-    paths = exposure_report.save(record, str(tmp_path))
-    assert all(path.startswith(str(tmp_path)) for path in paths) and len(paths) == 5
-    assert json.loads((tmp_path / "exposure_bias.json").read_text()) == record
-    with open(tmp_path / "exposure_bias.csv") as file:
+def test_the_tables_say_what_the_record_says(record, files):
+    with open(files / "exposure_bias.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 6
     row, model = rows[6 + 4], record["models"][1]
     assert (row["model"], row["timestep"]) == ("b/model000007", "31")
-    for name in ("training", "sampling", "gap", "delta"):
+    for name in ("training", "sampling", "gap", "output", "output_gap", "delta"):
         assert float(row[name]) == model[name]["value"][4]
         assert float(row[f"{name}_error"]) == model[name]["error"][4]
     assert float(row["gap_less_first"]) == model["less"]["gap"]["value"][4]
     assert rows[4]["gap_less_first"] == ""
-    with open(tmp_path / "prior_shift.csv") as file:
+    with open(files / "prior_shift.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["mu"] for row in rows] == ["0.0", "0.5", "0.0"] * 2
     assert float(rows[4]["std_2"]) == model["priors"][1]["std"]["value"][2]
@@ -160,14 +167,34 @@ def test_the_table_shows_some_timesteps(record):
 def test_chains_are_those_of_image_sample(folder):
     path = str(folder / "runs/a/model000007.pt")
     model, diffusion = script_util.from_checkpoint(path, flags_of(folder))
-    labels = torch.tensor([0, 1, 2])
-    x_start, t = torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.int64)
-    batch = exposure_run._batch(torch.arange(3), x_start, t, {"y": labels}, SEED)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    x_start, t = torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)
+    batch = exposure_run._batch(torch.tensor([3, 4]), x_start, t, {"y": labels}, SEED)
     images = generate.sample_images(
-        model, diffusion, [0, 1, 2], (3, 8, 8), seed=SEED, labels=labels
+        model, diffusion, [3, 4], (3, 8, 8), seed=SEED, labels=labels[3:]
     )
     _, x = eb.norms(eb.walked(model, diffusion, batch))
     np.testing.assert_array_equal(to_uint8(x), images)
+
+
+def test_sampling_is_what_the_sampler_takes_and_output_what_the_network_gives():
+    d = chain("4", eps_scaler=1.25, eps_scaler_slope=0.25)
+    rng = np.random.default_rng(0)
+    training, output = rng.random((2, 5, 4)) + 1
+    columns = {"norms": output, "loss": output[:, 0]}
+    columns |= {name: rng.random((5, 3)) for name in eb.STATISTICS}
+    m = eb.Measured(training, rng.random(4), rng.random((5, 4)), {eb.NORMAL: columns})
+    found = exposure_run.numbers(m, d)
+    taken = output / [1.25, 1.5, 1.75, 2.0]
+    expected = {"output": output, "sampling": taken}
+    expected |= {"gap": taken - training, "output_gap": output - training}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name]["value"], values.mean(axis=0))
+        np.testing.assert_allclose(found[name]["error"], values.std(axis=0, ddof=1) / 5**0.5)
+    other = replace(m, begun={eb.NORMAL: columns | {"norms": 2 * output}})
+    less = exposure_run.difference(other, m, d)
+    np.testing.assert_allclose(less["gap"]["value"], taken.mean(axis=0))
+    np.testing.assert_allclose(less["gap"]["error"], found["sampling"]["error"])
 
 
 def test_batches_go_back_in_order(monkeypatch):
