@@ -17,9 +17,9 @@ from matplotlib import pyplot as plt
 CURVES = ("training", "sampling", "gap", "output", "output_gap", "delta")
 SHIFTED = {  # what is drawn of each prior, and its axis
     "loss_rise": "rise of the noise's squared error",
-    "late_norm": "‖predicted noise‖₂, last tenth of chain",
+    "late_norm": "‖predicted noise‖₂, last steps",
     "mean": "mean of the images' values",
-    "std": "standard deviation of the images' values",
+    "std": "deviation of the images' values",
     "clipped": "share of values at −1 or 1",
 }
 BAND = 1.96
