@@ -1,4 +1,4 @@
-"""A network that knows its data, independent normal pixels, exactly; and what its chain then does."""
+"""A network that knows its data, independent normal pixels, exactly; and what its chain does."""
 
 import numpy as np
 import torch
