@@ -3,6 +3,8 @@ from setuptools import setup
 mpi = ["mpi4py>=4.1", "mpich>=4.3; sys_platform == 'linux'"]
 digits = ["scikit-learn>=1.4"]
 tensorboard = ["tensorboard>=2.16"]
+photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
+lsun = ["lmdb>=1.4"]
 test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11", "hessian-eigenthings==1.0.0a5"]
 
 setup(
@@ -26,6 +28,8 @@ setup(
         "mpi": mpi,
         "digits": digits,
         "tensorboard": tensorboard,
-        "test": test + mpi + digits + tensorboard,
+        "photos": photos,
+        "lsun": lsun,
+        "test": test + mpi + digits + tensorboard + photos + lsun,
     },
 )

@@ -1,0 +1,198 @@
+"""What the preparation scripts share: their command line, the folder they write, and npz by rows.
+
+A folder appears when all its images are written. Until then they collect in FOLDER.partial, and
+a run that was killed goes on there. `prepared.json` in it says what it was made of and how, so
+that a finished folder is reused and never mixed with another. Memory stays flat: one image at a
+time comes in, a few hundred are under way.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import zipfile
+
+RECORD = "prepared.json"
+AT_ONCE = 256  # images handed to the threads together
+
+
+def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
+    """A parser with --out_dir, or --out if `out` begins with FILE."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out" if out.startswith("FILE") else "--out_dir", required=True, help=out)
+    return parser
+
+
+def add_image_size(parser, default=None, help="pixels a side") -> None:
+    text = f"{help}; default {default}" if default is not None else help
+    parser.add_argument("--image_size", type=positive, default=default, help=text)
+
+
+def add_classes(parser) -> None:
+    """--class_cond and --class_from, as in training."""
+    parser.add_argument(
+        "--class_cond", type=boolean, default=False, help="keep the labels; default False"
+    )
+    parser.add_argument(
+        "--class_from",
+        choices=("prefix", "folder"),
+        default="prefix",
+        help="a class is the file name before its first _ (prefix, the default), or the folder",
+    )
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 1 or more")
+    return int(text)
+
+
+def boolean(text: str) -> bool:
+    from flatdiff.flags import BOOLEANS
+
+    if text.lower() not in BOOLEANS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
+    return BOOLEANS[text.lower()]
+
+
+def need_file(path: str, what: str) -> str:
+    """The path, or SystemExit where nothing is; `what` says what is expected, and where it is."""
+    if not os.path.exists(path):
+        raise SystemExit(f"no {os.path.abspath(path)}: {what}")
+    return path
+
+
+def write_folder(out_dir: str, images, total: int, record: dict) -> str:
+    """Write images as PNG files of `out_dir`, or find them there; prints and returns its path.
+
+    images: pairs of a name without .png, perhaps with folders, and a function without arguments
+    that makes the image (uint8 array or PIL), called in threads, and only where it is missing;
+    record: plain values that the images are a function of.
+    """
+    from tqdm import tqdm
+
+    path, record = os.path.abspath(out_dir), {**record, "num_images": total}
+    if is_prepared(path, record):
+        print(f"{total} images reused: {path}")
+        return path
+    partial = f"{path}.partial"
+    if _record_in(partial) != record:
+        shutil.rmtree(partial, ignore_errors=True)
+        os.makedirs(partial)
+        with open(os.path.join(partial, RECORD), "w") as file:
+            json.dump(record, file, indent=2)
+    done = in_threads(lambda image: _write_png(partial, *image), images)
+    try:
+        written = sum(1 for _ in tqdm(done, desc="writing images", total=total))
+    except (OSError, ValueError) as error:  # as decoders raise them
+        raise SystemExit(f"{error} (what is written is in {partial})") from error
+    if written != total:
+        raise SystemExit(f"{written} images came instead of {total}: the source is not whole")
+    os.replace(partial, path)
+    print(f"{total} images written: {path}")
+    return path
+
+
+def is_prepared(out_dir: str, record: dict) -> bool:
+    """Whether `out_dir` is finished, as `record` says; SystemExit if it holds anything else."""
+    if not os.path.isdir(out_dir) or not os.listdir(out_dir):
+        return False
+    found = _record_in(out_dir)
+    if found == record:
+        return True
+    held = "holds something else" if found is None else f"was made otherwise ({found})"
+    raise SystemExit(f"{out_dir} {held}: remove it, or give another --out_dir")
+
+
+def _record_in(folder):
+    try:
+        with open(os.path.join(folder, RECORD)) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _write_png(folder, name, make):
+    import numpy as np
+    from PIL import Image
+
+    path = os.path.join(folder, f"{name}.png")
+    if os.path.exists(path):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Image.fromarray(np.asarray(make())).save(f"{path}.part", "PNG")
+    os.replace(f"{path}.part", path)
+
+
+def in_threads(function, items):
+    """function(item) for each item, in order, by as many threads as there are cores."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    items = iter(items)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        while chunk := list(itertools.islice(items, AT_ONCE)):
+            yield from threads.map(function, chunk)
+
+
+def splits(classes) -> list[str]:
+    """The split of each image: the 5th, 10th, ... of each class is "test", the others "train"."""
+    seen, names = {}, []
+    for name in classes:
+        seen[name] = seen.get(name, 0) + 1
+        names.append("train" if seen[name] % 5 else "test")
+    return names
+
+
+# npz by rows
+
+
+def write_npz(path: str, images, shape, labels=None) -> None:
+    """Write uint8 images of an iterable as arr_0 `shape` [N, H, W, 3], and labels as arr_1.
+
+    One image is held at a time; the file appears when it is whole.
+    """
+    import numpy as np
+
+    with zipfile.ZipFile(f"{path}.partial", "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in images:
+                file.write(np.ascontiguousarray(image, dtype=np.uint8))
+        if labels is not None:
+            with archive.open("arr_1.npy", "w") as file:
+                np.lib.format.write_array(file, np.asarray(labels, dtype=np.int64))
+    os.replace(f"{path}.partial", path)
+    print(f"{shape[0]} images written: {os.path.abspath(path)}")
+
+
+def npz_rows(path: str, name: str):
+    """(shape, iterator over rows) of one array of an npz; a row is read when it is asked for.
+
+    SystemExit where the file cannot be read, has no such array, or holds Python objects.
+    """
+    import numpy as np
+
+    try:
+        archive = zipfile.ZipFile(path)
+        file = archive.open(f"{name}.npy")
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): "read_array_header_1_0"}.get(version, "read_array_header_2_0")
+        shape, by_columns, dtype = getattr(np.lib.format, read)(file)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SystemExit(f"cannot read {name} of {path}: {error}") from error
+    if by_columns or dtype.hasobject:
+        raise SystemExit(f"{name} of {path} is no plain array in C order: {dtype} {shape}")
+    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+
+    def rows():
+        with archive, file:
+            for _ in range(shape[0]):
+                yield np.frombuffer(file.read(row_bytes), dtype).reshape(shape[1:])
+
+    return shape, rows()

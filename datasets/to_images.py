@@ -1,0 +1,50 @@
+"""Write the images of an npz, such as samples, as PNG files.
+
+    python datasets/to_images.py --npz samples_50000x64x64x3.npz --out_dir samples
+
+Files are INDEX.png, or LABEL_INDEX.png where the npz has labels (arr_1), so that --class_cond
+finds the classes again. One image is in memory at a time.
+"""
+
+from common import argparser, need_file, npz_rows, write_folder
+
+
+def create_argparser():
+    parser = argparser(__doc__)
+    parser.add_argument(
+        "--npz", required=True, help="file with arr_0 uint8 [N, H, W, 3], perhaps arr_1 [N]"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = create_argparser().parse_args(argv)
+    path = need_file(args.npz, "give an npz with arr_0, as image_sample.py writes it")
+
+    import os
+
+    shape, images = npz_rows(path, "arr_0")
+    if len(shape) != 4 or shape[3] != 3:
+        raise SystemExit(f"arr_0 of {path} is {shape}, expected (N, H, W, 3)")
+    pairs = ((name, lambda image=image: image) for name, image in zip(names(path), images))
+    stat = os.stat(path)
+    record = {"npz": os.path.abspath(path), "bytes": stat.st_size, "time": stat.st_mtime_ns}
+    write_folder(args.out_dir, pairs, shape[0], record)
+
+
+def names(path: str):
+    """The file name of each image, without .png."""
+    import numpy as np
+
+    with np.load(path) as archive:
+        labels = archive["arr_1"] if "arr_1" in archive.files else None
+    if labels is None:
+        from itertools import count
+
+        return (f"{i:05d}" for i in count())
+    width = len(str(labels.max()))  # so that names sort as numbers do
+    return (f"{label:0{width}d}_{i:05d}" for i, label in enumerate(labels))
+
+
+if __name__ == "__main__":
+    main()
