@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -147,9 +146,8 @@ class Subject:
         return t_range or num_timesteps
 
     def _key(self, flags) -> str:
-        """A hash, also of the images, and of the config.json that says what the network is."""
-        source = os.path.join(os.path.dirname(self.path), checkpoint.CONFIG)
-        config = checkpoint.load_json(source) if checkpoint.exists(source) else None
+        """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
+        config, _ = checkpoint.config_of(self.path)
         images = [self.draws.x_start, *self.draws.model_kwargs.values()]
         self.sha256 = sha256(self.path)
         everything = {
