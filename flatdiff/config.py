@@ -102,6 +102,7 @@ class ClassifierFlags:
         choices=("attention", "adaptive", "spatial", "spatial_v2"),
         fixed=True,
     )
+    num_classes: int = flag(1000, "number of classes", low=1, fixed=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,3 +303,53 @@ class QuantFlags:
     num_images: int = flag(
         256, "images of data_dir on which the loss is measured before and after", low=2
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierTrainFlags(TrainFlags):
+    """The training of a noisy classifier."""
+
+    lr: float = flag(3e-4, "learning rate of AdamW", low=0)
+    batch_size: int = flag(4, "images per rank and step; the global batch is ranks x this", low=1)
+    random_crop: bool = flag(True, "crop at random; False: at the centre")
+    ema_rate: str = flag("", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
+    log_interval: int = flag(10, "steps between two lines of the log", low=1)
+    iterations: int = flag(150000, "steps in all, if there is no end_step", low=1)
+    anneal_lr: bool = flag(False, "lr falls to 0 at the last step; False: lr stays")
+    noised: bool = flag(True, "classify noised images, for guidance; False: clean ones")
+    val_data_dir: str = flag("", "images for val_loss and val_acc; empty: none")
+    eval_interval: int = flag(5, "steps between two batches of val_data_dir", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceFlags:
+    """Guidance by a noisy classifier (Dhariwal & Nichol 2021)."""
+
+    classifier_path: str = flag("", "checkpoint of classifier_train: model* (or ema_*, swa_*)")
+    classifier_scale: float = flag(1.0, "factor of the classifier's gradient; 0: no guidance")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseFlags:
+    """What a super-resolution network enlarges."""
+
+    base_samples: str = flag("", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels")
+
+
+@dataclasses.dataclass(frozen=True)
+class NllFlags:
+    """The variational bound of images, in bits per dimension."""
+
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
+    num_samples: int = flag(1000, "number of images, chosen at random by the seed", low=1)
+    batch_size: int = flag(1, "images per rank and network call", low=1)
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """A checkpoint as a folder that diffusers loads, or back."""
+
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
+    out_dir: str = flag("", "folder to make")
+    reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
