@@ -7,7 +7,10 @@ several groups. A name that two groups share is one flag, and each group keeps i
 import argparse
 import dataclasses
 import difflib
+import shlex
 from types import SimpleNamespace
+
+from .presets import PRESETS
 
 BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
     ("no", "false", "f", "n", "0"), False
@@ -33,18 +36,36 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
 
+class Preset(argparse.Action):
+    """--preset NAME reads the flags of its string as if they stood in its place.
+
+    Flags that this command line does not have are left out.
+    """
+
+    def __call__(self, parser, namespace, name, option_string=None):
+        parser.parse_known_args(shlex.split(PRESETS[name]), namespace)
+        namespace.presets = [*getattr(namespace, "presets", ()), name]
+
+
 def parse(description, argv=None, **groups):
     """Read the command line into one frozen dataclass a group.
 
-    Returns a namespace with an attribute a group, and `given`: a dict of what was typed.
-    Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice:
-    the last one wins.
+    Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
+    preset; and `presets`, name -> flag string of those named. Exits with status 2 and one line on a
+    flag that is unknown or malformed. A flag given twice: the last one wins.
     """
     parser = Parser(
         description=description,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--preset",
+        action=Preset,
+        choices=PRESETS,
+        metavar="NAME",
+        help=f"published flags, read here; later ones win: {', '.join(PRESETS)}",
     )
     known = {}
     for title, group in groups.items():
@@ -56,15 +77,15 @@ def parse(description, argv=None, **groups):
                     f"--{field.name}",
                     type=_reader(field),
                     metavar=_metavar(field),
-                    help=f"{field.metadata['help']} (default: {field.default!r})".replace(
-                        "%", "%%"
-                    ),
+                    help=_help(field),
                 )
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))
     given = vars(namespace)
-    return SimpleNamespace(given=given, **{k: group_of(g, given) for k, g in groups.items()})
+    presets = {name: PRESETS[name] for name in given.pop("presets", ())}
+    values = {k: group_of(g, given) for k, g in groups.items()}
+    return SimpleNamespace(given=given, presets=presets, **values)
 
 
 def group_of(group, values):

@@ -18,6 +18,7 @@ from . import checkpoint, dist_util, logger, script_util
 from .image_datasets import save_grid, to_uint8
 from .rng import LABEL, SAMPLE, generator, seed_of
 
+KEY_GROUPS = ("sample", "diffusion", "quant", "guidance", "base")
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
 
@@ -40,11 +41,22 @@ class ImageNoise:
 
 
 def sample_images(
-    model, diffusion, indices, shape, *, seed=0, sampler="ddpm", labels=None, clip_denoised=True
+    model,
+    diffusion,
+    indices,
+    shape,
+    *,
+    seed=0,
+    sampler="ddpm",
+    labels=None,
+    clip_denoised=True,
+    cond_fn=None,
+    **model_kwargs,
 ):
     """The images of these indices: uint8 [N, H, W, 3] on the CPU.
 
-    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None.
+    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None. `cond_fn`:
+    guidance, as in `samplers`. `model_kwargs`: tensors [N, ...] for the network and cond_fn.
     """
     device = dist_util.dev()
     noise = ImageNoise(seed, indices, device)
@@ -53,12 +65,15 @@ def sample_images(
         "ddim": diffusion.ddim_sample_loop,
         "dpmpp": diffusion.dpmpp_sample_loop,
     }[sampler]
+    if labels is not None:
+        model_kwargs["y"] = labels
     x = loop(
         model,
         (len(indices), *shape),
         noise=noise(torch.empty(len(indices), *shape, device=device)),
         clip_denoised=clip_denoised,
-        model_kwargs={} if labels is None else {"y": labels.to(device)},
+        cond_fn=cond_fn,
+        model_kwargs={name: value.to(device) for name, value in model_kwargs.items()},
         device=device,
         randn=noise,
     )
@@ -75,19 +90,28 @@ def draw_labels(indices, seed, num_classes, wanted=()):
     return torch.tensor([seed_of(seed, LABEL, i) % num_classes for i in indices])
 
 
-def sampler(model, diffusion, flags):
-    """A function of image indices, as `generate` wants it, by the flags."""
+def labels_of(flags, num_classes):
+    """A function of image indices that gives their labels, by --class_labels; None: no classes."""
     wanted = _class_labels(flags.sample.class_labels)
-    num_classes = model.num_classes
-    if wanted and num_classes is None:
+    if num_classes is None and wanted:
         raise ValueError("--class_labels was given, but the network is not class-conditional")
+    if num_classes is None:
+        return lambda indices: None
+    return lambda indices: draw_labels(indices, flags.run.seed, num_classes, wanted)
+
+
+def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {}, guide=None):
+    """A function of image indices, as `generate` wants it, by the flags.
+
+    `labels`, `conditions`: functions of indices that give labels [N] or None, as `labels_of`, and
+    other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
+    """
+    labels = labels or labels_of(flags, model.num_classes)
     size = model.image_size
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def sample(indices):
-        labels = None
-        if num_classes is not None:
-            labels = draw_labels(indices, flags.run.seed, num_classes, wanted)
+        classes = labels(indices)
         with autocast():
             images = sample_images(
                 model,
@@ -96,22 +120,24 @@ def sampler(model, diffusion, flags):
                 (3, size, size),
                 seed=flags.run.seed,
                 sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
-                labels=labels,
+                labels=None if model.num_classes is None else classes,
                 clip_denoised=flags.sample.clip_denoised,
+                cond_fn=guide and guide(classes),
+                **conditions(indices),
             )
-        return images, labels
+        return images, classes
 
     return sample
 
 
-def key(flags):
-    """What the images of these flags depend on, as text: the checkpoint and the sampler."""
-    path = flags.sample.model_path
-    groups = (flags.sample, flags.diffusion, flags.quant)
+def key(flags, *files):
+    """What the images of these flags depend on, as text: the sampler, its checkpoints and files."""
+    groups = [v for k, v in vars(flags).items() if k in KEY_GROUPS]
     values = {k: v for group in groups for k, v in dataclasses.asdict(group).items()}
     for name in ("batch_size", "num_samples", "num_images", "save_quantized"):
-        del values[name]
-    values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "file": checkpoint.stamp(path)}
+        values.pop(name, None)
+    stamps = [checkpoint.stamp(path) for path in (flags.sample.model_path, *files)]
+    values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "files": stamps}
     return json.dumps(values, sort_keys=True)
 
 
@@ -122,6 +148,13 @@ def _class_labels(text):
         raise ValueError(
             f"--class_labels {text!r}: expected labels separated by commas, as 0,3,5"
         ) from None
+
+
+def save_samples(sample, flags, folder, *files, suffix=""):
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
+    amount = flags.sample.num_samples, flags.sample.batch_size
+    path = generate(sample, *amount, folder, key=key(flags, *files), suffix=suffix)
+    logger.log(f"sampling complete: {path}")
 
 
 def generate(sample, num_samples, batch_size, folder, key, suffix=""):

@@ -9,9 +9,11 @@ import inspect
 import math
 import os
 import tempfile
+from types import SimpleNamespace
 
-from . import checkpoint, dist_util, generate, logger, script_util
+from . import checkpoint, dist_util, generate, image_datasets, logger, script_util
 from .config import to_dict
+from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
 
 
@@ -30,6 +32,8 @@ def open_log(flags, step=None):
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
     if step is not None:
         logger.truncate(step)
+    for name, text in flags.presets.items():
+        logger.log(f"--preset {name}: {text}")
     return folder
 
 
@@ -67,15 +71,23 @@ def _refuse_another_network(flags, path):
     if not checkpoint.exists(source):
         return
     trained = checkpoint.load_json(source)
-    for name in ("model", "diffusion"):
+    for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
         for field in dataclasses.fields(group):
-            was, now = trained[name].get(field.name), getattr(group, field.name)
+            was, now = trained.get(name, {}).get(field.name), getattr(group, field.name)
             if field.metadata["fixed"] and was is not None and was != now:
                 raise ValueError(
                     f"{field.name} was {was!r} when {path} was trained ({source}), and is "
                     f"{now!r} now; give --{field.name} {was} to go on"
                 )
+
+
+def open_dataset(data, image_size, num_classes=None):
+    """The images of a DataFlags, with labels for a network of `num_classes`, None: without."""
+    class_cond = num_classes is not None
+    dataset = image_datasets.ImageDataset(data.data_dir, image_size, class_cond, data.class_from)
+    check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
+    return dataset
 
 
 def check_classes(dataset, model_flags):
@@ -87,29 +99,71 @@ def check_classes(dataset, model_flags):
         )
 
 
+def training_loop(
+    flags, model, diffusion, dataset, resume_checkpoint, conditions=lambda images: {}, **more
+):
+    """The TrainLoop of TrainFlags on the dataset.
+
+    `conditions`: images [N, 3, H, W] -> further tensors [N, ...] for the network, by name. `more`:
+    arguments of TrainLoop that go before those of the flags.
+    """
+    script_util.place(model)
+    if flags.run.compile:
+        model.compile()
+    own = batches(flags, dataset, flags.train.random_crop)
+
+    def data(start):
+        for images, cond in image_datasets.loader(own, start, flags.data.num_workers):
+            yield images, cond | conditions(images)
+
+    sampler = create_named_schedule_sampler(flags.train.schedule_sampler, diffusion)
+    arguments = loop_arguments(flags.train) | {
+        "use_fp16": flags.model.use_fp16,
+        "dtype": flags.run.dtype,
+        "seed": flags.run.seed,
+        "schedule_sampler": sampler,
+        "resume_checkpoint": resume_checkpoint,
+    }
+    return TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+
+
+def batches(flags, dataset, random_crop):
+    """This rank's part of the batches of a TrainFlags."""
+    return image_datasets.Batches(
+        dataset,
+        flags.train.batch_size,
+        seed=flags.run.seed,
+        shard=dist_util.rank(),
+        num_shards=dist_util.world_size(),
+        random_crop=random_crop,
+        random_flip=flags.train.random_flip,
+    )
+
+
 def loop_arguments(train):
     """The fields of TrainFlags that TrainLoop takes under the same name."""
-    known = inspect.signature(TrainLoop).parameters.keys() - {
-        "resume_checkpoint",
-        "schedule_sampler",
-    }
+    known = inspect.signature(TrainLoop).parameters
     return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
 
 
-def preview(flags):
-    """A function of the network that draws 64 images in at most 100 steps, the same each time."""
+def preview(flags, image_size, conditions=None):
+    """A function of the network that draws 64 images in at most 100 steps, the same each time.
+
+    `conditions`: image indices -> tensors [64, ...] for the network, by name; default labels, if
+    class_cond.
+    """
     steps = min(100, flags.diffusion.diffusion_steps)
     short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
     diffusion = script_util.create_chain(dataclasses.asdict(short))
-    size, indices = flags.model.image_size, range(64)
+    shape, indices, seed = (3, image_size, image_size), range(64), flags.run.seed
+
+    def labels(indices):
+        classes = flags.model.num_classes
+        return {"y": generate.draw_labels(indices, seed, classes)} if flags.model.class_cond else {}
 
     def sample(model):
-        labels = None
-        if flags.model.class_cond:
-            labels = generate.draw_labels(indices, flags.run.seed, flags.model.num_classes)
-        return generate.sample_images(
-            model, diffusion, indices, (3, size, size), seed=flags.run.seed, labels=labels
-        )
+        given = (conditions or labels)(indices)
+        return generate.sample_images(model, diffusion, indices, shape, seed=seed, **given)
 
     return sample
 
@@ -127,7 +181,7 @@ def describe(flags, loop, dataset):
         until = f"from step {loop.step} to step {loop.end_step}"
     ridge = "" if train.optimizer == "adam" else f" with rho {train.rho}"
     lines = {
-        "network": f"{millions:.2f} M parameters, {flags.model.image_size} pixels",
+        "network": f"{millions:.2f} M parameters, {dataset.image_size} pixels",
         "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
         "global batch": f"{loop.global_batch} ({dist_util.world_size()} ranks x {loop.batch_size})",
         "devices": dist_util.launch_summary(),

@@ -33,7 +33,9 @@ def diffusion_defaults():
 
 
 def classifier_defaults():
-    return _defaults(config.ClassifierFlags)
+    defaults = _defaults(config.ClassifierFlags)
+    del defaults["num_classes"]  # guided-diffusion has 1000
+    return defaults
 
 
 def model_and_diffusion_defaults():
@@ -186,6 +188,27 @@ def build(model_flags, diffusion_flags):
     )
 
 
+def build_super_res(model_flags, sizes, diffusion_flags):
+    """(super-resolution network, chain) of a ModelFlags, a SuperResFlags and a DiffusionFlags.
+
+    The side of the network's images is large_size, whatever image_size.
+    """
+    mult = channel_multipliers(sizes.large_size, model_flags.channel_mult, SR_CHANNEL_MULT)
+    flags = dataclasses.asdict(model_flags) | {
+        "image_size": sizes.large_size,
+        "channel_mult": ",".join(map(str, mult)),
+    }
+    model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
+    model.small_size = sizes.small_size
+    return model, create_chain(dataclasses.asdict(diffusion_flags))
+
+
+def build_classifier(classifier_flags, diffusion_flags):
+    """(noisy classifier, chain) of a ClassifierFlags and a DiffusionFlags."""
+    model = create_classifier(**dataclasses.asdict(classifier_flags))
+    return model, create_chain(dataclasses.asdict(diffusion_flags))
+
+
 def _complete(flags, defaults):
     """The defaults, overridden by `flags`; a name that is no flag here is a TypeError."""
     unknown = sorted(flags.keys() - defaults.keys())
@@ -208,7 +231,11 @@ def create_chain(flags):
 
 def autocast(flags, device):
     """A function that opens an autocast context for --dtype (and --use_fp16) on the device."""
-    dtype = "fp16" if flags.model.use_fp16 else flags.run.dtype
+    return casting("fp16" if flags.model.use_fp16 else flags.run.dtype, device)
+
+
+def casting(dtype, device):
+    """A function that opens an autocast context for fp32 (none), bf16 or fp16 on the device."""
     return functools.partial(
         torch.autocast, torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"
     )
@@ -219,25 +246,26 @@ def place(model):
     return model.to(dist_util.dev(), memory_format=torch.channels_last)
 
 
-def from_checkpoint(path, flags):
-    """(network in eval mode on the device, chain) of a checkpoint.
+def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):
+    """(network in eval mode on the device, chain) of a checkpoint, by `build` of `groups`.
 
     What the network and the chain are is read from the file's header, or from config.json beside
     it, if they are there, and else from the flags. Raises ValueError where both speak and differ,
     or where the weights do not fit. Packed weights (see `packing`) are unpacked.
     """
     if not path:
-        raise ValueError("no checkpoint: give --model_path FILE (model*.pt, ema_*.pt or swa_*.pt)")
+        raise ValueError(f"no checkpoint: give --{flag} FILE (model*.pt, ema_*.pt or swa_*.pt)")
     weights = packing.unpack(dist_util.load_state_dict(path))
-    model_flags, diffusion_flags = flags.model, flags.diffusion
     trained, source = checkpoint.config_of(path)
-    if trained:
-        model_flags = config.as_trained(config.ModelFlags, trained["model"], flags.given, source)
-        diffusion_flags = config.as_trained(
-            config.DiffusionFlags, trained["diffusion"], flags.given, source
+    given = {name: getattr(flags, name) for name in groups}
+    model, diffusion = build(
+        *(
+            config.as_trained(type(group), trained[name], flags.given, source)
+            if name in trained
+            else group
+            for name, group in given.items()
         )
-    model_flags = dataclasses.replace(model_flags, use_fp16=False)  # autocast does it
-    model, diffusion = build(model_flags, diffusion_flags)
+    )
     restore.load_weights(model, weights, path)
     place(model).eval()
     if flags.run.compile:

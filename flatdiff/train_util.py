@@ -15,11 +15,12 @@ from tqdm import tqdm
 from . import dist_util, image_datasets, logger, restore, train_state
 from .averaging import EMA, SWA
 from .checkpoint import parse_resume_step_from_filename
+from .loss_scale import LossScale
 from .perturb import at, replace
 from .resample import UniformSampler, draw
 from .rng import DROPOUT, TRAIN, generator, seed_of
 from .sam import sam_gradient
-from .script_util import DTYPES
+from .script_util import casting
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "parse_resume_step_from_filename"]
 
@@ -29,7 +30,9 @@ class TrainLoop:
 
     `data`: an iterator of (batch [N, 3, H, W] in [-1, 1], dict), or a function of the first step
     that returns one. `batch_size` is per rank. `sample`: a function of the network that returns
-    uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps.
+    uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
+    function of the loop that logs more values, called by all ranks every `eval_interval` steps.
+    `prefix`: of the logged names of the terms.
     """
 
     def __init__(
@@ -63,6 +66,9 @@ class TrainLoop:
         keep_last=0,
         sample_interval=0,
         sample=None,
+        eval_interval=0,
+        evaluate=None,
+        prefix="",
         init_from="",
     ):
         self.model, self.diffusion = model, diffusion
@@ -71,7 +77,9 @@ class TrainLoop:
         self.microbatch = microbatch if microbatch > 0 else batch_size
         self.log_interval, self.save_interval = log_interval, save_interval
         self.keep_last = keep_last
-        self.sample_interval, self.sample = sample_interval, sample
+        self.sample_interval, self.sample = sample_interval if sample else 0, sample
+        self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
+        self.prefix = prefix
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.optimizer, self.rho, self.sam_sync = optimizer, rho, sam_sync
@@ -82,9 +90,7 @@ class TrainLoop:
         self.weights = list(model.parameters())
         self.device = self.weights[0].device
         dtype = "fp16" if use_fp16 else dtype
-        self.autocast = functools.partial(
-            torch.autocast, self.device.type, DTYPES[dtype], enabled=dtype != "fp32"
-        )
+        self.autocast = casting(dtype, self.device)
         self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
         self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
         self.step = self.resume_step = 0
@@ -131,6 +137,8 @@ class TrainLoop:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
+                if self.eval_interval and self.step % self.eval_interval == 0:
+                    self.evaluate(self)
                 if self.step % self.log_interval == 0 or last:
                     bar.set_postfix(self.log_step(bar.format_dict["rate"]))
                 if self.sample_interval and (self.step % self.sample_interval == 0 or last):
@@ -223,13 +231,7 @@ class TrainLoop:
         self.history = []
         norms, t = history.pop("grad_norm"), history.pop("t")
         logger.logkv_mean("grad_norm", norms.mean(), len(norms))
-        quartile = 4 * t // self.diffusion.num_timesteps
-        for key, values in history.items():
-            logger.logkv_mean(key, values.mean(), len(values))
-            for q in range(4):
-                part = values[quartile == q]
-                mean = part.mean() if len(part) else 0.0
-                logger.logkv_mean(f"{key}_q{q}", mean, len(part))
+        log_terms(history, t, self.diffusion.num_timesteps, self.prefix)
         logger.logkv("param_norm", torch.stack(torch._foreach_norm(self.weights)).norm().item())
         logger.logkv("step", self.step)
         logger.logkv("samples", self.step * self.global_batch)
@@ -237,13 +239,14 @@ class TrainLoop:
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
-        if not math.isfinite(logged["loss"]):
+        loss = logged[f"{self.prefix}loss"]
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {logged['loss']} at step {self.step}: training has diverged. Go on "
+                f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
-        return {"loss": f"{logged['loss']:.4g}", **images}
+        return {"loss": f"{loss:.4g}", **images}
 
     def draw_samples(self):
         """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
@@ -263,27 +266,18 @@ class TrainLoop:
             train_state.save(self, logger.get_dir())
 
 
-class LossScale:
-    """guided-diffusion's dynamic loss scale for fp16: 2 ** lg, halved on overflow."""
+def log_terms(terms, t, num_timesteps, prefix=""):
+    """Means of per-image terms [N], over all images and over each quarter of the timesteps t [N].
 
-    def __init__(self, growth=1e-3, lg=20.0):
-        self.growth, self.lg = growth, lg
-
-    @property
-    def factor(self):
-        return 2.0**self.lg
-
-    def update(self, finite):
-        """True if the step may be taken."""
-        self.lg += self.growth if finite else -1
-        if not finite:
-            logger.log(f"fp16 gradients overflowed, decreased lg_loss_scale to {self.lg:.4g}")
-        if self.lg < -20:
-            raise FloatingPointError(
-                "gradients stay infinite or NaN at any loss scale: training has diverged. Go on "
-                "from an earlier checkpoint with a lower --lr, or with --dtype fp32 or bf16"
-            )
-        return finite
+    Every rank logs all names, also of a quarter that it has no image in.
+    """
+    quartile = 4 * t // num_timesteps
+    for key, values in terms.items():
+        logger.logkv_mean(f"{prefix}{key}", values.mean(), len(values))
+        for q in range(4):
+            part = values[quartile == q]
+            mean = part.mean() if len(part) else 0.0
+            logger.logkv_mean(f"{prefix}{key}_q{q}", mean, len(part))
 
 
 def learning_rate(step, *, lr, anneal_steps=0, window=0, start=0, lr_min=0.0):

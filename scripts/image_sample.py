@@ -35,15 +35,8 @@ def sample(flags):
     model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
     flags.quant = quantize_run.quantize(model, diffusion, flags, folder)
-    path = generate.generate(
-        generate.sampler(model, diffusion, flags),
-        flags.sample.num_samples,
-        flags.sample.batch_size,
-        folder,
-        key=generate.key(flags),
-        suffix=quantize_run.suffix(flags.quant),
-    )
-    logger.log(f"sampling complete: {path}")
+    sample = generate.sampler(model, diffusion, flags)
+    generate.save_samples(sample, flags, folder, suffix=quantize_run.suffix(flags.quant))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ Writes modelNNNNNN.pt, ema_RATE_NNNNNN.pt, optNNNNNN.pt (N: optimizer steps done
 logs into --log_dir. The same command with --resume auto goes on where it was stopped.
 """
 
-import dataclasses
-
 from flatdiff import config
 
 
@@ -30,45 +28,17 @@ def main():
 def train(flags):
     import torch
 
-    from flatdiff import dist_util, image_datasets, run_util, script_util
-    from flatdiff.resample import create_named_schedule_sampler
-    from flatdiff.train_util import TrainLoop
+    from flatdiff import run_util, script_util
 
-    train, run = flags.train, flags.run
     resume_checkpoint = run_util.start_training(flags)
-    dataset = image_datasets.ImageDataset(
-        flags.data.data_dir, flags.model.image_size, flags.model.class_cond, flags.data.class_from
-    )
-    run_util.check_classes(dataset, flags.model)
-
-    torch.manual_seed(run.seed)
-    model, diffusion = script_util.build(
-        dataclasses.replace(flags.model, use_fp16=False), flags.diffusion
-    )
-    script_util.place(model)
-    if run.compile:
-        model.compile()
-
-    batches = image_datasets.Batches(
-        dataset,
-        train.batch_size,
-        seed=run.seed,
-        shard=dist_util.rank(),
-        num_shards=dist_util.world_size(),
-        random_crop=train.random_crop,
-        random_flip=train.random_flip,
-    )
-    loop = TrainLoop(
-        model=model,
-        diffusion=diffusion,
-        data=lambda start: image_datasets.loader(batches, start, flags.data.num_workers),
-        schedule_sampler=create_named_schedule_sampler(train.schedule_sampler, diffusion),
-        resume_checkpoint=resume_checkpoint,
-        use_fp16=flags.model.use_fp16,
-        dtype=run.dtype,
-        seed=run.seed,
-        sample=run_util.preview(flags),
-        **run_util.loop_arguments(train),
+    size = flags.model.image_size
+    num_classes = flags.model.num_classes if flags.model.class_cond else None
+    dataset = run_util.open_dataset(flags.data, size, num_classes)
+    torch.manual_seed(flags.run.seed)
+    model, diffusion = script_util.build(flags.model, flags.diffusion)
+    preview = run_util.preview(flags, size)
+    loop = run_util.training_loop(
+        flags, model, diffusion, dataset, resume_checkpoint, sample=preview
     )
     run_util.describe(flags, loop, dataset)
     loop.run_loop()

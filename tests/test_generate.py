@@ -112,8 +112,6 @@ def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
 
 
 def test_class_labels_are_read():
-    flags = types.SimpleNamespace(
-        sample=types.SimpleNamespace(class_labels="1;2"), run=None, model=None
-    )
+    flags = types.SimpleNamespace(sample=types.SimpleNamespace(class_labels="1;2"), run=None)
     with pytest.raises(ValueError, match="separated by commas"):
-        generate.sampler(None, None, flags)
+        generate.labels_of(flags, 10)

@@ -10,11 +10,13 @@ PACKAGE = Path(__file__).parents[1] / "flatdiff"
 LEVELS = [
     """losses noising respace gaussian_diffusion samplers resample nn unet unet_blocks unet_encoder
     unet_trunk perturb averaging rng sizes""",
-    "sam restore probe flatness hessian surface quantize packing int8 exposure_bias",
+    "sam restore probe flatness hessian surface quantize packing int8 exposure_bias diffusers_config
+    diffusers_format",
     """image_datasets image_files dist_util launcher lifeline logger log_outputs checkpoint flags
-    config""",
+    config presets""",
     """script_util train_util train_state generate run_util report finished subject flatness_run
-    flatness_report flatness_pictures quantize_run exposure_run exposure_report""",
+    flatness_report flatness_pictures quantize_run exposure_run exposure_report
+    classifier_util super_res nll loss_scale""",
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")

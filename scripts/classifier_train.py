@@ -1,0 +1,52 @@
+"""Train a classifier of noised images, for guidance.
+
+    mpirun -n 2 python scripts/classifier_train.py --data_dir DIR --val_data_dir DIR \\
+        --image_size 64 --num_classes 10 --iterations 150000 --anneal_lr True
+
+Files are those of image_train.py, and the same command with --resume auto goes on where it was
+stopped. The log has train_loss, train_acc@1, train_acc@5 and the same of val_data_dir.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        train=config.ClassifierTrainFlags,
+        classifier=config.ClassifierFlags,
+        diffusion=config.DiffusionFlags,
+        model=config.ModelFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        train(flags)
+
+
+def train(flags):
+    import torch
+
+    from flatdiff import classifier_util, run_util, script_util
+
+    resume_checkpoint = run_util.start_training(flags)
+    classifier = flags.classifier
+    dataset = run_util.open_dataset(flags.data, classifier.image_size, classifier.num_classes)
+    torch.manual_seed(flags.run.seed)
+    model, diffusion = script_util.build_classifier(classifier, flags.diffusion)
+    loop = run_util.training_loop(
+        flags,
+        model,
+        classifier_util.Classification(diffusion, flags.train.noised),
+        dataset,
+        resume_checkpoint,
+        **classifier_util.loop_arguments(flags),
+    )
+    run_util.describe(flags, loop, dataset)
+    loop.run_loop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""How many bits per dimension images cost: the variational bound of a checkpoint on a folder.
+
+    mpirun -n 2 python scripts/image_nll.py --model_path runs/a/ema_0.9999_200000.pt \\
+        --data_dir DIR --num_samples 1000 --batch_size 100
+
+Writes vb_terms.npz, mse_terms.npz and xstart_mse_terms.npz: means over images at each timestep,
+from the last down to 0. The architecture is read from config.json beside the checkpoint.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        nll=config.NllFlags,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        diffusion=config.DiffusionFlags,
+        model=config.ModelFlags,
+        train=config.TrainFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        measure(flags)
+
+
+def measure(flags):
+    from flatdiff import dist_util, nll, run_util, script_util
+
+    folder = run_util.open_log(flags)
+    model, diffusion = script_util.from_checkpoint(flags.nll.model_path, flags)
+    dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes)
+    autocast = script_util.autocast(flags, dist_util.dev())
+    nll.report(*nll.evaluate(model, diffusion, dataset, flags, autocast), folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Enlarge the samples of a base model into samples_NxHxWx3.npz, and a grid as PNG.
+
+    mpirun -n 2 python scripts/super_res_sample.py --model_path runs/sr/ema_0.9999_200000.pt \\
+        --base_samples runs/a/samples_50000x64x64x3.npz --num_samples 50000 --batch_size 100
+
+Image i enlarges row i, with its label, and its noise is a function of (--seed, i). A run that was
+killed goes on where it was. The architecture is read from config.json beside the checkpoint.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        sample=config.SampleFlags,
+        base=config.BaseFlags,
+        run=config.RunFlags,
+        diffusion=config.DiffusionFlags,
+        super_res=config.SuperResFlags,
+        model=config.ModelFlags,
+        train=config.TrainFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        sample(flags)
+
+
+def sample(flags):
+    from flatdiff import generate, logger, run_util, script_util, super_res
+
+    folder = run_util.open_log(flags)
+    model, diffusion = script_util.from_checkpoint(
+        flags.sample.model_path,
+        flags,
+        script_util.build_super_res,
+        groups=("model", "super_res", "diffusion"),
+    )
+    base = super_res.BaseSamples(flags.base.base_samples, model.small_size)
+    logger.log(f"enlarging {len(base.images)} images of {flags.base.base_samples}")
+    sample = generate.sampler(
+        model,
+        diffusion,
+        flags,
+        labels=base.labels_for(flags, model.num_classes),
+        conditions=base.low_res,
+    )
+    generate.save_samples(sample, flags, folder, flags.base.base_samples)
+
+
+if __name__ == "__main__":
+    main()

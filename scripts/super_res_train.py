@@ -1,0 +1,54 @@
+"""Train a super-resolution model: large images, given small ones.
+
+    mpirun -n 2 python scripts/super_res_train.py --data_dir DIR --large_size 256 --small_size 64 \\
+        --end_step 200000
+
+The small images are made from the large ones. Files and logs are those of image_train.py, and the
+same command with --resume auto goes on where it was stopped.
+"""
+
+from flatdiff import config
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        super_res=config.SuperResFlags,
+        train=config.TrainFlags,
+        model=config.ModelFlags,
+        diffusion=config.DiffusionFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        train(flags)
+
+
+def train(flags):
+    import torch
+
+    from flatdiff import run_util, script_util, super_res
+
+    resume_checkpoint = run_util.start_training(flags)
+    large, small = flags.super_res.large_size, flags.super_res.small_size
+    num_classes = flags.model.num_classes if flags.model.class_cond else None
+    dataset = run_util.open_dataset(flags.data, large, num_classes)
+    torch.manual_seed(flags.run.seed)
+    model, diffusion = script_util.build_super_res(flags.model, flags.super_res, flags.diffusion)
+    loop = run_util.training_loop(
+        flags,
+        model,
+        diffusion,
+        dataset,
+        resume_checkpoint,
+        conditions=lambda images: {"low_res": super_res.shrink(images, small)},
+        sample=run_util.preview(flags, large, super_res.from_dataset(dataset, small, 64)),
+    )
+    run_util.describe(flags, loop, dataset)
+    loop.run_loop()
+
+
+if __name__ == "__main__":
+    main()
