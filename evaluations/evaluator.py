@@ -1,0 +1,106 @@
+"""Compare generated images with a reference: FID and its kin, as a table and as JSON.
+
+    python evaluations/evaluator.py REFERENCE SAMPLES --inception_weights FILE
+    python evaluations/evaluator.py REFERENCE SAMPLES --features lite0
+
+REFERENCE and SAMPLES are .npz files (arr_0, uint8 [N, H, W, 3]) or folders of images. Statistics
+mu, sigma, mu_s, sigma_s in the reference are used for FID and sFID.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+
+def create_argparser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
+    parser.add_argument("samples", metavar="SAMPLES", help=".npz or folder of generated images")
+    parser.add_argument(
+        "--features",
+        choices=("inception", "lite0", "digits"),
+        help="default inception if its weights are given; lite0 and digits work offline, and give "
+        "FD-lite0 and FD-digits, which are no FID",
+    )
+    parser.add_argument(
+        "--inception_weights",
+        metavar="FILE",
+        help="pt_inception-2015-12-05-6726825d.pth of pytorch-fid, or torch-fidelity's copy of it",
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="images a batch; default 64")
+    parser.add_argument("--device", help="cpu or cuda; default cuda if there is one")
+    parser.add_argument("--seed", type=int, default=0, help="of the subsets drawn; default 0")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    parser.add_argument(
+        "--cache_dir",
+        help="where features of references are kept; default ~/.cache/flatdiff; '' keeps nothing",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> dict:
+    args = create_argparser().parse_args(argv)
+    if args.batch_size < 1:
+        raise SystemExit(f"--batch_size is {args.batch_size}, expected 1 or more")
+    try:
+        result = run(args)
+    except ValueError as error:
+        raise SystemExit(f"evaluator: {error}") from error
+    print(table(result))
+    if args.json:
+        print(f"JSON: {write_json(result, args.json)}")
+    return result
+
+
+def run(args: argparse.Namespace) -> dict:
+    from evaluate import evaluate
+    from features import load_features
+
+    features = load_features(args.features, args.inception_weights, args.device, args.cache_dir)
+    if features.name == "digits":
+        print(f"digit classifier: {float(features.network.accuracy):.1%} of held-out digits right")
+    result = evaluate(
+        args.reference,
+        args.samples,
+        features,
+        batch_size=args.batch_size,
+        cache_dir=args.cache_dir,
+        seed=args.seed,
+        progress=sys.stderr.isatty(),
+    )
+    paths = {key: os.path.abspath(getattr(args, key)) for key in ("reference", "samples")}
+    return {**paths, **result, "weights_sha256": features.fingerprint, "seed": args.seed}
+
+
+def table(result: dict) -> str:
+    """The result for a terminal: one metric a line, with its error or deviation."""
+    lines = [
+        f"reference: {result['reference']}  ({result['num_reference']} images)",
+        f"samples:   {result['samples']}  ({result['num_samples']} images)",
+        f"features:  {result['features']}, {result['feature_dim']} an image",
+    ]
+    if result["reference_cache"]:
+        lines.append(f"reference features from {result['reference_cache']}")
+    lines.append("")
+    metrics = result["metrics"]
+    for name, value in metrics.items():
+        if name.endswith(("_error", "_std")):
+            continue
+        spread = metrics.get(f"{name}_error", metrics.get(f"{name}_std"))
+        lines.append(f"{name:22s}{value:12.5g}" + (f" +- {spread:.2g}" if spread else ""))
+    return "\n".join(lines + [""] + [f"warning: {text}" for text in result["warnings"]])
+
+
+def write_json(result: dict, path: str) -> str:
+    from files import write_atomically
+
+    text = json.dumps(result, indent=2) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+    return os.path.abspath(path)
+
+
+if __name__ == "__main__":
+    main()
