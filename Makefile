@@ -9,8 +9,9 @@ STEPS := 001400
 MODEL_FLAGS := --image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 2 \
 	--attention_resolutions 4 --learn_sigma True
 DIFFUSION_FLAGS := --diffusion_steps 1000 --noise_schedule cosine
-TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --ema_rate 0.99 --random_flip False \
-	--log_interval 20 --save_interval 350 --keep_last 1
+TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 \
+	--ema_rate 0.99 --random_flip False --log_interval 20 \
+	--save_interval 350 --keep_last 1
 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
@@ -19,7 +20,7 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-demo: $(DEMO)/samples.png $(DEMO)/LPF/flatness.json $(DEMO)/MC/flatness.json \
+demo: $(DEMO)/samples.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
 		$(DEMO)/exposure/exposure_bias.json
 	@echo; echo "What the demo made:"; ls -1 $(abspath $(DEMO))/*.png $(abspath $(DEMO))/*/*.png
 
@@ -65,9 +66,9 @@ $(DEMO)/%/samples_64x8x8x3_w4.npz: $(DEMO)/%/state$(STEPS).pt
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample_quant.py --quant 4 $(SAMPLE_FLAGS) \
 		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$* --data_dir $(DEMO)/digits
 
-$(DEMO)/%/flatness.json: $(TRAINED)
+$(DEMO)/flatness/flatness_%.csv: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness $* --model_path $(MODELS) \
-		--data_dir $(DEMO)/digits --num_images 256 --log_dir $(DEMO)/$*
+		--data_dir $(DEMO)/digits --num_images 256 --log_dir $(DEMO)/flatness
 
 $(DEMO)/exposure/exposure_bias.json: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/exposure_bias.py --model_path $(MODELS) \

@@ -94,6 +94,6 @@ def _progress(folder):
 
 def _save(figure, path):
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return os.path.abspath(path)
