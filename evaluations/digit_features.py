@@ -36,7 +36,7 @@ class DigitFeatures(nn.Module):
         if x.shape[2:] != (SIDE, SIDE):
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", antialias=True)
         x = F.silu(self.conv2(F.silu(self.conv1(x))))  # [N, 48, 4, 4]
-        return {"pool": F.silu(self.hidden(x.flatten(1)))}
+        return {"pool": self.hidden(x.flatten(1)).tanh()}
 
     def logits(self, images: Tensor) -> Tensor:
         return self.classes(self(images)["pool"])

@@ -89,8 +89,10 @@ def table(result: dict) -> str:
     for name, value in metrics.items():
         if name.endswith(("_error", "_std")):
             continue
-        spread = metrics.get(f"{name}_error", metrics.get(f"{name}_std"))
-        lines.append(f"{name:22s}{value:12.5g}" + (f" +- {spread:.2g}" if spread else ""))
+        error, deviation = metrics.get(f"{name}_error"), metrics.get(f"{name}_std")
+        spread = f" +- {error:.2g}" if error is not None else ""
+        spread += f"  (deviation {deviation:.2g})" if deviation is not None else ""
+        lines.append(f"{name:22s}{value:12.5g}{spread}")
     return "\n".join(lines + [""] + [f"warning: {text}" for text in result["warnings"]])
 
 

@@ -1,7 +1,6 @@
 """Files that are either whole or absent, and where they are kept."""
 
 import os
-import tempfile
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -13,12 +12,13 @@ def default_cache_dir() -> str:
 
 def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
     """Call `write` with a temporary file beside `path`, and move it there when it is complete."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".part-", delete=False) as file:
-        try:
+    path = os.path.abspath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.part-{os.getpid()}"
+    try:
+        with open(part, "wb") as file:
             write(file)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise

@@ -56,20 +56,22 @@ class NpzImages:
 
     def __init__(self, path: str):
         self.name, self.num_images, self.size = path, 0, None
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not an .npz, or it was cut off while it was written")
         try:
             with np.load(path) as file:
                 keys = file.files
                 self.statistics = {key: file[key] for key in STATISTICS if key in keys}
             if "arr_0" in keys:
                 with self._stream() as stream:
-                    shape, dtype = _header(stream, path)
+                    self.shape, is_fortran, dtype = _header(stream)
         except DAMAGES as error:
-            raise ValueError(
-                f"{path} cannot be read as an .npz, it may be cut off: {error}"
-            ) from error
+            raise ValueError(f"{path} is damaged, write it anew: {error}") from error
         if "arr_0" in keys:
-            _check(path, dtype, shape)
-            self.shape, self.num_images, self.size = shape, shape[0], shape[1:3]
+            _check(path, dtype, self.shape)
+            if is_fortran:
+                raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray(images)")
+            self.num_images, self.size = self.shape[0], self.shape[1:3]
         elif not {"mu", "sigma"} <= self.statistics.keys():
             raise ValueError(
                 f"{path} has no arr_0 (the images, uint8 [N, H, W, 3]); it has {', '.join(keys)}"

@@ -191,16 +191,18 @@ def load(path: str) -> Inception:
     """The network with the weights of the published file. ValueError if the file is another."""
     if not os.path.isfile(path):
         raise ValueError(f"no Inception weights at {os.path.abspath(path)}; get them from {URL}")
-    network = Inception()
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        missing, surplus = network.load_state_dict(state, strict=False)
+        state = dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ValueError(f"{path} is not the file {FILE} ({error}); get it from {URL}") from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or surplus:
+        raise ValueError(f"{path} cannot be read as weights; get {FILE} from {URL}") from error
+    network = Inception()
+    own = network.state_dict()
+    lacks = [key for key in own.keys() - state if not key.endswith("num_batches_tracked")]
+    others = [key for key in state if key not in own or state[key].shape != own[key].shape]
+    if lacks or others:
         raise ValueError(
-            f"{path} is not the file {FILE}: lacks {missing[:3]}, has {surplus[:3]} too; "
-            f"get it from {URL}"
+            f"{path} is not the file {FILE}: it lacks {len(lacks)} keys {sorted(lacks)[:3]}, and "
+            f"{len(others)} others have no place {others[:3]}; get it from {URL}"
         )
+    network.load_state_dict(state, strict=False)
     return network.eval()

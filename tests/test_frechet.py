@@ -1,0 +1,190 @@
+"""Distances of sets of features: closed forms, scipy, and points placed by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
+import precision_recall as precision_recall_module
+from frechet import distance_with_error, frechet_distance, statistics
+from inception_score import inception_score
+from kernel_distance import discrepancy, kernel_distance
+from precision_recall import precision_recall
+
+RNG = np.random.default_rng(0)
+
+
+def tensors(*arrays):
+    return [torch.as_tensor(array, dtype=torch.float64) for array in arrays]
+
+
+def covariance(dim, rank):
+    root = RNG.standard_normal((dim, rank))
+    return root @ root.T
+
+
+def rotation(dim):
+    return np.linalg.qr(RNG.standard_normal((dim, dim)))[0]
+
+
+def test_of_two_normals_in_one_dimension():
+    distance = frechet_distance(*tensors([1.0], [[4.0]], [3.5], [[0.25]]))
+    assert distance == pytest.approx((1 - 3.5) ** 2 + (2 - 0.5) ** 2)
+
+
+@pytest.mark.parametrize("zeros", [(0, 0), (7, 0), (0, 7), (7, 3)])
+def test_of_covariances_that_commute_also_singular_ones(zeros):
+    axes = rotation(12)
+    first, second = RNG.uniform(0.1, 5, (2, 12))
+    first[: zeros[0]] = 0
+    second[: zeros[1]] = 0
+    given = tensors(np.ones(12), axes * first @ axes.T, np.zeros(12), axes * second @ axes.T)
+    expected = 12 + ((first**0.5 - second**0.5) ** 2).sum()
+    assert frechet_distance(*given) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("rank_1", "rank_2"), [(30, 30), (30, 5), (5, 30), (5, 7)])
+def test_it_equals_the_formula_with_scipys_root(rank_1, rank_2):
+    root_1, root_2 = RNG.standard_normal((20, rank_1)), RNG.standard_normal((20, rank_2))
+    s_1, s_2 = root_1 @ root_1.T, root_2 @ root_2.T
+    m_1, m_2 = RNG.standard_normal((2, 20))
+    if rank_1 == rank_2:
+        root = scipy.linalg.sqrtm(s_1 @ s_2)
+    elif rank_1 < rank_2:  # A B has the eigenvalues of B A, and 0s; so no singular root is needed
+        root = scipy.linalg.sqrtm(root_1.T @ s_2 @ root_1)
+    else:
+        root = scipy.linalg.sqrtm(root_2.T @ s_1 @ root_2)
+    expected = ((m_1 - m_2) ** 2).sum() + np.trace(s_1 + s_2) - 2 * np.trace(root).real
+    distance = frechet_distance(*tensors(m_1, s_1, m_2, s_2))
+    assert distance == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("rank", [4, 20])
+def test_of_a_distribution_to_itself_is_0(rank):
+    same = tensors(np.ones(20), covariance(20, rank))
+    assert 0 <= frechet_distance(*same, *same) < 1e-5
+
+
+def test_statistics_are_numpys_also_far_from_the_origin():
+    features = (1e3 + RNG.standard_normal((9001, 5))).astype(np.float32)
+    mu, sigma = statistics(torch.from_numpy(features))
+    exact = features.astype(np.float64)
+    assert np.allclose(mu, exact.mean(0), rtol=1e-12)
+    assert np.allclose(sigma, np.cov(exact, rowvar=False), rtol=1e-9, atol=1e-12)
+
+
+def test_the_error_bar_is_the_scatter_of_other_samples():
+    # N(1, 2^2) against N(0, 1): d = m^2 + (s - 1)^2, var(m) = s^2/N, var(s) = s^2/2N
+    number, mean, deviation = 2000, 1.0, 2.0
+    variance = (2 * mean * deviation) ** 2 / number
+    variance += (2 * (deviation - 1) * deviation) ** 2 / (2 * number)
+    reference = tensors([0.0], [[1.0]])
+    draws = torch.from_numpy(mean + deviation * RNG.standard_normal((20, number, 1)))
+    errors = [distance_with_error(*reference, x)["error"] for x in draws]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(variance**0.5, rel=0.25)
+
+
+def test_the_line_in_one_over_n_leads_to_the_limit():
+    dim, number = 24, 240
+    reference = tensors(np.zeros(dim), np.eye(dim))
+    found = [
+        distance_with_error(*reference, torch.from_numpy(1.2 * x))
+        for x in RNG.standard_normal((8, number, dim))
+    ]
+    limit = dim * 0.2**2
+    values = np.mean([f["value"] for f in found])
+    infinities = np.array([f["infinity"] for f in found])
+    error = np.mean([f["error"] for f in found]) / len(found) ** 0.5
+    assert values > limit + 6 * error
+    assert abs(infinities.mean() - limit) < 4 * error
+
+
+def test_the_distance_does_not_depend_on_the_groups():
+    features = torch.from_numpy(RNG.standard_normal((57, 6)))
+    reference = tensors(np.zeros(6), np.eye(6))
+    first, again, other = (distance_with_error(*reference, features, seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert first["value"] == pytest.approx(other["value"], rel=1e-9)
+    assert first["value"] == pytest.approx(frechet_distance(*reference, *statistics(features)))
+    few = distance_with_error(*reference, features[:19])
+    assert np.isfinite(few["value"]) and np.isnan([few["error"], few["infinity"]]).all()
+
+
+def test_kernel_distance_equals_its_sum_over_pairs():
+    x, y = RNG.standard_normal((5, 3)), RNG.standard_normal((4, 3))
+
+    def kernel(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    expected = (
+        np.mean([kernel(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
+        + np.mean([kernel(y[i], y[j]) for i in range(4) for j in range(4) if i != j])
+        - 2 * np.mean([kernel(a, b) for a in x for b in y])
+    )
+    assert discrepancy(*tensors(x, y)) == pytest.approx(expected)
+
+
+def test_kernel_distance_of_equal_distributions_has_mean_0():
+    values = [
+        discrepancy(*tensors(*RNG.standard_normal((2, 10, 4)))) for _ in range(400)
+    ]  # with the diagonals, the estimate from 10 would be about 2 too large
+    assert abs(np.mean(values)) < 4 * np.std(values) / 20
+    assert np.std(values) < 4
+
+
+def test_kernel_distance_is_the_mean_over_subsets():
+    x, y = tensors(RNG.standard_normal((60, 4)), 0.5 + RNG.standard_normal((50, 4)))
+    mean, deviation = kernel_distance(x, y)
+    assert kernel_distance(x, y) == (mean, deviation) != kernel_distance(x, y, seed=1)
+    assert abs(mean - discrepancy(x, y)) < 4 * deviation / 10
+    assert deviation > 0
+
+
+def test_precision_and_recall_of_points_on_a_line():
+    reference = torch.tensor([[0.0], [1.0], [2.0], [3.0], [100.0]])
+    samples = torch.tensor([[-2.9], [-3.1], [2.5], [300.0], [301.0], [302.0], [303.0]])
+    # third neighbours of 0 1 2 3 are 3 2 2 3 away: -2.9 and 2.5 lie inside, -3.1 just outside;
+    # that of -2.9 is 302.9 away, so that its ball holds the reference
+    assert precision_recall(reference[:4], samples) == (2 / 7, 1.0)
+    # that of 100 is 99 away: its ball ends before 300
+    assert precision_recall(reference, samples) == (2 / 7, 1.0)
+    assert precision_recall(samples[3:], reference) == (0.0, 0.0)
+    assert precision_recall(reference, reference) == (1.0, 1.0)
+
+
+def test_precision_and_recall_in_blocks_equal_those_at_once(monkeypatch):
+    x, y = RNG.standard_normal((53, 3)), 1 + 0.8 * RNG.standard_normal((41, 3))
+
+    def share_inside(points, centers):
+        among = np.linalg.norm(centers[:, None] - centers, axis=2)
+        radii = np.sort(among, axis=1)[:, 3]  # 0 is the point itself
+        distances = np.linalg.norm(points[:, None] - centers, axis=2)
+        return (distances <= radii).any(1).mean()
+
+    expected = (share_inside(y, x), share_inside(x, y))
+    assert 0 < expected[0] < 1 and 0 < expected[1] < 1
+    for block in (7, 1000):
+        monkeypatch.setattr(precision_recall_module, "BLOCK", block)
+        assert precision_recall(*tensors(x, y)) == pytest.approx(expected)
+
+
+def test_a_point_is_not_its_own_neighbour():
+    twins = torch.tensor([[0.0], [0.0], [0.0], [1.0], [5.0]])
+    assert precision_recall(twins, torch.tensor([[-0.5], [-1.5], [5.0], [5.0], [5.0]])) == (
+        4 / 5,
+        1.0,
+    )
+
+
+def test_inception_score_is_the_number_of_classes_in_a_split():
+    certain = 100 * torch.eye(4).repeat(3, 1)  # classes 0 1 2 3 0 1 2 3 ...
+    assert inception_score(certain, torch.eye(4))[0] == pytest.approx(4)
+    assert inception_score(torch.zeros(8, 4), torch.eye(4))[0] == pytest.approx(1)
+    ordered = certain[torch.tensor([0, 0, 0, 0, 0, 1, 2, 3])]
+    mean, deviation = inception_score(ordered, torch.eye(4), split=4)
+    assert mean == pytest.approx(2.5) and deviation == pytest.approx(1.5 * 2**0.5)
+    assert np.isnan(inception_score(certain, torch.eye(4))[1])
