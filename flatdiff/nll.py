@@ -35,7 +35,7 @@ def evaluate(model, diffusion, dataset, flags, autocast):
     size = sum(map(len, mine))
     with tqdm(total=size, unit="image", disable=dist_util.rank() > 0) as bar:
         for indices in mine:
-            images, cond = _batch(dataset, rows[indices])
+            images, cond = _batch(dataset, rows[indices.numpy()])
             with autocast():
                 terms = diffusion.calc_bpd_loop(
                     model,

@@ -63,6 +63,11 @@ class BaseSamples:
                 f"{self.path} has no labels (arr_1), and the network needs them; "
                 "give --class_labels, or base samples with labels"
             )
+        if self.labels.max() >= num_classes:
+            raise ValueError(
+                f"{self.path} has labels up to {self.labels.max()}, and the network "
+                f"{num_classes} classes: give base samples of the same classes"
+            )
         return lambda indices: torch.from_numpy(self.labels[self._rows(indices)].astype(np.int64))
 
     def _rows(self, indices):
