@@ -1,0 +1,204 @@
+"""Networks and chains in diffusers' words: it loads them, and computes the same."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from flatdiff import checkpoint, config, diffusers_config, diffusers_format, script_util
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "export_diffusers.py"
+SPEC = importlib.util.spec_from_file_location("export_diffusers", SCRIPT)
+export_diffusers = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(export_diffusers)
+
+MODEL = config.ModelFlags(
+    image_size=16,
+    num_channels=32,
+    channel_mult="1,2,3",
+    num_res_blocks=1,
+    attention_resolutions="8",
+    num_head_channels=16,
+)
+VARIANTS = {
+    "published": dict(resblock_updown=True, class_cond=True, num_classes=7, learn_sigma=True),
+    "cifar": dict(use_new_attention_order=True, learn_sigma=True, num_res_blocks=2),
+    "plain": dict(use_scale_shift_norm=False, attention_resolutions="16,4"),
+    "heads": dict(channel_mult="1,2,2", num_head_channels=-1, num_heads=2, resblock_updown=True),
+}
+
+
+def make(steps=1000, **flags):
+    """(ModelFlags, DiffusionFlags, network with random weights everywhere, chain)."""
+    chain = {k: flags.pop(k) for k in tuple(flags) if not hasattr(MODEL, k)}
+    model_flags = dataclasses.replace(MODEL, **flags)
+    diffusion_flags = config.DiffusionFlags(diffusion_steps=steps, **chain)
+    model, diffusion = script_util.build(model_flags, diffusion_flags)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape) * (0.2 if weight.ndim < 2 else 0.05))
+    return model_flags, diffusion_flags, model.eval(), diffusion
+
+
+def save_run(folder, model_flags, diffusion_flags, model):
+    folder.mkdir()
+    checkpoint.save(model.state_dict(), f"{folder}/model000000.pt")
+    groups = {"model": model_flags, "diffusion": diffusion_flags}
+    about = {name: dataclasses.asdict(group) for name, group in groups.items()}
+    checkpoint.save_json(about, f"{folder}/config.json")
+    return f"{folder}/model000000.pt"
+
+
+def run(monkeypatch, **flags):
+    typed = [text for k, v in flags.items() for text in (f"--{k}", str(v))]
+    monkeypatch.setattr(sys, "argv", ["export_diffusers.py", *typed])
+    export_diffusers.main()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, monkeypatch, variant):
+    torch.manual_seed(0)
+    model_flags, diffusion_flags, model, _ = make(**VARIANTS[variant])
+    path = save_run(tmp_path / "run", model_flags, diffusion_flags, model)
+    run(monkeypatch, model_path=path, out_dir=tmp_path / "export")
+    unet, report = UNet2DModel.from_pretrained(
+        tmp_path / "export" / "unet", output_loading_info=True, low_cpu_mem_usage=False
+    )
+    assert not any(report[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 871])
+    y = torch.tensor([1, 6]) if model_flags.class_cond else None
+    with torch.no_grad():
+        ours = model(x, t, y)
+        assert (unet(x, t, class_labels=y).sample - ours).abs().max() < 1e-5
+    assert ours.std() > 0.1
+
+    order = model_flags.use_new_attention_order
+    unet.save_pretrained(tmp_path / "saved" / "unet")  # by diffusers itself, with all its keys
+    (tmp_path / "export" / "scheduler").rename(tmp_path / "saved" / "scheduler")
+    run(
+        monkeypatch, reverse=True, model_path=tmp_path / "saved", out_dir=tmp_path / "back",
+        use_new_attention_order=order,
+    )  # fmt: skip
+    back = checkpoint.load(f"{tmp_path}/back/model000000.pt")
+    assert list(back) == list(model.state_dict())
+    assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
+    said = json.loads((tmp_path / "back" / "config.json").read_text())
+    rebuilt, _ = script_util.build(
+        config.ModelFlags(**said["model"]), config.DiffusionFlags(**said["diffusion"])
+    )
+    rebuilt.load_state_dict(back)
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(x, t, y), ours)
+
+
+def test_back_in_the_other_order_of_q_k_v_it_is_the_same_network():
+    torch.manual_seed(0)
+    model_flags, _, model, _ = make()
+    unet = diffusers_config.unet_config({**vars(model_flags), "learn_sigma": False})
+    weights = diffusers_format.to_diffusers(model.state_dict(), unet, new_order=False)
+    other = make(use_new_attention_order=True)[2]
+    other.load_state_dict(diffusers_format.from_diffusers(weights, unet, new_order=True))
+    x, t = torch.randn(1, 3, 16, 16), torch.tensor([10])
+    with torch.no_grad():
+        assert torch.allclose(other(x, t), model(x, t), atol=1e-5)
+
+
+@pytest.mark.parametrize("learn_sigma", [True, False])
+@pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
+def test_diffusers_scheduler_draws_the_same_images(learn_sigma, noise_schedule):
+    torch.manual_seed(0)
+    flags = dict(learn_sigma=learn_sigma, noise_schedule=noise_schedule, channel_mult="1")
+    _, diffusion_flags, model, _ = make(**flags, timestep_respacing="12")
+    assert_same_images(model, diffusion_flags, 12)
+
+
+def test_and_of_a_network_that_predicts_images_over_all_steps():
+    torch.manual_seed(0)
+    _, diffusion_flags, model, _ = make(steps=25, predict_xstart=True, channel_mult="1")
+    assert_same_images(model, diffusion_flags, 25)
+
+
+def assert_same_images(model, diffusion_flags, steps):
+    diffusion = script_util.create_chain(dataclasses.asdict(diffusion_flags))
+    scheduler = DDPMScheduler.from_config(
+        diffusers_config.scheduler_config(dataclasses.asdict(diffusion_flags))
+    )
+    scheduler.set_timesteps(steps)
+    start = torch.randn(2, 3, 8, 8)
+    noise = torch.Generator().manual_seed(5)
+    ours = diffusion.p_sample_loop(
+        model, start.shape, noise=start, randn=lambda x: torch.randn(x.shape, generator=noise)
+    )
+    noise, x = torch.Generator().manual_seed(5), start
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = model(x, torch.full((2,), t))
+            x = scheduler.step(output, t, x, generator=noise).prev_sample
+    assert (x - ours).abs().max() < 1e-4  # its alphas are float32
+    assert 0.1 < ours.std() < 1
+
+
+def test_the_folder_is_a_pipeline_and_is_never_overwritten(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    made = make(steps=30)
+    path = save_run(tmp_path / "run", *made[:3])
+    run(monkeypatch, model_path=path, out_dir=tmp_path / "export")
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "export", low_cpu_mem_usage=False)
+    images = pipeline(num_inference_steps=3, output_type="np").images
+    assert images.shape == (1, 16, 16, 3)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, model_path=path, out_dir=tmp_path / "run")
+
+
+def test_chains_come_back():
+    for chain in (
+        dict(),
+        dict(diffusion_steps=4000, noise_schedule="cosine", learn_sigma=True),
+        dict(diffusion_steps=250, predict_xstart=True),
+    ):
+        flags = dataclasses.asdict(config.DiffusionFlags(**chain))
+        stored = dict(DDPMScheduler.from_config(diffusers_config.scheduler_config(flags)).config)
+        assert flags.items() >= diffusers_config.diffusion_flags(stored).items()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (dict(num_head_channels=-1, num_heads=2), r"\[32, 48\] channels"),
+        (dict(num_head_channels=-1, channel_mult="1,2,2", num_heads_upsample=1), r"\[16, 64\]"),
+        (dict(channel_mult="0.5,1,1"), "channel_mult begins with 0.5"),
+    ],
+)
+def test_networks_that_diffusers_cannot_express_are_refused(flags, message):
+    flags = dataclasses.asdict(dataclasses.replace(MODEL, **flags)) | {"learn_sigma": False}
+    with pytest.raises(ValueError, match=message):
+        diffusers_config.unet_config(flags)
+
+
+def test_what_flatdiff_cannot_express_is_refused_by_name():
+    with pytest.raises(ValueError, match="attn_norm_num_groups is None.*norm_eps is 1e-06"):
+        stranger = UNet2DModel(
+            sample_size=32, block_out_channels=(32, 64), norm_eps=1e-6, attention_head_dim=8,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        )  # fmt: skip
+        diffusers_config.model_flags(json.loads(stranger.to_json_string()))
+    with pytest.raises(ValueError, match="no config of a UNet2DModel"):
+        diffusers_config.model_flags({"sample_size": 32})
+    with pytest.raises(ValueError, match="variance_type is 'fixed_small', expected 'fixed_large'"):
+        diffusers_config.diffusion_flags(dict(DDPMScheduler().config))
+    flags = dataclasses.asdict(config.DiffusionFlags(diffusion_steps=100, rescale_timesteps=True))
+    with pytest.raises(ValueError, match="rescale_timesteps"):
+        diffusers_config.scheduler_config(flags)
+
+
+def test_weights_of_another_network_are_refused():
+    unet = diffusers_config.unet_config({**vars(MODEL), "learn_sigma": False})
+    labelled = make(class_cond=True)[2].state_dict()
+    with pytest.raises(ValueError, match=r"knows no weights label_emb.weight, \.\.\."):
+        diffusers_format.to_diffusers(labelled, unet, new_order=False)
