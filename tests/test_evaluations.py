@@ -1,0 +1,249 @@
+"""The evaluator as a user meets it: files in, a table and JSON out, and what it says of others."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
+import evaluator
+from evaluate import evaluate
+from features import Features
+from frechet import frechet_distance, statistics
+
+EVALUATIONS = Path(evaluator.__file__).parent
+RNG = np.random.default_rng(0)
+
+
+class Means(torch.nn.Module):
+    """Stands for Inception: 6 features are the channels' means over halves of the image."""
+
+    dim = 6
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(6, 4)
+        torch.nn.init.eye_(self.fc.weight)
+
+    def forward(self, images):
+        upper, lower = (half.float().mean((2, 3)) for half in images.chunk(2, dim=2))
+        return {"pool": torch.cat([upper, lower], 1) / 50, "spatial": upper}
+
+
+@pytest.fixture
+def features():
+    return Features("inception", Means().requires_grad_(False), "0" * 64)
+
+
+def pictures(number, brightness=128, side=8):
+    noise = RNG.integers(-60, 60, (number, 2, 1, 3)).repeat(side // 2, 1).repeat(side, 2)
+    return np.clip(brightness + noise, 0, 255).astype(np.uint8)
+
+
+def test_every_metric_of_two_sets(features):
+    reference, samples = pictures(200), pictures(150, 138)
+    result = evaluate(reference, samples, features, cache_dir="")
+    found = {
+        key: features.network(torch.from_numpy(x).permute(0, 3, 1, 2))
+        for key, x in (("reference", reference), ("samples", samples))
+    }
+    assert result["num_reference"] == 200 and result["num_samples"] == 150
+    assert result["feature_dim"] == 6 and result["warnings"] == []
+    metrics = result["metrics"]
+    for name, kind in (("FID", "pool"), ("sFID", "spatial")):
+        both = (*statistics(found["reference"][kind]), *statistics(found["samples"][kind]))
+        assert metrics[name] == pytest.approx(frechet_distance(*both), rel=1e-6)
+    assert abs(metrics["FID_infinity"] - metrics["FID"]) < 3 * metrics["FID_error"]
+    assert 0 < metrics["precision"] < 1 and 0 < metrics["recall"] < 1
+    assert 1 < metrics["IS"] < 4 and metrics["KID"] > metrics["KID_std"] / 10 > 0
+    same = evaluate(reference, reference, features, cache_dir="")["metrics"]
+    assert same["FID"] < 1e-5 and same["precision"] == same["recall"] == 1
+
+
+def test_a_path_and_its_images_give_the_same(features, tmp_path):
+    reference, samples = pictures(30), pictures(40, 138)
+    expected = evaluate(reference, samples, features, cache_dir="")["metrics"]
+    np.savez(f"{tmp_path}/plain.npz", reference)
+    np.savez_compressed(f"{tmp_path}/labels.npz", arr_0=samples, arr_1=np.arange(40))
+    Path(tmp_path, "folder", "deeper").mkdir(parents=True)
+    for i, image in enumerate(samples):
+        Image.fromarray(image).save(f"{tmp_path}/folder/{'deeper/' * (i > 35)}{i:03d}.png")
+    for name in ("labels.npz", "folder"):
+        found = evaluate(
+            f"{tmp_path}/plain.npz", tmp_path / name, features, cache_dir="", batch_size=7
+        )["metrics"]
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_statistics_of_a_reference_are_used(features, tmp_path):
+    reference, samples = pictures(30), pictures(40)
+    mu, sigma, mu_s, sigma_s = np.full(6, 3.0), np.eye(6), np.full(3, 150.0), 9 * np.eye(3)
+    numbers = dict(mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
+    found = features.network(torch.from_numpy(samples).permute(0, 3, 1, 2))
+    truth = {
+        name: frechet_distance(torch.from_numpy(m), torch.from_numpy(s), *statistics(found[kind]))
+        for name, m, s, kind in (("FID", mu, sigma, "pool"), ("sFID", mu_s, sigma_s, "spatial"))
+    }
+    np.savez(f"{tmp_path}/both.npz", arr_0=reference, **numbers)
+    np.savez(f"{tmp_path}/alone.npz", **numbers)
+    both, alone = (
+        evaluate(f"{tmp_path}/{name}.npz", samples, features, cache_dir="")
+        for name in ("both", "alone")
+    )
+    for result in (both, alone):
+        assert {key: result["metrics"][key] for key in truth} == pytest.approx(truth)
+    assert "precision" in both["metrics"] and "KID" in both["metrics"]
+    assert "precision" not in alone["metrics"] and "no images" in alone["warnings"][0]
+    lite = Features("lite0", features.network, "0")
+    ours = evaluate(f"{tmp_path}/both.npz", samples, lite, cache_dir="")["metrics"]
+    assert ours["FD-lite0"] == pytest.approx(
+        evaluate(reference, samples, lite, cache_dir="")["metrics"]["FD-lite0"]
+    )
+    assert not {"FID", "IS", "KID", "precision"} & ours.keys()
+    for name, message in ((lite, "need its images"), (features, r"mu of shape \[2\]")):
+        np.savez(f"{tmp_path}/alone.npz", mu=np.zeros(2), sigma=np.eye(2))
+        with pytest.raises(ValueError, match=message):
+            evaluate(f"{tmp_path}/alone.npz", samples, name, cache_dir="")
+
+
+def test_few_images_are_warned_about(features):
+    result = evaluate(pictures(6), pictures(30), features, cache_dir="")
+    assert len(result["warnings"]) == 1 and "the reference are 6 images" in result["warnings"][0]
+    result = evaluate(pictures(7), pictures(3), features, cache_dir="")
+    assert "the samples are 3 images" in result["warnings"][0]
+    assert np.isfinite(list(result["metrics"].values())).all()
+    assert not {"FID_error", "FID_infinity", "precision"} & result["metrics"].keys()
+
+
+def test_a_reference_is_measured_once(features, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    np.savez(f"{tmp_path}/reference.npz", reference := pictures(30))
+    measured, extract = [], Features.extract
+
+    def counted(self, images, *args):
+        measured.append(images.num_images)
+        return extract(self, images, *args)
+
+    monkeypatch.setattr(Features, "extract", counted)
+
+    def result(name="reference.npz", network=features):
+        return evaluate(f"{tmp_path}/{name}", samples, network, cache_dir=str(cache))
+
+    samples = pictures(40)
+    first, second = result(), result()
+    assert measured == [30, 40, 40]
+    assert first["metrics"] == second["metrics"]
+    assert first["reference_cache"] == "" and str(cache) in second["reference_cache"]
+    Path(tmp_path, "reference.npz").rename(tmp_path / "renamed.npz")
+    assert result("renamed.npz")["metrics"] == first["metrics"] and measured[3:] == [40]
+    other = Features("inception", features.network, "1" * 64)
+    result("renamed.npz", other)
+    np.savez(f"{tmp_path}/reference.npz", reference[::-1])
+    result()
+    assert measured[4:] == [30, 40, 30, 40] and len(list(cache.iterdir())) == 3
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:200])  # a damaged cache is no cache
+    assert result("renamed.npz")["metrics"] == first["metrics"] and measured[8:] == [30, 40]
+
+
+def test_files_that_are_no_images_are_refused(features, tmp_path):
+    good = pictures(20)
+    np.savez(f"{tmp_path}/good.npz", good)
+    data = bytearray(Path(tmp_path, "good.npz").read_bytes())
+    Path(tmp_path, "cut.npz").write_bytes(data[: len(data) // 2])
+    data[len(data) // 2] ^= 255
+    Path(tmp_path, "flipped.npz").write_bytes(data)
+    np.savez(f"{tmp_path}/named.npz", images=good)
+    np.savez(f"{tmp_path}/stats.npz", mu=np.zeros(6), sigma=np.eye(6))
+    np.savez(f"{tmp_path}/fortran.npz", np.asfortranarray(good))
+    np.save(f"{tmp_path}/array.npy", good)
+    for name, message in (
+        ("cut.npz", "not an .npz, or it was cut off"),
+        ("array.npy", "not an .npz"),
+        ("flipped.npz", "is damaged"),
+        ("named.npz", "no arr_0 .* it has images"),
+        ("stats.npz", "samples must be images"),
+        ("fortran.npz", "ascontiguousarray"),
+        ("nowhere", "nowhere does not exist"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            evaluate(good, f"{tmp_path}/{name}", features, cache_dir="")
+        assert str(tmp_path / name) in str(caught.value)
+    for array, message in (
+        (good.astype(np.float32), "float32 .* expected uint8"),
+        (good.transpose(0, 3, 1, 2), r"\[20, 3, 8, 8\]; expected uint8 \[N, H, W, 3\]"),
+        (good[:1], "1 images; expected 2 or more"),
+        (pictures(20, side=16), "8x8 pixels, .* 16x16"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(good, array, features, cache_dir="")
+
+
+def test_folders_need_readable_images_of_one_size(features, tmp_path):
+    good = pictures(3)
+    with pytest.raises(ValueError, match="has 0 images .*png.*expected 2 or more"):
+        evaluate(good, tmp_path, features, cache_dir="")
+    for i, side in enumerate((8, 8, 16)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=r"2.png has 16x16 pixels, .*0.png has 8x8"):
+        evaluate(good, tmp_path, features, cache_dir="")
+    Path(tmp_path, "2.png").write_bytes(Path(tmp_path, "1.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"2.png cannot be read as an image"):
+        evaluate(good, tmp_path, features, cache_dir="")
+
+
+def test_the_command_prints_a_table_and_writes_json(features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("features.load_features", lambda *args: features)
+    monkeypatch.chdir(tmp_path)
+    np.savez("reference.npz", pictures(30))
+    np.savez("samples.npz", pictures(40, 138))
+    arguments = ["reference.npz", "samples.npz", "--json", "out/numbers.json", "--cache_dir", "c"]
+    evaluator.main(arguments)
+    said = capsys.readouterr().out
+    numbers = json.loads(Path("out/numbers.json").read_text())
+    assert [p.name for p in Path("out").iterdir()] == ["numbers.json"]
+    assert f"{tmp_path}/reference.npz  (30 images)" in said
+    assert f"{tmp_path}/out/numbers.json" in said
+    fid, error = numbers["metrics"]["FID"], numbers["metrics"]["FID_error"]
+    assert f"{fid:.5g} +- {error:.2g}" in said
+    assert numbers["samples"] == f"{tmp_path}/samples.npz" and numbers["weights_sha256"] == "0" * 64
+    evaluator.main(arguments)
+    assert f"reference features from {tmp_path}/c/inception-" in capsys.readouterr().out
+
+
+def test_the_command_names_a_mistake_in_a_line(tmp_path):
+    for arguments, message in (
+        (["a.npz", "b.npz"], "(?s)--inception_weights FILE.*--features lite0"),
+        (["a.npz", "b.npz", "--inception_weights", "w.pth"], "no Inception weights at /"),
+        (["a.npz", "b.npz", "--features", "lite0"], "a.npz does not exist"),
+        (["a.npz", "b.npz", "--batch_size", "0"], "--batch_size is 0"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            evaluator.main([*arguments, "--cache_dir", str(tmp_path)])
+        assert caught.match(message)
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, evaluator\n"
+        "try: evaluator.main(['--help'])\n"
+        "finally: sys.exit(2 if 'torch' in sys.modules else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=EVALUATIONS, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "REFERENCE" in done.stdout
+
+
+def test_no_package_hides_the_scripts():
+    assert not (EVALUATIONS / "__init__.py").exists()
+    for path in EVALUATIONS.glob("*.py"):
+        assert path.stem not in sys.stdlib_module_names
+        found = importlib.util.find_spec(path.stem)
+        assert Path(found.origin) == path
