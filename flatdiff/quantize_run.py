@@ -1,7 +1,8 @@
 """What --quant does to a loaded network before it samples, and what the log says about it.
 
 The loss is measured before and after on the same images, timesteps and noise, so its rise is known
-far better than the loss itself. All ranks do the same; the first one writes.
+far better than the loss itself. All ranks do the same; the first one writes. Networks are called
+by `forward`, past torch.compile, which would not notice that their layers change.
 """
 
 import csv
@@ -45,8 +46,6 @@ def quantize(model, diffusion, flags, folder):
         _install_int8(model, layers, weights, quant)
     else:
         _install(layers, weights, quant)
-    if flags.run.compile:
-        torch.compiler.reset()  # what is compiled would go on with the old layers
     _log_losses(before, losses())
     return quant
 
@@ -143,7 +142,7 @@ def _output(model):
     size, device = model.image_size, dist_util.dev()
     x = torch.randn(2, 3, size, size, generator=generator(STREAM)).to(device)
     labels = {} if model.num_classes is None else {"y": torch.zeros(2, dtype=int, device=device)}
-    return model(x, torch.tensor([100, 900], device=device), **labels)
+    return model.forward(x, torch.tensor([100, 900], device=device), **labels)
 
 
 def _off(output, reference):
@@ -215,7 +214,7 @@ def _loss_meter(model, diffusion, flags):
 
     def losses():
         with autocast():
-            return probe.losses(model, diffusion, draws, flags.sample.batch_size)
+            return probe.losses(model.forward, diffusion, draws, flags.sample.batch_size)
 
     return losses
 
