@@ -5,9 +5,9 @@ Nothing here imports torch, so that `--help` answers at once.
 
 import dataclasses
 
-from .flags import as_trained, flag, group_of, parse, to_dict
+from .flags import as_trained, flag, group_of, parse, run, to_dict
 
-__all__ = ["as_trained", "flag", "group_of", "parse", "to_dict"]
+__all__ = ["as_trained", "flag", "group_of", "parse", "run", "to_dict"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,15 @@ def parse(description, argv=None, **groups):
     return SimpleNamespace(given=given, presets=presets, **values)
 
 
+def run(description, body, **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up."""
+    flags = parse(description, **groups)
+    from . import dist_util  # with torch, which --help does not wait for
+
+    with dist_util.session():
+        body(flags)
+
+
 def group_of(group, values):
     """The group with those of `values` that it knows."""
     names = {field.name for field in dataclasses.fields(group)}

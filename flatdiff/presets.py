@@ -71,6 +71,7 @@ PRESETS = {
         "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 2 "
         "--attention_resolutions 4 --learn_sigma True --diffusion_steps 1000 "
         "--noise_schedule cosine --lr 1e-3 --batch_size 32 --end_step 1400 "
-        "--lr_anneal_steps 1400 --ema_rate 0.99 --random_flip False --log_interval 20 --save_interval 350 --keep_last 1"
+        "--lr_anneal_steps 1400 --ema_rate 0.99 --random_flip False --log_interval 20 "
+        "--save_interval 350 --keep_last 1"
     ),
 }

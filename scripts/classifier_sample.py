@@ -11,8 +11,9 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        sample,
         sample=config.SampleFlags,
         guidance=config.GuidanceFlags,
         run=config.RunFlags,
@@ -21,10 +22,6 @@ def main():
         classifier=config.ClassifierFlags,
         train=config.TrainFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        sample(flags)
 
 
 def sample(flags):

@@ -11,8 +11,9 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        train,
         run=config.RunFlags,
         data=config.DataFlags,
         train=config.ClassifierTrainFlags,
@@ -20,10 +21,6 @@ def main():
         diffusion=config.DiffusionFlags,
         model=config.ModelFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        train(flags)
 
 
 def train(flags):

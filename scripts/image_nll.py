@@ -11,8 +11,9 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        measure,
         nll=config.NllFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -20,10 +21,6 @@ def main():
         model=config.ModelFlags,
         train=config.TrainFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        measure(flags)
 
 
 def measure(flags):

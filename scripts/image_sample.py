@@ -11,8 +11,9 @@ from flatdiff import config
 
 
 def main(description=__doc__, quant=config.QuantFlags):
-    flags = config.parse(
+    config.run(
         description,
+        sample,
         sample=config.SampleFlags,
         quant=quant,
         run=config.RunFlags,
@@ -21,10 +22,6 @@ def main(description=__doc__, quant=config.QuantFlags):
         train=config.TrainFlags,
         data=config.DataFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        sample(flags)
 
 
 def sample(flags):

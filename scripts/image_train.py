@@ -11,18 +11,15 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        train,
         run=config.RunFlags,
         data=config.DataFlags,
         train=config.TrainFlags,
         model=config.ModelFlags,
         diffusion=config.DiffusionFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        train(flags)
 
 
 def train(flags):
