@@ -147,7 +147,10 @@ def test_backends_agree(sample):
     packed, _, _ = sample(*symmetric, "--quant_backend", "packed", name="packed")
     np.testing.assert_array_equal(packed, expected)
     fp32, _, _ = sample(name="fp32")
-    integers, log, _ = sample(*symmetric, "--quant_backend", "int8", name="int8")
+    with torch.profiler.profile() as profiler:
+        integers, log, _ = sample(*symmetric, "--quant_backend", "int8", name="int8")
+    calls = {event.key: event.count for event in profiler.key_averages()}
+    assert calls["onednn::qconv2d_pointwise"] >= 25 * 10 * 2  # layers x steps x batches
     assert np.abs(integers - expected).mean() < max(1, np.abs(expected - fp32).mean())
     (line,) = [line for line in log.splitlines() if line.startswith("int8 arithmetic in 25 layers")]
     off, quantized_off = (float(word[:-1]) for word in line.split() if word.endswith("%"))
