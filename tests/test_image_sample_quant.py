@@ -154,7 +154,7 @@ def test_backends_agree(sample):
     assert np.abs(integers - expected).mean() < max(1, np.abs(expected - fp32).mean())
     (line,) = [line for line in log.splitlines() if line.startswith("int8 arithmetic in 25 layers")]
     off, quantized_off = (float(word[:-1]) for word in line.split() if word.endswith("%"))
-    assert 0 < off < quantized_off < 20
+    assert 0 <= off < quantized_off < 20  # off may print as 0.00; the profiler saw the integers
     alone, _, _ = sample(*symmetric, "--batch_size", 1, name="one_by_one")
     assert np.abs(alone - expected).mean() < 1
 
