@@ -131,7 +131,8 @@ def test_losses_are_guided_diffusions(name, settings):
     terms = chain(**settings).training_losses(network, X_START, t, noise=NOISE)
     assert terms.keys() == expected.keys() - {"t", "t_seen"}
     for key, term in terms.items():
-        np.testing.assert_allclose(term, expected[key], rtol=1e-6)
+        # terms of order 1 cancel to a KL of 1e-3: the sixth digit in fp32 is the processor's
+        np.testing.assert_allclose(term, expected[key], rtol=1e-5)
     assert seen == [expected["t_seen"]]
 
 
