@@ -1,13 +1,41 @@
 """Every knob of every script, one line each; see `flags` for how they are read.
 
-Nothing here imports torch, so that `--help` answers at once.
+Here are those that make a model; those of what is done with one are in `config_use`. Nothing here
+imports torch, so that `--help` answers at once.
 """
 
 import dataclasses
 
+from .config_use import (
+    BaseFlags,
+    CompareFlags,
+    ExportFlags,
+    ExposureFlags,
+    FlatnessFlags,
+    GuidanceFlags,
+    NllFlags,
+    QuantFlags,
+    SampleFlags,
+)
 from .flags import as_trained, flag, group_of, parse, run, to_dict
 
-__all__ = ["as_trained", "flag", "group_of", "parse", "run", "to_dict"]
+__all__ = [
+    "BaseFlags",
+    "CompareFlags",
+    "ExportFlags",
+    "ExposureFlags",
+    "FlatnessFlags",
+    "GuidanceFlags",
+    "NllFlags",
+    "QuantFlags",
+    "SampleFlags",
+    "as_trained",
+    "flag",
+    "group_of",
+    "parse",
+    "run",
+    "to_dict",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,147 +193,6 @@ class TrainFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
-    """What every script has."""
-
-    seed: int = flag(0, "all randomness is a function of this number", low=0)
-    dtype: str = flag(
-        "fp32", "arithmetic of the network; its weights stay fp32", choices=("fp32", "bf16", "fp16")
-    )
-    compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
-    log_dir: str = flag("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleFlags:
-    """Images from a checkpoint."""
-
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
-    num_samples: int = flag(10000, "number of images", low=1)
-    batch_size: int = flag(16, "images per rank and network call", low=1)
-    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
-    sampler: str = flag(
-        "ddpm",
-        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
-        choices=("ddpm", "ddim", "dpmpp"),
-    )
-    use_ddim: bool = flag(False, "the same as --sampler ddim")
-    class_labels: str = flag("", "labels to draw, in turn, as 0,3,5; empty: at random")
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareFlags:
-    """Runs drawn side by side."""
-
-    runs: str = flag("", "folders of the runs, separated by commas")
-
-
-@dataclasses.dataclass(frozen=True)
-class FlatnessFlags:
-    """How flat the loss is around the weights of one checkpoint or several."""
-
-    flatness: str = flag(
-        "LPF",
-        "LPF: Gaussian weight noise; MC: random directions of given length; HESSIAN: largest "
-        "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
-        choices=("LPF", "MC", "HESSIAN", "SURFACE"),
-    )
-    model_path: str = flag("", "checkpoints, separated by commas; * and ? stand for any letters")
-    sigma: str = flag(
-        "",
-        "LPF: standard deviations of the noise, separated by commas; empty: "
-        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
-    )
-    radius: str = flag("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
-    noise_scale: str = flag(
-        "absolute",
-        "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
-        choices=("absolute", "filter"),
-    )
-    num_draws: int = flag(
-        20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
-    )
-    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
-    t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
-    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1)
-    surface_points: int = flag(21, "SURFACE: points along a side of the plane, odd", low=3)
-    surface_range: float = flag(
-        1.0, "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter"
-    )
-    batch_size: int = flag(
-        0,
-        "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
-        low=0,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class ExposureFlags:
-    """Exposure bias: the network along the sampling chain, against real images."""
-
-    model_path: str = flag("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
-    num_images: int = flag(256, "real images, and chains of each kind", low=3)
-    batch_size: int = flag(64, "images per rank and network call", low=1)
-    sampler: str = flag(
-        "ddpm",
-        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
-        choices=("ddpm", "ddim", "dpmpp"),
-    )
-    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
-    prior_shift: str = flag(
-        "",
-        "means and standard deviations at which chains begin too, instead of 0:1, as "
-        "0.1:1,0.2:1,0:1.1; empty: none",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class QuantFlags:
-    """Sampling from quantized weights: how they are rounded, and what the network is kept as."""
-
-    quant: int = flag(
-        0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
-    )
-    quant_granularity: str = flag(
-        "tensor",
-        "what shares a grid: a whole weight tensor, or each output channel of it",
-        choices=("tensor", "channel"),
-        fixed=True,
-    )
-    quant_symmetric: bool = flag(
-        False,
-        "the grid reaches as far below zero as above; False: from least to largest weight",
-        fixed=True,
-    )
-    quant_range: str = flag(
-        "minmax",
-        "where the grid ends: at the extreme weights, or where the squared error is least",
-        choices=("minmax", "mse"),
-        fixed=True,
-    )
-    quant_skip: str = flag(
-        "",
-        "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
-        fixed=True,
-    )
-    quant_activations: int = flag(
-        0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
-    )
-    quant_backend: str = flag(
-        "simulate",
-        "fp32 arithmetic on rounded weights; the same, weights packed in memory and unpacked layer "
-        "by layer (slower); or convolutions in integers on the CPU (faster)",
-        choices=("simulate", "packed", "int8"),
-    )
-    save_quantized: str = flag(
-        "", "FILE.safetensors for the packed weights, to give as model_path; empty: not saved"
-    )
-    num_images: int = flag(
-        256, "images of data_dir on which the loss is measured before and after", low=2
-    )
-
-
-@dataclasses.dataclass(frozen=True)
 class ClassifierTrainFlags(TrainFlags):
     """The training of a noisy classifier."""
 
@@ -322,34 +209,27 @@ class ClassifierTrainFlags(TrainFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class GuidanceFlags:
-    """Guidance by a noisy classifier (Dhariwal & Nichol 2021)."""
+class EvalFlags:
+    """Samples against the training data, while it goes on."""
 
-    classifier_path: str = flag("", "checkpoint of classifier_train: model* (or ema_*, swa_*)")
-    classifier_scale: float = flag(1.0, "factor of the classifier's gradient; 0: no guidance")
-
-
-@dataclasses.dataclass(frozen=True)
-class BaseFlags:
-    """What a super-resolution network enlarges."""
-
-    base_samples: str = flag("", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels")
-
-
-@dataclasses.dataclass(frozen=True)
-class NllFlags:
-    """The variational bound of images, in bits per dimension."""
-
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
-    num_samples: int = flag(1000, "number of images, chosen at random by the seed", low=1)
-    batch_size: int = flag(1, "images per rank and network call", low=1)
-    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+    eval_interval: int = flag(0, "steps between two Frechet distances; 0: none", low=0)
+    eval_features: str = flag(
+        "lite0",
+        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
+        choices=("lite0", "digits", "inception"),
+    )
+    eval_samples: int = flag(1000, "samples drawn each time, in at most 100 steps", low=20)
+    eval_batch: int = flag(64, "samples per rank and network call", low=1)
+    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportFlags:
-    """A checkpoint as a folder that diffusers loads, or back."""
+class RunFlags:
+    """What every script has."""
 
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
-    out_dir: str = flag("", "folder to make")
-    reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
+    seed: int = flag(0, "all randomness is a function of this number", low=0)
+    dtype: str = flag(
+        "fp32", "arithmetic of the network; its weights stay fp32", choices=("fp32", "bf16", "fp16")
+    )
+    compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
+    log_dir: str = flag("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

@@ -147,21 +147,21 @@ def loop_arguments(train):
 
 
 def preview(flags, image_size, conditions=None):
-    """A function of the network that draws 64 images in at most 100 steps, the same each time.
+    """A function of the network that draws images in at most 100 steps, the same each time.
 
-    `conditions`: image indices -> tensors [64, ...] for the network, by name; default labels, if
-    class_cond.
+    It takes the images' indices too, by default the first 64. `conditions`: indices -> tensors
+    [N, ...] for the network, by name; default labels, if class_cond.
     """
     steps = min(100, flags.diffusion.diffusion_steps)
     short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
     diffusion = script_util.create_chain(dataclasses.asdict(short))
-    shape, indices, seed = (3, image_size, image_size), range(64), flags.run.seed
+    shape, seed = (3, image_size, image_size), flags.run.seed
 
     def labels(indices):
         classes = flags.model.num_classes
         return {"y": generate.draw_labels(indices, seed, classes)} if flags.model.class_cond else {}
 
-    def sample(model):
+    def sample(model, indices=range(64)):
         given = (conditions or labels)(indices)
         return generate.sample_images(model, diffusion, indices, shape, seed=seed, **given)
 

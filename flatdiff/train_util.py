@@ -7,7 +7,7 @@ other; the optimizer is always torch.optim.AdamW. A step's randomness is a funct
 
 import functools
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from tqdm import tqdm
@@ -248,14 +248,20 @@ class TrainLoop:
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
+    @contextmanager
+    def averaged(self):
+        """Yields the network in eval mode, at the weights of the first EMA if there is one."""
+        ema = next(iter(self.emas.values()), None)
+        with at(self.weights, replace(ema.weights)) if ema else nullcontext():
+            yield self.model.eval()
+        self.model.train()
+
     def draw_samples(self):
         """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
         if dist_util.rank() > 0:
             return
-        ema = next(iter(self.emas.values()), None)
-        with at(self.weights, replace(ema.weights)) if ema else nullcontext():
-            images = self.sample(self.model.eval())
-        self.model.train()
+        with self.averaged() as model:
+            images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
         image_datasets.save_grid(images, path)
         logger.log(f"drew {path}")

@@ -19,13 +19,14 @@ def main():
         train=config.TrainFlags,
         model=config.ModelFlags,
         diffusion=config.DiffusionFlags,
+        evaluation=config.EvalFlags,
     )
 
 
 def train(flags):
     import torch
 
-    from flatdiff import run_util, script_util
+    from flatdiff import evaluation, run_util, script_util
 
     resume_checkpoint = run_util.start_training(flags)
     size = flags.model.image_size
@@ -33,9 +34,14 @@ def train(flags):
     dataset = run_util.open_dataset(flags.data, size, num_classes)
     torch.manual_seed(flags.run.seed)
     model, diffusion = script_util.build(flags.model, flags.diffusion)
-    preview = run_util.preview(flags, size)
     loop = run_util.training_loop(
-        flags, model, diffusion, dataset, resume_checkpoint, sample=preview
+        flags,
+        model,
+        diffusion,
+        dataset,
+        resume_checkpoint,
+        sample=run_util.preview(flags, size),
+        **evaluation.on_the_fly(flags, dataset),
     )
     run_util.describe(flags, loop, dataset)
     loop.run_loop()

@@ -13,10 +13,10 @@ LEVELS = [
     """sam restore probe flatness hessian surface quantize packing int8 exposure_bias
     diffusers_config diffusers_format""",
     """image_datasets image_files dist_util launcher lifeline logger log_outputs checkpoint flags
-    config presets""",
+    config config_use presets""",
     """script_util train_util train_state generate run_util report finished subject flatness_run
     flatness_report flatness_pictures quantize_run exposure_run exposure_report
-    classifier_util super_res nll loss_scale""",
+    classifier_util super_res nll loss_scale evaluation""",
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")

@@ -1,0 +1,82 @@
+"""Samples against a reference, by `evaluations/`: the only place where the package meets it.
+
+What is measured, and of what, is decided by the flags; how, there.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from . import dist_util, logger, run_util
+
+EVALUATIONS = Path(__file__).parents[1] / "evaluations"
+LARGEST_REFERENCE = 50_000  # images
+
+
+def measure_by(features: str, inception_weights: str = "") -> Callable[..., dict]:
+    """A function of (reference, samples) that gives evaluations' dict of metrics.
+
+    Both are uint8 [N, H, W, 3], or the path of an npz or a folder. ValueError for features that
+    cannot be had. The key of the Frechet distance is `distance_name(features)`.
+    """
+    if not EVALUATIONS.is_dir():
+        raise ValueError(
+            f"{EVALUATIONS} is missing: distances of images need flatdiff's source folder; "
+            "install it with pip install -e"
+        )
+    if str(EVALUATIONS) not in sys.path:
+        sys.path.append(str(EVALUATIONS))
+    from evaluate import evaluate
+    from features import load_features
+
+    network = load_features(features, inception_weights or None, str(dist_util.dev()))
+    return functools.partial(evaluate, features=network)
+
+
+def distance_name(features: str) -> str:
+    """FID for Inception's features, and FD-lite0, FD-digits for others."""
+    return "FID" if features == "inception" else f"FD-{features}"
+
+
+def reference_of(dataset, seed: int = 0) -> np.ndarray:
+    """The images as training sees them, not mirrored: all, or a random 50,000 of more."""
+    order = np.random.default_rng(seed).permutation(dataset.num_images)[:LARGEST_REFERENCE]
+    return np.stack([dataset.image(i) for i in np.sort(order)])
+
+
+def on_the_fly(flags, dataset) -> dict:
+    """The arguments of TrainLoop that make it log a Frechet distance every --eval_interval steps.
+
+    Of samples of the first EMA (or the weights) in at most 100 steps, drawn by all ranks, against
+    the data of the training. The samples are functions of (seed, index), so that the noise in the
+    curve is common to all its points, and to all runs.
+    """
+    e = flags.evaluation
+    if not e.eval_interval:
+        return {}
+    measure = measure_by(e.eval_features, e.inception_weights) if dist_util.rank() == 0 else None
+    reference = reference_of(dataset, flags.run.seed) if measure else None
+    name = distance_name(e.eval_features)
+
+    def evaluate(loop):
+        with loop.averaged() as model:
+            samples = _draw(model, flags, dataset.image_size)
+        if measure:
+            metrics = measure(reference, samples)["metrics"]
+            logger.logkvs({k: metrics[k] for k in (name, f"{name}_error", f"{name}_infinity")})
+            error = metrics[f"{name}_error"]
+            logger.log(f"{name} at step {loop.step}: {metrics[name]:.4g} +- {error:.2g}")
+
+    return {"eval_interval": e.eval_interval, "evaluate": evaluate}
+
+
+def _draw(model, flags, image_size):
+    """uint8 [eval_samples, H, W, 3], of all ranks; the order is not that of the indices."""
+    e, draw = flags.evaluation, run_util.preview(flags, image_size)
+    mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
+    batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]
+    parts = dist_util.all_gather_object([draw(model, batch) for batch in batches])
+    return np.concatenate([part for rank in parts for part in rank])
