@@ -11,6 +11,7 @@ from .config_use import (
     CompareFlags,
     ExportFlags,
     ExposureFlags,
+    FeatureFlags,
     FlatnessFlags,
     GuidanceFlags,
     NllFlags,
@@ -24,6 +25,7 @@ __all__ = [
     "CompareFlags",
     "ExportFlags",
     "ExposureFlags",
+    "FeatureFlags",
     "FlatnessFlags",
     "GuidanceFlags",
     "NllFlags",
@@ -209,18 +211,12 @@ class ClassifierTrainFlags(TrainFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalFlags:
+class EvalFlags(FeatureFlags):
     """Samples against the training data, while it goes on."""
 
     eval_interval: int = flag(0, "steps between two Frechet distances; 0: none", low=0)
-    eval_features: str = flag(
-        "lite0",
-        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
-        choices=("lite0", "digits", "inception"),
-    )
     eval_samples: int = flag(1000, "samples drawn each time, in at most 100 steps", low=20)
     eval_batch: int = flag(64, "samples per rank and network call", low=1)
-    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
 
 
 @dataclasses.dataclass(frozen=True)
