@@ -13,11 +13,7 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(__doc__, compare=config.CompareFlags, run=config.RunFlags)
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        compare(flags)
+    config.run(__doc__, compare, compare=config.CompareFlags, run=config.RunFlags)
 
 
 def compare(flags):
