@@ -1,0 +1,70 @@
+"""Time flatdiff against its peers on this machine, each row in one interleaved run.
+
+    python benchmarks/bench.py                                  # all rows on the CPU
+    python benchmarks/bench.py --rows train,sample --configs S  # two rows of one config
+    python benchmarks/bench.py --suite gpu                      # the paper's configs on CUDA
+
+Prints one table. Rows whose contenders do not compute the same are named instead of printed, and
+the exit status is then 1.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+
+
+def main():
+    args = parse()
+    import suites
+    import table
+    import timing
+
+    start, failures = time.perf_counter(), []
+    peak = timing.peak(args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(suites.measure(args, folder, failures))
+    about = table.machine(peak, args.device)
+    print("\n".join(f"{name:>14}: {value}" for name, value in about.items()))
+    print(f"\n{table.text(rows, peak)}\n\n{time.perf_counter() - start:.0f} s in all")
+    for failure in failures:
+        print(f"not printed: {failure}")
+    write(args, rows, about, peak)
+    sys.exit(bool(failures))
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--suite", choices=("cpu", "gpu"), default="cpu", help="which configs and rows")
+    add("--device", choices=("cpu", "cuda"), help="default: that of the suite; cpu: a small form")
+    add("--rows", default="", help="rows to measure, separated by commas; empty: all")
+    add("--configs", default="", help="configs to measure, as S,C; empty: all")
+    add("--repeats", type=int, default=0, help="turns of each measurement; 0: as many as fit")
+    add("--json", default="", help="file for every number; empty: none")
+    add("--results", default="", help="markdown file whose section of the suite is replaced")
+    args = parser.parse_args()
+    args.device = args.device or {"cpu": "cpu", "gpu": "cuda"}[args.suite]
+    return args
+
+
+def write(args, rows, about, peak):
+    """The json and the markdown that were asked for."""
+    import table
+
+    if args.json:
+        with open(args.json, "w") as file:
+            measured = [dataclasses.asdict(row) for row in rows]
+            json.dump({"about": about, "peak": peak, "rows": measured}, file, indent=1)
+    if args.results:
+        lines = "\n".join(f"- {name}: {value}" for name, value in about.items())
+        title = f"Suite {args.suite} on {args.device}"
+        table.replace_section(args.results, title, f"{lines}\n\n{table.markdown(rows, peak)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Which rows are measured of which configs, in what order."""
+
+import dataclasses
+import sys
+
+import configs
+import rows
+from team import Disagreement, Team
+
+CPU = {  # row -> its function, and the configs that it is measured of
+    "train": (rows.train, "SCF"),
+    "sam": (rows.sam, "SC"),
+    "sample": (rows.sample, "SCF"),
+}
+SUITES = {"cpu": (configs.CPU, CPU)}
+
+
+def measure(args, folder: str, failures: list[str]):
+    """The rows that were asked for; what could not be measured is told in `failures`."""
+    known, functions = SUITES[args.suite]
+    wanted = _chosen("configs", args.configs, known), _chosen("rows", args.rows, functions)
+    for name in wanted[0]:
+        config = known[name]
+        if args.repeats:
+            config = dataclasses.replace(config, repeats=args.repeats)
+        team = Team(config, folder, args.device)
+        for row in wanted[1]:
+            function, where = functions[row]
+            if name in where:
+                yield from _guarded(function, team, failures)
+        team.close()
+
+
+def _guarded(function, team, failures):
+    print(f"{team.config.name}: {function.__name__} ...", file=sys.stderr, flush=True)
+    try:
+        yield from function(team)
+    except Disagreement as error:
+        failures.append(f"{function.__name__} of {team.config.name}: {error}")
+
+
+def _chosen(flag: str, text: str, known) -> list[str]:
+    names = text.split(",") if text else list(known)
+    if unknown := set(names) - set(known):
+        raise SystemExit(
+            f"--{flag} {','.join(sorted(unknown))}: expected some of {','.join(known)}"
+        )
+    return names

@@ -1,0 +1,128 @@
+"""Rows as aligned text, as markdown and as json, with what they were measured on."""
+
+import dataclasses
+import datetime
+import os
+import platform
+import sys
+from importlib import metadata
+
+import timing
+
+HEAD = (
+    "row",
+    "config",
+    "against",
+    "ratio",
+    "quartiles",
+    "goal",
+    "ours",
+    "theirs",
+    "GFLOP/s",
+    "peak",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What was measured, turn by turn.
+
+    `ratios`: how many times faster we are (`goal` begins with >=), or how many times dearer than
+    what stands beside it (<=). `ours`, `theirs`: medians in `unit`. `flops`: of the work that `ours`
+    seconds were for, 0 where they say nothing.
+    """
+
+    name: str
+    config: str
+    against: str
+    ratios: list[float]
+    ours: float
+    theirs: float
+    unit: str = "ms"
+    goal: str = ""
+    flops: float = 0.0
+
+    @property
+    def met(self) -> bool | None:
+        if not self.goal:
+            return None
+        sign, value = self.goal.split()
+        middle = timing.quartiles(self.ratios)[1]
+        return middle >= float(value) if sign == ">=" else middle <= float(value)
+
+    def cells(self, peak: float) -> tuple[str, ...]:
+        low, middle, high = timing.quartiles(self.ratios)
+        verdict = {True: " met", False: " MISSED", None: ""}[self.met]
+        rate = self.flops / self.ours * 1e3 if self.flops else 0
+        return (
+            self.name,
+            self.config,
+            self.against,
+            f"{middle:.3f}" if self.goal.startswith("<=") else f"{middle:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            self.goal + verdict,
+            f"{self.ours:.4g} {self.unit}",
+            f"{self.theirs:.4g} {self.unit}",
+            f"{rate / 1e9:.0f}" if rate else "",
+            f"{rate / peak:.0%}" if rate else "",
+        )
+
+
+def text(rows: list[Row], peak: float) -> str:
+    table = [HEAD, *(row.cells(peak) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
+
+
+def markdown(rows: list[Row], peak: float) -> str:
+    lines = [HEAD, ("---",) * len(HEAD), *(row.cells(peak) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine(peak: float, device: str) -> dict[str, str]:
+    """What the numbers were measured on, and how."""
+    packages = ("torch", "diffusers", "guided-diffusion-sdk", "flatdiff")
+    return {
+        "date": datetime.datetime.now().strftime("%Y-%m-%d"),
+        "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
+        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores{_gpu(device)}",
+        "measured peak": f"{peak / 1e9:.0f} GFLOP/s in a large matrix product",
+        "versions": ", ".join(f"{name} {_version(name)}" for name in packages),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _gpu(device: str) -> str:
+    if device != "cuda":
+        return ""
+    import torch
+
+    return f", {torch.cuda.get_device_name()}"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def replace_section(path: str, title: str, body: str) -> None:
+    """Write the body under `## title` of a markdown file, in place of what stood there."""
+    old = ""
+    if os.path.exists(path):
+        with open(path) as file:
+            old = file.read()
+    parts = old.split("\n## ")
+    kept = [parts[0].rstrip()] + [f"## {p.rstrip()}" for p in parts[1:] if not p.startswith(title)]
+    with open(path, "w") as file:
+        file.write("\n\n".join([*kept, f"## {title}\n\n{body}"]).lstrip() + "\n")
