@@ -34,8 +34,15 @@ class Flatdiff(Peer):
     def loop(self):
         flags = self.job.flags(f"--init_from {self.job.weights}")
         model, diffusion = script_util.build(flags.model, flags.diffusion)
-        dataset = run_util.open_dataset(flags.data, self.size)
-        return run_util.training_loop(flags, model, diffusion, dataset, "")
+        return run_util.training_loop(flags, model, diffusion, self.dataset, "")
+
+    @functools.cached_property
+    def dataset(self):
+        return run_util.open_dataset(self.job.flags().data, self.size)
+
+    def checksum(self) -> int:
+        """The sum of all pixels; the first call decodes them."""
+        return int(self.dataset.squares(progress=False).sum(dtype="int64"))
 
     @property
     def training(self):

@@ -164,6 +164,14 @@ class Guided(Peer):
     def train_step(self):
         self.loop.run_step(self.images, {})
 
+    def read(self, folder: str, count: int):
+        """One epoch of its loader over the files."""
+        from guided_diffusion.image_datasets import load_data
+
+        data = load_data(data_dir=folder, batch_size=self.batch, image_size=self.size)
+        for _ in range(count // self.batch):
+            next(data)
+
     @functools.cached_property
     def sampler(self):
         model, diffusion = self._build(timestep_respacing=str(self.job.config.chain))

@@ -28,8 +28,8 @@ class Row:
     """What was measured, turn by turn.
 
     `ratios`: how many times faster we are (`goal` begins with >=), or how many times dearer than
-    what stands beside it (<=). `ours`, `theirs`: medians in `unit`. `flops`: of the work that `ours`
-    seconds were for, 0 where they say nothing.
+    what stands beside it (<=). `ours`, `theirs`: medians in `unit`. `flops`: of the work that the
+    `ours` milliseconds were for, 0 where they say nothing. A goal with a unit is of `ours`.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Row:
     def met(self) -> bool | None:
         if not self.goal:
             return None
-        sign, value = self.goal.split()
-        middle = timing.quartiles(self.ratios)[1]
-        return middle >= float(value) if sign == ">=" else middle <= float(value)
+        sign, limit, *unit = self.goal.split()
+        value = self.ours if unit else timing.quartiles(self.ratios)[1]
+        return value >= float(limit) if sign == ">=" else value <= float(limit)
 
     def cells(self, peak: float) -> tuple[str, ...]:
         low, middle, high = timing.quartiles(self.ratios)
