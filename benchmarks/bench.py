@@ -11,6 +11,7 @@ the exit status is then 1.
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 import time
@@ -23,15 +24,15 @@ def main():
     import timing
 
     start, failures = time.perf_counter(), []
-    peak = timing.peak(args.device)
+    peaks = timing.peaks(args.device, suites.DTYPES[args.suite])
     with tempfile.TemporaryDirectory() as folder:
         rows = list(suites.measure(args, folder, failures))
-    about = table.machine(peak, args.device)
+    about = table.machine(peaks, args.device)
     print("\n".join(f"{name:>14}: {value}" for name, value in about.items()))
-    print(f"\n{table.text(rows, peak)}\n\n{time.perf_counter() - start:.0f} s in all")
+    print(f"\n{table.text(rows, peaks)}\n\n{time.perf_counter() - start:.0f} s in all")
     for failure in failures:
         print(f"not printed: {failure}")
-    write(args, rows, about, peak)
+    write(args, rows, about, peaks)
     sys.exit(bool(failures))
 
 
@@ -52,18 +53,19 @@ def parse():
     return args
 
 
-def write(args, rows, about, peak):
+def write(args, rows, about, peaks):
     """The json and the markdown that were asked for."""
     import table
 
     if args.json:
+        os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
         with open(args.json, "w") as file:
             measured = [dataclasses.asdict(row) for row in rows]
-            json.dump({"about": about, "peak": peak, "rows": measured}, file, indent=1)
+            json.dump({"about": about, "peaks": peaks, "rows": measured}, file, indent=1)
     if args.results:
         lines = "\n".join(f"- {name}: {value}" for name, value in about.items())
         title = f"Suite {args.suite} on {args.device}"
-        table.replace_section(args.results, title, f"{lines}\n\n{table.markdown(rows, peak)}")
+        table.replace_section(args.results, title, f"{lines}\n\n{table.markdown(rows, peaks)}")
 
 
 if __name__ == "__main__":

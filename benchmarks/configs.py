@@ -32,6 +32,14 @@ GPU = {
     "lsun_tower64": Config("lsun_tower64", "--preset lsun_tower64", 32, repeats=11, chain=100),
     "ffhq64": Config("ffhq64", "--preset ffhq64", batch=64, repeats=11, chain=100),
 }
+
+
+def small(config: Config) -> Config:
+    """Its small form, to try a suite of GPUs on a CPU: same flags, width 32, one block a level."""
+    flags = f"{config.flags} --num_channels 32 --num_res_blocks 1 --num_head_channels -1"
+    return dataclasses.replace(config, flags=flags, batch=2, repeats=2, chain=2)
+
+
 INT8 = "--quant 8 --quant_symmetric True --quant_activations {bits} --quant_backend {backend}"
 
 

@@ -29,6 +29,7 @@ class Flatdiff(Peer):
     def __init__(self, job):
         super().__init__(job)
         logger.configure(job.folder, format_strs=[])
+        self.autocast = script_util.autocast(job.flags(), job.device)
 
     @functools.cached_property
     def loop(self):
@@ -52,6 +53,10 @@ class Flatdiff(Peer):
     def chain(self):
         return self.loop.diffusion
 
+    def predict(self, x, t):
+        with self.autocast():
+            return self.training(x, t)
+
     def train_step(self):
         self.loop.optimizer = "adam"
         self.loop.run_step(self.images, {})
@@ -68,14 +73,16 @@ class Flatdiff(Peer):
 
     @functools.cached_property
     def sampler(self):
-        flags = self.job.flags(f"--timestep_respacing {self.job.config.chain}")
+        # without data: quantizing would measure the loss on them, before and after
+        more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
+        flags = self.job.flags(more)
         model, diffusion = script_util.from_checkpoint(self.job.weights, flags)
         quantize_run.quantize(model, diffusion, flags, self.job.folder)
         return model, generate.sampler(model, diffusion, flags)
 
-    @property
-    def network(self):
-        return self.sampler[0]
+    def network(self, x, t):
+        with self.autocast():
+            return self.sampler[0](x, t)
 
     def sample(self):
         self.sampler[1](range(self.batch))

@@ -60,6 +60,11 @@ def installed(kind: str) -> bool:
     return kind in ("flatdiff", "plain") or importlib.util.find_spec(module) is not None
 
 
+def without_tf32():
+    """A context for comparing: torch's convolutions on CUDA round to tf32 by default."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 class Peer:
     """A contender: `network` is in eval mode, `training` in train mode, both (x, t) -> output."""
 
@@ -71,8 +76,9 @@ class Peer:
         """(losses [N], norm of their mean's gradient) at fixed draws, without dropout."""
         self.training.eval()
         x_start, t, noise = (torch.from_numpy(a).to(self.job.device) for a in (x_start, t, noise))
-        terms = self.chain.training_losses(self.predict, x_start, t, {}, noise)
-        terms["loss"].mean().backward()
+        with without_tf32():
+            terms = self.chain.training_losses(self.predict, x_start, t, {}, noise)
+            terms["loss"].mean().backward()
         norm = torch.stack([w.grad.norm() for w in self.training.parameters()]).norm()
         self.training.zero_grad()
         self.training.train()
@@ -82,7 +88,7 @@ class Peer:
         return self.training(x, t)
 
     def forward(self, x, t):
-        with torch.inference_mode():
+        with torch.inference_mode(), without_tf32():
             x, t = (torch.from_numpy(a).to(self.job.device) for a in (x, t))
             return self.network(x, t).float().cpu().numpy()
 
@@ -104,15 +110,14 @@ class Peer:
         return self.batch, 3, self.size, self.size
 
     def peak_memory(self) -> float:
-        """Bytes: the most that the process, or its tensors on a GPU, have taken."""
+        """Bytes: the most that the process, or since the last call its tensors on a GPU, took."""
         if self.job.device == "cuda":
-            return torch.cuda.max_memory_allocated()
+            peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            return peak
         with open("/proc/self/status") as file:  # getrusage would count what came before exec
             kilobytes = next(line.split()[1] for line in file if line.startswith("VmHWM"))
         return int(kilobytes) * 1024
-
-    def forget_peak(self) -> None:
-        torch.cuda.reset_peak_memory_stats()
 
 
 class Guided(Peer):

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 
 import configs
+import gpu
 import rows
 from team import Disagreement, Team
 
@@ -18,7 +19,14 @@ CPU = {  # row -> its function, and the configs that it is measured of
     "startup": (rows.startup, "S"),
     "ranks": (rows.ranks, "SC"),
 }
-SUITES = {"cpu": (configs.CPU, CPU)}
+GPU = {
+    "tests": (gpu.tests, ["cifar10"]),
+    "train": (gpu.train, configs.GPU),
+    "sample": (gpu.sample, configs.GPU),
+    "flatness": (gpu.flatness, configs.GPU),
+}
+SUITES = {"cpu": (configs.CPU, CPU), "gpu": (configs.GPU, GPU)}
+DTYPES = {"cpu": ["float32"], "gpu": ["float32", "bfloat16"]}
 
 
 def measure(args, folder: str, failures: list[str]):
@@ -27,6 +35,8 @@ def measure(args, folder: str, failures: list[str]):
     wanted = _chosen("configs", args.configs, known), _chosen("rows", args.rows, functions)
     for name in wanted[0]:
         config = known[name]
+        if args.suite == "gpu" and args.device == "cpu":
+            config = configs.small(config)
         if args.repeats:
             config = dataclasses.replace(config, repeats=args.repeats)
         team = Team(config, folder, args.device)

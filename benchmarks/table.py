@@ -29,7 +29,8 @@ class Row:
 
     `ratios`: how many times faster we are (`goal` begins with >=), or how many times dearer than
     what stands beside it (<=). `ours`, `theirs`: medians in `unit`. `flops`: of the work that the
-    `ours` milliseconds were for, 0 where they say nothing. A goal with a unit is of `ours`.
+    `ours` milliseconds were for, or of an image where the unit is images/s; 0 where they say
+    nothing. A goal with a unit is of `ours`.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     unit: str = "ms"
     goal: str = ""
     flops: float = 0.0
+    dtype: str = "float32"
 
     @property
     def met(self) -> bool | None:
@@ -50,10 +52,10 @@ class Row:
         value = self.ours if unit else timing.quartiles(self.ratios)[1]
         return value >= float(limit) if sign == ">=" else value <= float(limit)
 
-    def cells(self, peak: float) -> tuple[str, ...]:
+    def cells(self, peaks: dict) -> tuple[str, ...]:
         low, middle, high = timing.quartiles(self.ratios)
         verdict = {True: " met", False: " MISSED", None: ""}[self.met]
-        rate = self.flops / self.ours * 1e3 if self.flops else 0
+        rate = self.flops * (self.ours if self.unit == "images/s" else 1e3 / self.ours)
         return (
             self.name,
             self.config,
@@ -64,29 +66,29 @@ class Row:
             f"{self.ours:.4g} {self.unit}",
             f"{self.theirs:.4g} {self.unit}",
             f"{rate / 1e9:.0f}" if rate else "",
-            f"{rate / peak:.0%}" if rate else "",
+            f"{rate / peaks[self.dtype]:.0%}" if rate else "",
         )
 
 
-def text(rows: list[Row], peak: float) -> str:
-    table = [HEAD, *(row.cells(peak) for row in rows)]
+def text(rows: list[Row], peaks: dict) -> str:
+    table = [HEAD, *(row.cells(peaks) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table)
 
 
-def markdown(rows: list[Row], peak: float) -> str:
-    lines = [HEAD, ("---",) * len(HEAD), *(row.cells(peak) for row in rows)]
+def markdown(rows: list[Row], peaks: dict) -> str:
+    lines = [HEAD, ("---",) * len(HEAD), *(row.cells(peaks) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def machine(peak: float, device: str) -> dict[str, str]:
+def machine(peaks: dict, device: str) -> dict[str, str]:
     """What the numbers were measured on, and how."""
     packages = ("torch", "diffusers", "guided-diffusion-sdk", "flatdiff")
     return {
         "date": datetime.datetime.now().strftime("%Y-%m-%d"),
         "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores{_gpu(device)}",
-        "measured peak": f"{peak / 1e9:.0f} GFLOP/s in a large matrix product",
+        "measured peak": ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in peaks.items()),
         "versions": ", ".join(f"{name} {_version(name)}" for name in packages),
     }
 

@@ -5,7 +5,7 @@ Ratios are taken turn by turn; a median and its quartiles say more than a mean o
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -40,8 +40,18 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def peak(device: str = "cpu", dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
-    """FLOP/s of the machine: the best of some large matrix products."""
+def peaks(device: str, dtypes: Iterable[str]) -> dict[str, float]:
+    """FLOP/s of the machine in each dtype: the best of some large matrix products.
+
+    float32 on CUDA is tf32 here, which convolutions take by default.
+    """
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # in this process, which trains nothing
+    return {dtype: _peak(device, getattr(torch, dtype)) for dtype in dtypes}
+
+
+def _peak(device, dtype):
+    size = 8192 if device == "cuda" else 2048
     a = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(12):
