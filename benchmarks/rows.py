@@ -23,7 +23,7 @@ SAM = {"S": "<= 2.03", "C": "<= 2.03"}
 DRAW = {"C": "<= 1.05"}
 MEMORY = {"S": "<= 1.0", "C": "<= 0.95", "F": "<= 0.95"}
 RANKS = {"S": ">= 0.95", "C": ">= 0.88"}
-OF_INT8 = 1e-2  # the deviation of integer arithmetic from its simulation in fp32
+OF_INT8 = 1.25  # times the simulation's deviation from fp32: what integers may deviate
 STUDIED, AT_ONCE = 256, 64  # images of a study of flatness, and how many of them are timed
 
 
@@ -65,11 +65,16 @@ def sam(team: Team):
 
 
 def int8(team: Team):
-    """Sampling with integer convolutions; it must compute what its simulation in fp32 does."""
+    """Sampling with integer convolutions; they must be as near to fp32 as their simulation.
+
+    Layer by layer the two are the same up to rounding, but a last bit can turn a code, and codes
+    that turned are as large as the quantization itself by the end of the network.
+    """
     bits = _exact_bits()
     for backend in ("int8", "simulate"):
         team.get(backend, "flatdiff", configs.INT8.format(bits=bits, backend=backend))
-    team.compare("int8", "simulate", OF_INT8)
+    simulated = team.compare("simulate", "flatdiff", 1.0)
+    team.compare("int8", "flatdiff", OF_INT8 * simulated)
     team.check("guided-diffusion")
     contenders = "int8", "flatdiff", "guided-diffusion"
     seconds = team.interleave({name: (name, "sample") for name in contenders})
@@ -177,7 +182,7 @@ def ranks(team: Team):
     """Two ranks with a thread each against one with two, on the same global batch."""
     if not commands.mpirun():
         return
-    repeats, steps = {"S": (3, 20)}.get(team.config.name, (1, 6))
+    repeats, steps = {"S": (2, 20)}.get(team.config.name, (1, 6))
     rates, losses = {1: [], 2: []}, {}
     for _ in range(repeats):
         for count in rates:

@@ -48,11 +48,15 @@ def measure(args, folder: str, failures: list[str]):
 
 
 def _guarded(function, team, failures):
+    """The rows of the function, each told on the way: all of them together take minutes."""
     print(f"{team.config.name}: {function.__name__} ...", file=sys.stderr, flush=True)
     try:
-        yield from function(team)
+        for row in function(team):
+            print(f"    {row.summary}", file=sys.stderr, flush=True)
+            yield row
     except Disagreement as error:
         failures.append(f"{function.__name__} of {team.config.name}: {error}")
+        print(f"    {failures[-1]}", file=sys.stderr, flush=True)
 
 
 def _chosen(flag: str, text: str, known) -> list[str]:

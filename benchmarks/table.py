@@ -52,6 +52,11 @@ class Row:
         value = self.ours if unit else timing.quartiles(self.ratios)[1]
         return value >= float(limit) if sign == ">=" else value <= float(limit)
 
+    @property
+    def summary(self) -> str:
+        middle = timing.quartiles(self.ratios)[1]
+        return f"{self.name}: {middle:.3f} ({self.against} {self.theirs:.4g} {self.unit})"
+
     def cells(self, peaks: dict) -> tuple[str, ...]:
         low, middle, high = timing.quartiles(self.ratios)
         verdict = {True: " met", False: " MISSED", None: ""}[self.met]

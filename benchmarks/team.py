@@ -74,11 +74,11 @@ class Team:
         agree(f"{name}: norm of the gradient", theirs[1], ours[1], limit)
         self.agreed.add(name)
 
-    def compare(self, name: str, reference: str, limit: float) -> None:
-        """Disagreement unless the outputs of two contenders are as near as that."""
+    def compare(self, name: str, reference: str, limit: float) -> float:
+        """The deviation of the outputs of two contenders; Disagreement above the limit."""
         x, _, t = _draws(self.job)
         output, expected = (self[who].call("forward", x, t) for who in (name, reference))
-        agree(f"{name}: output", output, expected, limit)
+        return agree(f"{name}: output", output, expected, limit)
 
     def interleave(self, calls: dict, warmup: int = 1) -> dict[str, list[float]]:
         """Seconds of (worker's name, method, arguments ...), turn by turn; names as in `calls`."""
@@ -99,7 +99,7 @@ def agree(what: str, value, reference, limit: float = LIMIT) -> float:
     value, reference = np.asarray(value, np.float64), np.asarray(reference, np.float64)
     deviation = np.linalg.norm(value - reference) / np.linalg.norm(reference)
     if not deviation <= limit:
-        raise Disagreement(f"{what} is {deviation:.2e} off, more than {limit:.0e}")
+        raise Disagreement(f"{what} is {deviation:.2e} off, more than {limit:.2g}")
     return deviation
 
 
