@@ -64,7 +64,7 @@ def write(args, rows, about, peaks):
             json.dump({"about": about, "peaks": peaks, "rows": measured}, file, indent=1)
     if args.results:
         lines = "\n".join(f"- {name}: {value}" for name, value in about.items())
-        title = f"Suite {args.suite} on {args.device}"
+        title = f"{args.suite} suite on {args.device}, {args.configs or 'all configs'}"
         table.replace_section(args.results, title, f"{lines}\n\n{table.markdown(rows, peaks)}")
 
 

@@ -4,6 +4,7 @@ Speeds are images/s. In fp32 convolutions are tf32 on CUDA, as torch and all con
 checks of agreement are without it.
 """
 
+import contextlib
 import dataclasses
 import statistics
 import subprocess
@@ -55,13 +56,13 @@ def sample(team: Team):
         team.folder,
         team.device,
     )
-    forms, peers = _contenders(large)
-    seconds = large.interleave({name: (name, "sample") for name in (*forms, *peers)})
-    for form in forms:
-        for peer in peers:
-            name = f"sampling, {config.chain} steps"
-            yield _speed(large, name, form, peer, seconds[form], seconds[peer], config.chain)
-    large.close()
+    with contextlib.closing(large):
+        forms, peers = _contenders(large)
+        seconds = large.interleave({name: (name, "sample") for name in (*forms, *peers)})
+        for form in forms:
+            for peer in peers:
+                name = f"sampling, {config.chain} steps"
+                yield _speed(large, name, form, peer, seconds[form], seconds[peer], config.chain)
 
 
 def flatness(team: Team):

@@ -4,6 +4,7 @@ A ratio of speeds is the time of the peer over ours, more is faster; one of cost
 ours over what stands beside it. A row is given only after its contenders were found to agree.
 """
 
+import contextlib
 import statistics
 import tempfile
 import time
@@ -119,10 +120,9 @@ def memory(team: Team, steps: int = 3):
     for kind in ("flatdiff", *(peer for peer in PEERS[:2] if team.has(peer))):
         if kind != "flatdiff":
             team.check(kind)
-        worker = team.fresh(kind)
-        worker.call("train_steps", steps)
-        peaks[kind] = worker.call("peak_memory") / 1e6
-        worker.close()
+        with contextlib.closing(team.fresh(kind)) as worker:
+            worker.call("train_steps", steps)
+            peaks[kind] = worker.call("peak_memory") / 1e6
     ours = peaks.pop("flatdiff")
     for peer, theirs in peaks.items():
         goal = MEMORY.get(team.config.name, "") if peer == "guided-diffusion" else ""
@@ -171,11 +171,9 @@ def _first_step(team):
 
 def _their_first_step(team):
     start = time.perf_counter()
-    worker = team.fresh("guided-diffusion")
-    worker.call("train_step")
-    seconds = time.perf_counter() - start
-    worker.close()
-    return seconds
+    with contextlib.closing(team.fresh("guided-diffusion")) as worker:
+        worker.call("train_step")
+        return time.perf_counter() - start
 
 
 def ranks(team: Team):

@@ -1,5 +1,6 @@
 """Which rows are measured of which configs, in what order."""
 
+import contextlib
 import dataclasses
 import sys
 
@@ -40,11 +41,11 @@ def measure(args, folder: str, failures: list[str]):
         if args.repeats:
             config = dataclasses.replace(config, repeats=args.repeats)
         team = Team(config, folder, args.device)
-        for row in wanted[1]:
-            function, where = functions[row]
-            if name in where:
-                yield from _guarded(function, team, failures)
-        team.close()
+        with contextlib.closing(team):
+            for row in wanted[1]:
+                function, where = functions[row]
+                if name in where:
+                    yield from _guarded(function, team, failures)
 
 
 def _guarded(function, team, failures):
@@ -54,7 +55,7 @@ def _guarded(function, team, failures):
         for row in function(team):
             print(f"    {row.summary}", file=sys.stderr, flush=True)
             yield row
-    except Disagreement as error:
+    except (Disagreement, RuntimeError) as error:
         failures.append(f"{function.__name__} of {team.config.name}: {error}")
         print(f"    {failures[-1]}", file=sys.stderr, flush=True)
 

@@ -91,11 +91,16 @@ def machine(peaks: dict, device: str) -> dict[str, str]:
     packages = ("torch", "diffusers", "guided-diffusion-sdk", "flatdiff")
     return {
         "date": datetime.datetime.now().strftime("%Y-%m-%d"),
-        "command": " ".join(["python", "benchmarks/bench.py", *sys.argv[1:]]),
+        "command": " ".join([*_openmp(), "python", "benchmarks/bench.py", *sys.argv[1:]]),
         "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores{_gpu(device)}",
         "measured peak": ", ".join(f"{v / 1e9:.0f} GFLOP/s in {k}" for k, v in peaks.items()),
         "versions": ", ".join(f"{name} {_version(name)}" for name in packages),
     }
+
+
+def _openmp() -> list[str]:
+    """What was set of the threads, as it would be typed."""
+    return [f"{name}={value}" for name, value in os.environ.items() if name.startswith("OMP_")]
 
 
 def _processor() -> str:
@@ -130,6 +135,8 @@ def replace_section(path: str, title: str, body: str) -> None:
         with open(path) as file:
             old = file.read()
     parts = old.split("\n## ")
-    kept = [parts[0].rstrip()] + [f"## {p.rstrip()}" for p in parts[1:] if not p.startswith(title)]
+    kept = [parts[0].rstrip()] + [
+        f"## {p.rstrip()}" for p in parts[1:] if p.split("\n")[0] != title
+    ]
     with open(path, "w") as file:
         file.write("\n\n".join([*kept, f"## {title}\n\n{body}"]).lstrip() + "\n")

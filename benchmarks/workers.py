@@ -18,7 +18,7 @@ class Worker:
 
     def __init__(self, kind: str, job):
         self.connection, theirs = START.Pipe()
-        self.process = START.Process(target=_serve, args=(theirs, kind, job), daemon=True)
+        self.process = START.Process(target=_serve, args=(theirs, kind, job))
         self.process.start()
         theirs.close()
 
