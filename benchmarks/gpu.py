@@ -6,6 +6,7 @@ checks of agreement are without it.
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def tests(team: Team):
 
 def train(team: Team):
     """Training steps of every form, Adam and SAM, and the memory that they take."""
-    forms, peers = _contenders(team)
+    forms, peers = _contenders(team, team.check)
     calls = {name: (name, "train_step") for name in (*forms, *peers)}
     calls |= {f"{name} SAM": (name, "sam_step") for name in forms}
     seconds = team.interleave(calls, warmup=3)
@@ -52,12 +53,12 @@ def sample(team: Team):
     small = team.device == "cpu"
     config = dataclasses.replace(team.config, batch=team.config.batch if small else SAMPLED)
     large = Team(
-        dataclasses.replace(config, name=f"{config.name} x{config.batch}", repeats=2),
+        dataclasses.replace(config, name=f"{config.name}x{config.batch}", repeats=2),
         team.folder,
         team.device,
     )
     with contextlib.closing(large):
-        forms, peers = _contenders(large)
+        forms, peers = _contenders(large, functools.partial(large.compare, "flatdiff"))
         seconds = large.interleave({name: (name, "sample") for name in (*forms, *peers)})
         for form in forms:
             for peer in peers:
@@ -70,15 +71,15 @@ def flatness(team: Team):
     yield from rows.flatness(team)
 
 
-def _contenders(team):
-    """(our forms, the peers), all in agreement with fp32."""
+def _contenders(team, check):
+    """(our forms, the peers), all in agreement with fp32 by a check of name and limit."""
     compiled = team.device == "cuda"  # on a CPU it takes a minute, and a compiler
     forms = [form for form in FORMS if compiled or "compiled" not in form]
     peers = [peer for peer in rows.PEERS if team.has(peer)]
     for form in forms:
         team.get(form, "flatdiff", FORMS[form][0])
     for name in (*forms[1:], *peers):
-        team.check(name, FORMS[name][2] if name in FORMS else LIMIT)
+        check(name, FORMS[name][2] if name in FORMS else LIMIT)
     return forms, peers
 
 

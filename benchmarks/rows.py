@@ -74,8 +74,8 @@ def int8(team: Team):
     bits = _exact_bits()
     for backend in ("int8", "simulate"):
         team.get(backend, "flatdiff", configs.INT8.format(bits=bits, backend=backend))
-    simulated = team.compare("simulate", "flatdiff", 1.0)
-    team.compare("int8", "flatdiff", OF_INT8 * simulated)
+    simulated = team.compare("flatdiff", "simulate", 1.0)
+    team.compare("flatdiff", "int8", OF_INT8 * simulated)
     team.check("guided-diffusion")
     contenders = "int8", "flatdiff", "guided-diffusion"
     seconds = team.interleave({name: (name, "sample") for name in contenders})
@@ -152,7 +152,7 @@ def cost(team, name, beside, ours, theirs, goals, flops=0.0) -> Row:
     return Row(name, team.config.name, beside, ratio, *times, goal=goal, flops=flops)
 
 
-def startup(team: Team, repeats: int = 3):
+def startup(team: Team, repeats: int = 2):
     """--help of the slowest script, and the first logged step of the command."""
     calls = {"ours": commands.slowest_help, "theirs": commands.their_imports}
     seconds = timing.interleave(calls, repeats, warmup=0)

@@ -67,14 +67,14 @@ class Team:
         """Disagreement unless outputs, losses and gradient are those of our network."""
         if name in self.agreed:
             return
-        self.compare(name, "flatdiff", limit)
+        self.compare("flatdiff", name, limit)
         x, noise, t = _draws(self.job)
         ours, theirs = (self[who].call("losses", x, t, noise) for who in ("flatdiff", name))
         agree(f"{name}: losses", theirs[0], ours[0], limit)
         agree(f"{name}: norm of the gradient", theirs[1], ours[1], limit)
         self.agreed.add(name)
 
-    def compare(self, name: str, reference: str, limit: float) -> float:
+    def compare(self, reference: str, name: str, limit: float) -> float:
         """The deviation of the outputs of two contenders; Disagreement above the limit."""
         x, _, t = _draws(self.job)
         output, expected = (self[who].call("forward", x, t) for who in (name, reference))
