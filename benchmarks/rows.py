@@ -25,7 +25,7 @@ DRAW = {"C": "<= 1.05"}
 MEMORY = {"S": "<= 1.0", "C": "<= 0.95", "F": "<= 0.95"}
 RANKS = {"S": ">= 0.95", "C": ">= 0.88"}
 OF_INT8 = 1.25  # times the simulation's deviation from fp32: what integers may deviate
-STUDIED, AT_ONCE = 256, 64  # images of a study of flatness, and how many of them are timed
+STUDIED, AT_ONCE = 256, 32  # images of a study of flatness, and how many of them are timed
 
 
 def train(team: Team):
@@ -99,7 +99,7 @@ def _exact_bits() -> int:
 def flatness(team: Team):
     """A draw and its losses on 256 images over these losses alone.
 
-    The draw itself, weights moved and put back, is timed beside 64 of the images.
+    The draw itself, weights moved and put back, is timed beside 32 of the images.
     """
     more = f"--num_images {AT_ONCE} --batch_size {AT_ONCE}"
     subject = team.get("subject", "flatdiff", more)
