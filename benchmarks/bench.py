@@ -26,7 +26,11 @@ def main():
     start, failures = time.perf_counter(), []
     measured = [timing.peaks(args.device, suites.DTYPES[args.suite])]
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(suites.measure(args, folder, failures))
+        rows = []
+        try:
+            rows.extend(suites.measure(args, folder, failures))
+        except KeyboardInterrupt:
+            failures.append("what was left when it was interrupted")
     measured.append(timing.peaks(args.device, suites.DTYPES[args.suite]))
     peaks = {dtype: max(peak[dtype] for peak in measured) for dtype in measured[0]}
     about = table.machine(peaks, args.device)
