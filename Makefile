@@ -1,5 +1,6 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
-# make test: every test. Both make .venv first; neither needs root or a GPU.
+# make test: every test. make bench: speed and memory against guided-diffusion and diffusers.
+# All make .venv first; none needs root or a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,7 +17,7 @@ TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -27,6 +28,10 @@ demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/f
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python benchmarks/bench.py --json runs/bench.json --results benchmarks/RESULTS.md
 
 lint: .venv/ready
 	$(BIN)/ruff check

