@@ -83,7 +83,7 @@ def step(device, made, dtype, optimizer):
     x_start, noise = torch.randn(2, 4, 3, 16, 16, generator=g)
     t = torch.tensor([1, 250, 600, 999])
     draw = Draw(*(v.to(device) for v in (x_start.clamp(-1, 1), t, noise, torch.ones(4))), {})
-    terms = loop.gradient(draw)
+    _, terms = loop.gradient(draw)
     gradient = torch.cat([w.grad.flatten() for w in loop.weights])
     loop.optimize()
     return terms["loss"], gradient, torch.cat([w.flatten() for w in loop.weights])
