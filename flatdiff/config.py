@@ -16,6 +16,7 @@ from .config_use import (
     NllFlags,
     QuantFlags,
     SampleFlags,
+    StudyFlags,
 )
 from .flags import as_trained, flag, group_of, parse, run, to_dict
 
@@ -29,6 +30,7 @@ __all__ = [
     "NllFlags",
     "QuantFlags",
     "SampleFlags",
+    "StudyFlags",
     "as_trained",
     "flag",
     "group_of",
