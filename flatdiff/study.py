@@ -68,6 +68,7 @@ class Training:
 
     gradient: str
     climbs: bool
+    twice: bool  # Adam with the cost of SAM
     input_pertub: float
     seed: int
     steps: int
@@ -210,7 +211,9 @@ def features_of(flags) -> str:
     """The features of the Frechet distances, by --features or what else was given."""
     s = flags.study
     own_digits = "digits" in flags.presets and "data_dir" not in flags.given
-    return s.features or ("digits" if own_digits else "inception" if s.inception_weights else "lite0")
+    return s.features or (
+        "digits" if own_digits else "inception" if s.inception_weights else "lite0"
+    )
 
 
 def fingerprint(flags) -> str:
@@ -245,7 +248,8 @@ def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store:
     images = train.end_step * train.batch_size * flags.study.ranks
     return Training(
         gradient=_name(gradient),
-        climbs=train.optimizer != "adam",
+        climbs=train.optimizer != "adam" and train.rho > 0,
+        twice=gradient.get("twice", False),
         input_pertub=pertub,
         seed=seed,
         steps=train.end_step,
@@ -302,9 +306,7 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
     for steps, bits in _sampled(s):
         name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
         own = {"num_samples": s.num_samples, "batch_size": s.measure_batch, "quant": bits}
-        samples = Cell(
-            "samples", common | own | {"timestep_respacing": str(steps)}, made_of, store
-        )
+        samples = Cell("samples", common | own | {"timestep_respacing": str(steps)}, made_of, store)
         distance = {
             "samples": samples.folder,
             "data_dir": flags.data.data_dir,
@@ -320,7 +322,9 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
         "MC": few | {"radius": s.radius},
         "HESSIAN": {"num_draws": 2, "num_eigenvalues": 1},
     }.items():
-        cells[kind] = Cell(kind, on_data | own | {"flatness": kind}, made_of | {"data": data}, store)
+        cells[kind] = Cell(
+            kind, on_data | own | {"flatness": kind}, made_of | {"data": data}, store
+        )
     steps = {"timestep_respacing": str(whole_numbers("sampling_steps", s.sampling_steps)[0])}
     cells["exposure"] = Cell("exposure", on_data | steps, made_of | {"data": data}, store)
     return cells

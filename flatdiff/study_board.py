@@ -1,4 +1,4 @@
-"""What a study shows while it runs: on a terminal a table that stays in place, else a line a job."""
+"""What a study shows while it runs: on a terminal a table that stays, else a line a job."""
 
 import shutil
 import sys
@@ -32,7 +32,9 @@ class Board:
 
     def tell(self, job) -> None:
         self._clear()
-        end = f"; see {job.log}" if job.state == "failed" else "" if self.live else f"; {self.left()}"
+        end = (
+            f"; see {job.log}" if job.state == "failed" else "" if self.live else f"; {self.left()}"
+        )
         print(f"{job.state:>9}  {clock(job.seconds):>8}  {job.name}{end}", flush=True)
 
     def summary(self) -> str:

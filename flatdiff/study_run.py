@@ -84,7 +84,9 @@ def jobs_of(models: list[Model]) -> list[Job]:
 def table_of_jobs(models: list[Model]) -> str:
     """What a study would do: each job, whether it is done, and where its results are."""
     jobs = jobs_of(models)
-    lines = [f"{job.state:>4}  {job.name}  ({os.path.basename(job.cells[0].folder)})" for job in jobs]
+    lines = [
+        f"{job.state:>4}  {job.name}  ({os.path.basename(job.cells[0].folder)})" for job in jobs
+    ]
     done = sum(job.state == "done" for job in jobs)
     return "\n".join([*lines, f"{len(jobs)} jobs, {done} done"])
 
