@@ -4,24 +4,31 @@ Flags in; trainings, models and cells out. A cell is one thing to compute, and i
 of what made it: nothing that only says where files are, or how many at a time, is part of that.
 """
 
-import argparse
 import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-import math
 import os
 from typing import Any
 
 import numpy as np
 
 from . import checkpoint, config
-from .flags import reader
 from .image_datasets import ImageDataset
+from .study_axes import (
+    averages_of,
+    check,
+    features_of,
+    gradients,
+    name_of,
+    numbers,
+    passes,
+    train_group,
+    whole_numbers,
+)
 
 VERSION = 1  # of the cells: a higher number makes all old ones void
-AVERAGES = ("none", "ema", "swa")
 RESULT = "result.json"
 LOOKED_AT = 1000  # images in the fingerprint of the data
 SIDE_ISSUES = set(  # flags that change no number
@@ -29,12 +36,6 @@ SIDE_ISSUES = set(  # flags that change no number
     "model_path samples inception_weights measure_batch".split()
 )
 OF_SAMPLING = {"timestep_respacing", "eps_scaler", "eps_scaler_slope"}
-NOT_FOR_STUDIES = {
-    "optimizer": "--gradient says what is trained",
-    "use_swa": "--average says what is averaged",
-    "resume": "a study goes on by itself",
-    "resume_checkpoint": "a study trains from the start",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ def models_of(flags, store: str) -> list[Model]:
     """The whole matrix, in the order of the tables; ValueError for flags that make none."""
     check(flags)
     data = fingerprint(flags)
-    axes = gradients(flags), _numbers("input_pertub", flags.study.input_pertub)
+    axes = gradients(flags), numbers("input_pertub", flags.study.input_pertub)
     trainings = [
         _training(flags, gradient, pertub, flags.run.seed + i, data, store)
         for (gradient, pertub), i in itertools.product(
@@ -111,109 +112,6 @@ def models_of(flags, store: str) -> list[Model]:
     ]
     averages = averages_of(flags)
     return [Model(t, a, _measures(flags, t, a, data, store)) for t in trainings for a in averages]
-
-
-# The axes
-
-
-def gradients(flags) -> list[dict[str, Any]]:
-    """Of each kind of training, the TrainFlags that make it: in the order asked, then Adam x 2."""
-    radii = _numbers("rho", flags.study.rho)
-    found = []
-    for text in filter(None, map(str.strip, flags.study.gradient.split(","))):
-        changed = _train_flags(text)
-        climbs = changed["optimizer"] != "adam"
-        crossed = climbs and "rho" not in changed
-        found += [changed | {"rho": rho} for rho in radii] if crossed else [changed]
-    if not found:
-        raise ValueError("--gradient is empty; expected names as adam,adam-sam")
-    if flags.study.matched and any(g["optimizer"] != "adam" for g in found):
-        found.append({"optimizer": "adam", "twice": True})
-    return list({_name(g): g for g in found}.values())
-
-
-def _train_flags(text: str) -> dict[str, Any]:
-    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}."""
-    fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
-    first, *others = text.split()
-    values = {}
-    for part in [f"optimizer={first}", *others]:
-        name, _, value = part.partition("=")
-        if name not in fields:
-            raise ValueError(
-                f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
-                "then name=value with flags as rho or sam_sync"
-            )
-        try:
-            values[name] = reader(fields[name])(value)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
-    return values
-
-
-def _name(gradient: dict) -> str:
-    others = [f"{k}={v}" for k, v in gradient.items() if k not in ("optimizer", "twice")]
-    return " ".join([gradient["optimizer"], *others, *["2x steps"] * ("twice" in gradient)])
-
-
-def averages_of(flags) -> list[str]:
-    names = list(dict.fromkeys(a.strip() for a in flags.study.average.split(",") if a.strip()))
-    for name in names:
-        if name not in AVERAGES:
-            raise ValueError(f"--average: got {name!r}, expected {', '.join(AVERAGES)}")
-    if not names:
-        raise ValueError(f"--average is empty; expected some of {', '.join(AVERAGES)}")
-    return names
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= v < math.inf for v in values):
-        raise ValueError(
-            f"--{name} is {text!r}; expected numbers of 0 or more, separated by commas"
-        )
-    return list(dict.fromkeys(values))
-
-
-def whole_numbers(name: str, text: str) -> list[int]:
-    values = _numbers(name, text) if text.strip() else []
-    if any(v < 1 or v % 1 for v in values):
-        raise ValueError(f"--{name} is {text!r}; expected whole numbers separated by commas")
-    return list(map(int, values))
-
-
-# What was asked for
-
-
-def check(flags) -> None:
-    """ValueError for flags that a study has no use for, or that do not go together."""
-    for name, why in NOT_FOR_STUDIES.items():
-        if name in flags.given:
-            raise ValueError(f"--{name} is not for studies: {why}")
-    averages = averages_of(flags)
-    if not (flags.train.end_step or flags.train.lr_anneal_steps):
-        raise ValueError("no end of training: give --end_step N, the optimizer steps of each run")
-    if "ema" in averages and not flags.train.ema_rate:
-        raise ValueError("--average has ema, but --ema_rate is empty: give a rate, as 0.9999")
-    if "swa" in averages and flags.train.lr_anneal_steps:
-        raise ValueError(
-            "--average has swa, which is the mean of weights along a constant rate, and all "
-            "averages come from the same training: give --lr_anneal_steps 0, or leave swa out"
-        )
-    if not whole_numbers("sampling_steps", flags.study.sampling_steps):
-        raise ValueError("--sampling_steps is empty; expected numbers of steps, as 20,100")
-
-
-def features_of(flags) -> str:
-    """The features of the Frechet distances, by --features or what else was given."""
-    s = flags.study
-    own_digits = "digits" in flags.presets and "data_dir" not in flags.given
-    return s.features or (
-        "digits" if own_digits else "inception" if s.inception_weights else "lite0"
-    )
 
 
 def fingerprint(flags) -> str:
@@ -235,7 +133,7 @@ def fingerprint(flags) -> str:
 
 
 def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store: str) -> Training:
-    train = _train_group(flags, gradient)
+    train = train_group(flags, gradient)
     groups = (
         dataclasses.replace(flags.run, seed=seed, log_dir=""),
         flags.data,
@@ -247,7 +145,7 @@ def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store:
     cell = Cell("train", given, {"data": data, "ranks": flags.study.ranks}, store)
     images = train.end_step * train.batch_size * flags.study.ranks
     return Training(
-        gradient=_name(gradient),
+        gradient=name_of(gradient),
         climbs=train.optimizer != "adam" and train.rho > 0,
         twice=gradient.get("twice", False),
         input_pertub=pertub,
@@ -256,36 +154,6 @@ def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store:
         cost=images * passes(train),
         cell=cell,
     )
-
-
-def _train_group(flags, gradient: dict) -> config.TrainFlags:
-    """TrainFlags of one kind of training.
-
-    It collects SWA wherever the rate is constant, which does not touch its weights, over the last
-    quarter of the steps (Izmailov et al. 2018, section 5: 75 % of the budget before) in 20 windows,
-    unless --swa_start and --swa_window say otherwise. Twice the steps is twice all schedules.
-    """
-    train = flags.train
-    times = 2 if gradient.get("twice") else 1
-    steps = (train.end_step or train.lr_anneal_steps) * times
-    swa = {}
-    if not train.lr_anneal_steps:
-        start = train.swa_start * times if "swa_start" in flags.given else steps * 3 // 4
-        window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
-        swa = {"use_swa": True, "swa_start": start, "swa_window": window}
-    own = {k: v for k, v in gradient.items() if k != "twice"}
-    return dataclasses.replace(
-        train,
-        **{"rho": config.TrainFlags.rho, **own, **swa},
-        end_step=steps,
-        lr_anneal_steps=train.lr_anneal_steps * times,
-        resume="auto",
-    )
-
-
-def passes(train: config.TrainFlags) -> float:
-    """Gradients that a step takes, on average: 2 where it climbs first."""
-    return 1 if train.optimizer == "adam" or not train.rho else 2
 
 
 def changed(group) -> dict[str, Any]:

@@ -26,11 +26,14 @@ th, td { padding: .32rem .7rem; text-align: right; white-space: nowrap;
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 11rem; }
-table.text td:first-child { white-space: normal; min-width: 15rem; }
+table.text td:first-child { white-space: normal; min-width: 13rem; max-width: 30rem; }
+table.text :is(th, td):nth-child(2), table.text :is(th, td):last-child { text-align: left; }
 td.holds { color: var(--good); } td.does { color: var(--bad); }
 td.holds, td.does { font-weight: 600; }
 figure { margin: 1rem 0; }
-figure img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 6px; }
+figure .scroll { margin: 0 0 .3rem; }
+figure img { display: block; height: auto; background: #fff; border-radius: 6px; }
+figure .scroll img { width: 100%; min-width: 38rem; }
 .grids { display: grid; grid-template-columns: repeat(var(--columns), minmax(6rem, 1fr));
   gap: .9rem; overflow-x: auto; }
 .grids figure { margin: 0; } .grids img { width: 100%; image-rendering: pixelated; }
@@ -39,7 +42,8 @@ summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
   th, td { padding: .15rem .35rem; } th { min-width: 0; } .scroll, .grids { overflow: visible; }
   td:first-child, table.text td:first-child { min-width: 0; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } details { display: none; } }
+  figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
+  h2 { break-after: avoid; } details { display: none; } }
 """
 
 
@@ -84,22 +88,24 @@ def _cell(text: str) -> str:
 
 
 def figure(svg: str, caption: str) -> str:
-    return _figure("image/svg+xml", svg.encode(), caption)
+    """Wider than a phone, where it scrolls sideways."""
+    image = _image("image/svg+xml", svg.encode(), caption)
+    return _captioned(f'<div class="scroll">{image}</div>', caption)
 
 
 def grids(pictures: list[tuple[bytes, str]], columns: int) -> str:
     """PNG pictures with their captions, row by row."""
-    inside = "\n".join(_figure("image/png", png, caption) for png, caption in pictures)
+    inside = "\n".join(_captioned(_image("image/png", p, text), text) for p, text in pictures)
     return f'<div class="grids" style="--columns: {columns}">\n{inside}\n</div>'
 
 
-def _figure(kind: str, content: bytes, caption: str) -> str:
+def _image(kind: str, content: bytes, alt: str) -> str:
     data = base64.b64encode(content).decode()
-    text = html.escape(caption)
-    return (
-        f'<figure><img src="data:{kind};base64,{data}" alt="{text}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
+    return f'<img src="data:{kind};base64,{data}" alt="{html.escape(alt)}">'
+
+
+def _captioned(inside: str, caption: str) -> str:
+    return f"<figure>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def details(title: str, text: str) -> str:

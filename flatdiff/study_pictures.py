@@ -23,17 +23,27 @@ WIDTH, HEIGHT = 4.4, 3.6  # inches of a panel
 
 
 def under_perturbation(models: list[Model]) -> str:
-    """LPF and MC: the loss against the length of the perturbation."""
-    figure, axes = _panels(2)
-    for axis, kind in zip(axes, ("LPF", "MC")):
-        for group in _groups(models):
-            curves = [c["curve"] for m in group if (c := m.cells[kind].result())]
-            if curves:
-                x = [0.0, *(p["distance"] for p in curves[0])]
-                y = [[c[0]["at_w"], *(p["at_w"] + p["rise"] for p in c)] for c in curves]
-                axis.plot(x, np.mean(y, axis=0), **_look(models, group[0]))
-        axis.set(title=kind, xlabel="‖perturbation‖₂", ylabel="loss")
-    return _finish(figure, axes)
+    """LPF: the loss against the length of the noise. MC: its rise along random directions."""
+    figure, (noise, directions) = _panels(2)
+    for group in _groups(models):
+        look = _look(models, group[0])
+        if curves := _curves(group, "LPF"):
+            x = [0.0, *(point["distance"] for point in curves[0])]
+            y = [[c[0]["at_w"], *(p["at_w"] + p["rise"] for p in c)] for c in curves]
+            noise.plot(x, np.mean(y, axis=0), **look)
+        if curves := _curves(group, "MC"):
+            x = [point["distance"] for point in curves[0]]
+            directions.plot(x, np.mean([[p["rise"] for p in c] for c in curves], axis=0), **look)
+    noise.set(title="Gaussian noise (LPF)", ylabel="loss")
+    directions.set(title="random directions (MC)", ylabel="rise of the loss")
+    directions.set(xscale="log", yscale="log")
+    for axis in (noise, directions):
+        axis.set_xlabel("length of the perturbation of the weights")
+    return _finish(figure, (noise, directions))
+
+
+def _curves(group: list[Model], kind: str) -> list[list[dict]]:
+    return [found["curve"] for model in group if (found := model.cells[kind].result())]
 
 
 def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
@@ -53,7 +63,6 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
         title += "" if r is None else f": r = {r:.2f}, {len(pairs)} models"
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set(title=title, xlabel="LPF rise of the loss", ylabel="distance lost to rounding")
-        axis.set_xscale("log")
     return _finish(figure, axes)
 
 

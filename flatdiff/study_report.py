@@ -15,12 +15,16 @@ import torch
 
 from . import checkpoint, claims, config, evaluation, study_page, study_pictures, study_tables
 from .flatness_report import write_csv
-from .study import Model, features_of
+from .study import Model
+from .study_axes import features_of
 from .study_rows import rows_of, summary
 
 ROOT = Path(__file__).parents[1]
 TITLE = "Flatness: what it costs, what it buys"
 FAIR = "not in the paper"
+FAIR_TEXT = (
+    "Is the second pass worth it? The Frechet distance of SAM less that of Adam at equal cost:"
+)
 
 
 def write(models: list[Model], flags) -> list[str]:
@@ -105,24 +109,22 @@ class Report:
         left = sum(cell.result() is None for cell in all_cells)
         return f"Not finished: {left} of {len(all_cells)} measurements are missing." if left else ""
 
-    def short(self) -> list[str]:
-        """The answers in sentences: all claims counted, then the fair comparison in full."""
+    def short(self) -> str:
+        """All claims, counted."""
         count = {v: sum(f.verdict == v for f in self.found) for v in claims.VERDICTS}
-        told = [
+        return (
             f"Of {len(self.found)} claims, {count[claims.HOLDS]} hold, {count[claims.FAILS]} do "
             f"not, and {count[claims.UNDECIDED]} are undecided at 95 %."
-        ]
-        fair = [v for v in self.found if v.place == FAIR]
-        if fair:
-            told.append("At equal cost, against Adam of twice the steps:")
-        for v in fair:
-            side = "lower (better)" if v.estimate < 0 else "higher (worse)"
-            interval = "" if v.low is None else f", 95 % interval {v.low:.3g} to {v.high:.3g}"
-            which = v.text.partition(" has ")[0], v.text.rpartition(", ")[2]
-            told.append(
-                f"{which[0]} at {which[1]}: distance {side} by {abs(v.estimate):.3g}{interval}: "
-                f"{v.verdict}."
-            )
+        )
+
+    def fair(self) -> list[str]:
+        """SAM against Adam of equal cost, in sentences."""
+        told = []
+        for v in (v for v in self.found if v.place == FAIR):
+            name, steps = v.text.partition(" has ")[0], v.text.rpartition(", ")[2]
+            side = "lower" if v.estimate < 0 else "higher"
+            interval = "" if v.low is None else f" (95 % interval {v.low:+.3g} to {v.high:+.3g})"
+            told.append(f"{name}, {steps}: {side} by {abs(v.estimate):.3g}{interval}: {v.verdict}")
         return told
 
     def notes(self) -> list[str]:
@@ -189,7 +191,9 @@ class Report:
         p = study_page
         parts = [p.heading(TITLE, 1), p.paragraph(self.about(), "dim")]
         parts += [p.paragraph(self.missing())] * bool(self.missing())
-        parts += [p.heading("In short"), p.bullets(self.short())]
+        parts += [p.heading("In short"), p.paragraph(self.short())]
+        if fair := self.fair():
+            parts += [p.paragraph(FAIR_TEXT), p.bullets(fair)]
         for title, (header, rows), kind in self.tables():
             parts += [p.heading(title), p.table(header, rows, kind)]
         parts += [p.heading("Figures"), *(p.figure(*each) for each in self.figures())]
@@ -227,12 +231,18 @@ class Report:
 
     def markdown(self) -> str:
         parts = [f"# {TITLE}", self.about(), self.missing()]
-        parts += ["## In short", "\n".join(f"- {text}" for text in self.short())]
+        parts += ["## In short", self.short()]
+        if fair := self.fair():
+            parts += [FAIR_TEXT, _listed(fair)]
         for title, table, _ in self.tables():
             parts += [f"## {title}", study_tables.as_markdown(table)]
-        parts += ["## How to read this", "\n".join(f"- {text}" for text in self.notes())]
+        parts += ["## How to read this", _listed(self.notes())]
         parts += ["## Command", f"    {self.settings['command']}"]
         return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _listed(texts: list[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
 
 
 def _label_row(model: Model) -> dict:

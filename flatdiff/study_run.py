@@ -99,10 +99,16 @@ def run(models: list[Model], flags, command: list[str]) -> str:
         path = os.path.join(folder, f"{job.cells[0].kind}-{job.cells[0].key}")
         job.log = f"{path}.log"
         study_jobs.write(job.cells, job.name, f"{path}.json")
+    signal.signal(signal.SIGTERM, _stop)
     make = Cluster if flags.study.cluster else Local
     with make(flags, command, folder) as place, Board(jobs, place.slots) as board:
         _work_through(jobs, place, board)
     return _what_failed(jobs)
+
+
+def _stop(*_):
+    """SIGTERM ends the jobs too, as Ctrl-C does. (Of kill -9 they learn nothing, and end alone.)"""
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _work_through(jobs: list[Job], place, board: Board) -> None:

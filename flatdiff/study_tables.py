@@ -2,7 +2,7 @@
 
 import math
 
-from .claims import UNDECIDED, Verdict
+from .claims import Verdict
 
 PLAIN = {
     "images": "images, thousands",
@@ -68,14 +68,14 @@ def flatness(summary: list[dict], distance: str) -> Table:
 
 
 def claims(verdicts: list[Verdict]) -> Table:
-    header = ["claim", "where", "difference", "95 % interval", "seeds", "verdict"]
+    header = ["claim", "verdict", "difference", "95 % interval", "seeds", "where"]
     rows = []
     for v in verdicts:
         interval = "" if v.low is None else f"{v.low:.3g} to {v.high:.3g}"
-        n = f"{v.n} models" if v.column == "r" else str(v.n)
-        why = f" ({v.why})" if v.why and v.verdict == UNDECIDED else ""
         estimate = f"r = {v.estimate:.2f}" if v.column == "r" else f"{v.estimate:+.3g}"
-        rows.append([v.text, v.place, estimate, interval, n, v.verdict + why])
+        n = f"{v.n} models" if v.column == "r" else str(v.n)
+        why = f": {v.why}" if v.why else ""
+        rows.append([v.text, v.verdict + why, estimate, interval, n, v.place])
     return header, rows
 
 
