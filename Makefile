@@ -20,9 +20,10 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-demo: $(DEMO)/samples.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
+demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
 		$(DEMO)/exposure/exposure_bias.json
-	@echo; echo "What the demo made:"; ls -1 $(abspath $(DEMO))/*.png $(abspath $(DEMO))/*/*.png
+	@echo; echo "What the demo made:"
+	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png)
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -50,19 +51,19 @@ $(DEMO)/%/state$(STEPS).pt: $(DEMO)/digits/ready
 		$(MODEL_FLAGS) $(DIFFUSION_FLAGS) $(TRAIN_FLAGS) $($*_FLAGS) \
 		--log_dir $(DEMO)/$* --resume auto
 
-SAMPLE_FLAGS := --num_samples 64 --batch_size 32 --timestep_respacing 100
+SAMPLE_FLAGS := --num_samples 500 --batch_size 125 --timestep_respacing 100
 MODELS := $(DEMO)/adam/ema_0.99_$(STEPS).pt,$(DEMO)/adam-sam/ema_0.99_$(STEPS).pt
 TRAINED := $(DEMO)/adam/state$(STEPS).pt $(DEMO)/adam-sam/state$(STEPS).pt
 
-$(DEMO)/%/samples_64x8x8x3.npz: $(DEMO)/%/state$(STEPS).pt
+$(DEMO)/%/samples_500x8x8x3.npz: $(DEMO)/%/state$(STEPS).pt
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample.py $(SAMPLE_FLAGS) \
 		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$*
 
-$(DEMO)/%/samples_64x8x8x3_w8.npz: $(DEMO)/%/state$(STEPS).pt
+$(DEMO)/%/samples_500x8x8x3_w8.npz: $(DEMO)/%/state$(STEPS).pt
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample_quant.py --quant 8 $(SAMPLE_FLAGS) \
 		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$* --data_dir $(DEMO)/digits
 
-$(DEMO)/%/samples_64x8x8x3_w4.npz: $(DEMO)/%/state$(STEPS).pt
+$(DEMO)/%/samples_500x8x8x3_w4.npz: $(DEMO)/%/state$(STEPS).pt
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_sample_quant.py --quant 4 $(SAMPLE_FLAGS) \
 		--model_path $(DEMO)/$*/ema_0.99_$(STEPS).pt --log_dir $(DEMO)/$* --data_dir $(DEMO)/digits
 
@@ -74,6 +75,7 @@ $(DEMO)/exposure/exposure_bias.json: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/exposure_bias.py --model_path $(MODELS) \
 		--data_dir $(DEMO)/digits --timestep_respacing 20 --log_dir $(DEMO)/exposure
 
-$(DEMO)/samples.png: $(foreach run,adam adam-sam,$(foreach bits,3 3_w8 3_w4, \
-		$(DEMO)/$(run)/samples_64x8x8x$(bits).npz))
-	$(BIN)/python scripts/compare.py --runs $(DEMO)/adam,$(DEMO)/adam-sam --log_dir $(DEMO)
+$(DEMO)/distances.png: $(foreach run,adam adam-sam,$(foreach bits,3 3_w8 3_w4, \
+		$(DEMO)/$(run)/samples_500x8x8x$(bits).npz))
+	$(BIN)/python scripts/compare.py --runs $(DEMO)/adam,$(DEMO)/adam-sam --log_dir $(DEMO) \
+		--reference $(DEMO)/digits --features digits

@@ -75,3 +75,13 @@ class SWA(Average):
     @property
     def coefficient(self) -> float:
         return 1 / (self.count + 1)
+
+
+def parse_rates(ema_rate: str | float) -> list[float]:
+    """Text as 0.999,0.9999 or one number -> the rates of the EMAs."""
+    try:
+        return [float(rate) for rate in str(ema_rate).split(",") if rate]
+    except ValueError:
+        raise ValueError(
+            f"ema_rate is {ema_rate!r}; expected numbers separated by commas, as 0.999,0.9999"
+        ) from None

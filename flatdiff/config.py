@@ -11,6 +11,7 @@ from .config_use import (
     CompareFlags,
     ExportFlags,
     ExposureFlags,
+    FeatureFlags,
     FlatnessFlags,
     GuidanceFlags,
     NllFlags,
@@ -25,6 +26,7 @@ __all__ = [
     "CompareFlags",
     "ExportFlags",
     "ExposureFlags",
+    "FeatureFlags",
     "FlatnessFlags",
     "GuidanceFlags",
     "NllFlags",
@@ -170,14 +172,28 @@ class TrainFlags:
     microbatch: int = flag(-1, "images per forward pass, to save memory; -1: the whole batch")
     optimizer: str = flag(
         "adam",
-        "the gradient that AdamW follows: here, or at the ridge of a ball of radius rho",
-        choices=("adam", "adam-sam", "adam-asam"),
+        "the gradient that AdamW follows: here; at the ridge of a ball of radius rho; or msam: rho "
+        "along the last momentum, in one pass (and the log shows the loss there)",
+        choices=("adam", "adam-sam", "adam-asam", "adam-msam"),
     )
     rho: float = flag(
         0.05, "radius of SAM's ball, l2 over all weights (ASAM: relative); 0: plain Adam", low=0
     )
     sam_sync: bool = flag(
         False, "SAM climbs along the mean gradient of all ranks; False: each along its own"
+    )
+    sam_every: int = flag(
+        1,
+        "SAM at every k-th step, plain steps between (SAM-k in Liu et al. 2022); 1: always",
+        low=1,
+    )
+    sam_start: int = flag(
+        0, "step from which on SAM is used (Zhou et al. 2025: late is enough); 0: always", low=0
+    )
+    sam_share: float = flag(
+        1.0,
+        "share of each rank's batch that SAM climbs on, and that the log shows the loss of (Bahri "
+        "et al. 2022); 1: all of it",
     )
     ema_rate: str = flag("0.9999", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
     use_swa: bool = flag(False, "average the weights at the end of each window; False: off")
@@ -211,18 +227,12 @@ class ClassifierTrainFlags(TrainFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalFlags:
+class EvalFlags(FeatureFlags):
     """Samples against the training data, while it goes on."""
 
     eval_interval: int = flag(0, "steps between two Frechet distances; 0: none", low=0)
-    eval_features: str = flag(
-        "lite0",
-        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
-        choices=("lite0", "digits", "inception"),
-    )
     eval_samples: int = flag(1000, "samples drawn each time, in at most 100 steps", low=20)
     eval_batch: int = flag(64, "samples per rank and network call", low=1)
-    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
 
 
 @dataclasses.dataclass(frozen=True)

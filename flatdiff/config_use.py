@@ -23,10 +23,25 @@ class SampleFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags:
-    """Runs drawn side by side."""
+class FeatureFlags:
+    """What a distance between sets of images is measured on."""
+
+    features: str = flag(
+        "lite0",
+        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
+        choices=("lite0", "digits", "inception"),
+    )
+    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareFlags(FeatureFlags):
+    """Runs drawn side by side, and the distances of their samples from real images."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
+    reference: str = flag(
+        "", "real images, npz or folder, to which distances are measured; empty: no distances"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import dist_util, logger, run_util
+from . import dist_util, logger, report, run_util
+from .flatness_report import table
 
 EVALUATIONS = Path(__file__).parents[1] / "evaluations"
 LARGEST_REFERENCE = 50_000  # images
@@ -47,6 +48,49 @@ def reference_of(dataset, seed: int = 0) -> np.ndarray:
     return np.stack([dataset.image(i) for i in np.sort(order)])
 
 
+def of_runs(folders: list[str], flags) -> list[dict]:
+    """The distances of the samples in each run's folder from the reference of a CompareFlags.
+
+    A row for each run and number of bits: run, bits, num_samples, metric, value, error (standard
+    error over samples), infinity (extrapolated to endless samples; None where it cannot be).
+    """
+    measure, name = (
+        measure_by(flags.features, flags.inception_weights),
+        distance_name(flags.features),
+    )
+    rows = []
+    for folder in folders:
+        files = report.samples_of(folder)
+        for kind in sorted(files, key=report.bits, reverse=True):
+            result = measure(flags.reference, files[kind])
+            metrics = result["metrics"]
+            rows.append(
+                {
+                    "run": report.run_name(folder),
+                    "bits": report.bits(kind),
+                    "num_samples": result["num_samples"],
+                    "metric": name,
+                    "value": metrics[name],
+                    "error": metrics.get(f"{name}_error"),
+                    "infinity": metrics.get(f"{name}_infinity"),
+                }
+            )
+    for warning in dict.fromkeys(result["warnings"]):
+        logger.warn(f"warning: {warning}")
+    return rows
+
+
+def text(rows: list[dict]) -> str:
+    """The rows of `of_runs` as a table to read."""
+    lines = [["run", "bits", "samples", rows[0]["metric"], "+-", "for endless samples"]]
+    for row in rows:
+        numbers = (
+            f"{row[k]:.4g}" if row[k] is not None else "" for k in ("value", "error", "infinity")
+        )
+        lines.append([row["run"], str(row["bits"]), str(row["num_samples"]), *numbers])
+    return table(lines)
+
+
 def on_the_fly(flags, dataset) -> dict:
     """The arguments of TrainLoop that make it log a Frechet distance every --eval_interval steps.
 
@@ -57,9 +101,9 @@ def on_the_fly(flags, dataset) -> dict:
     e = flags.evaluation
     if not e.eval_interval:
         return {}
-    measure = measure_by(e.eval_features, e.inception_weights) if dist_util.rank() == 0 else None
+    measure = measure_by(e.features, e.inception_weights) if dist_util.rank() == 0 else None
     reference = reference_of(dataset, flags.run.seed) if measure else None
-    name = distance_name(e.eval_features)
+    name = distance_name(e.features)
 
     def evaluate(loop):
         with loop.averaged() as model:

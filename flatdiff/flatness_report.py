@@ -5,7 +5,6 @@ the mean over all d is known for these images. How far L(w) depends on the image
 Networks are compared draw by draw, so that what a draw does to both of them cancels.
 """
 
-import csv
 import itertools
 import math
 import os
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, flatness, flatness_pictures, logger
+from .report import write_csv
 
 SIZE = {"LPF": "sigma", "MC": "radius"}
 PARTS = ("all", "quarter 1", "quarter 2", "quarter 3", "quarter 4")  # of the timesteps
@@ -30,7 +30,7 @@ def write(record: dict, folder: str) -> list[str]:
     logger.log({"HESSIAN": spectrum_text, "SURFACE": surface_text}.get(kind, curve_text)(rows))
     paths = [
         write_json(record | {"rows": rows}, kind, os.path.join(folder, "flatness.json")),
-        write_csv(rows, os.path.join(folder, f"flatness_{kind}.csv")),
+        write_csv(_without_nan(rows), os.path.join(folder, f"flatness_{kind}.csv")),
     ]
     if kind == "SURFACE":
         paths.append(write_arrays(record, os.path.join(folder, "flatness_SURFACE.npz")))
@@ -197,14 +197,6 @@ def write_json(study: dict, kind: str, path: str) -> str:
     """Put the study under its kind into the file, beside those of other kinds."""
     known = checkpoint.load_json(path) if checkpoint.exists(path) else {}
     checkpoint.save_json(_without_nan(known | {kind: study}), path)
-    return path
-
-
-def write_csv(rows: list[dict], path: str) -> str:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(_without_nan(rows))
     return path
 
 

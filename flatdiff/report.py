@@ -19,7 +19,7 @@ WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
 
 def training_curves(folders: list[str], path: str) -> str:
     """Loss against step, one line a run, and its variational part where there is one."""
-    runs = {os.path.basename(f.rstrip("/")): _progress(f) for f in folders}
+    runs = {run_name(f): _progress(f) for f in folders}
     keys = [k for k in ("mse", "vb", "loss") if all(k in rows for rows in runs.values())]
     keys = keys if len(keys) == 3 else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
@@ -39,7 +39,7 @@ def training_curves(folders: list[str], path: str) -> str:
 
 def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
     """The first images of each run, a column a run; a row for each number of bits sampled with."""
-    rows = sorted({kind for f in folders for kind in samples_of(f)}, key=_bits, reverse=True)
+    rows = sorted({kind for f in folders for kind in samples_of(f)}, key=bits, reverse=True)
     size = (WIDTH_OF_RUN * len(folders), (HEIGHT + 0.4) * len(rows))
     figure, axes = plt.subplots(len(rows), len(folders), figsize=size, squeeze=False)
     for row, kind in zip(axes, rows):
@@ -49,9 +49,38 @@ def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
                 with np.load(samples_of(folder)[kind]) as file:
                     images = file["arr_0"][: num_columns**2]
                 axis.imshow(_tile(images, num_columns), interpolation="nearest")
-                bits = f", weights of {_bits(kind)} bits" if kind else ""
-                axis.set_title(os.path.basename(folder.rstrip("/")) + bits)
+                weights = f", weights of {bits(kind)} bits" if kind else ""
+                axis.set_title(run_name(folder) + weights)
     return _save(figure, path)
+
+
+def distances(rows: list[dict], path: str) -> str:
+    """Distance of each run's samples at each number of bits (evaluation.of_runs), with errors."""
+    runs, kinds = (list(dict.fromkeys(row[k] for row in rows)) for k in ("run", "bits"))
+    figure, axis = plt.subplots(figsize=(WIDTH_OF_RUN + 1, HEIGHT))
+    for i, run in enumerate(runs):
+        shown = [row for row in rows if row["run"] == run]
+        x = [kinds.index(row["bits"]) + (i - (len(runs) - 1) / 2) * 0.1 for row in shown]
+        errors = [row["error"] or 0 for row in shown]
+        axis.errorbar(x, [row["value"] for row in shown], errors, fmt="o", capsize=3, label=run)
+    axis.set_xticks(range(len(kinds)), [f"{kind} bits" for kind in kinds])
+    axis.set(xlabel="weights sampled with", ylabel=f"{rows[0]['metric']} (lower is closer)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _save(figure, path)
+
+
+def run_name(folder: str) -> str:
+    return os.path.basename(folder.rstrip("/"))
+
+
+def write_csv(rows: list[dict], path: str) -> str:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return os.path.abspath(path)
 
 
 def samples_of(folder: str) -> dict[str, str]:
@@ -66,7 +95,8 @@ def samples_of(folder: str) -> dict[str, str]:
     return found
 
 
-def _bits(kind):
+def bits(kind: str) -> int:
+    """Of the weights that samples were drawn with: 8 for "w8" and "w8a8", 32 for ""."""
     return int(kind.partition("a")[0].lstrip("w") or 32)
 
 

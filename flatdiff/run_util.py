@@ -179,16 +179,29 @@ def describe(flags, loop, dataset):
         until = "trains until stopped (--end_step N ends it)"
     else:
         until = f"from step {loop.step} to step {loop.end_step}"
-    ridge = "" if train.optimizer == "adam" else f" with rho {train.rho}"
     lines = {
         "network": f"{millions:.2f} M parameters, {dataset.image_size} pixels",
         "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
         "global batch": f"{loop.global_batch} ({dist_util.world_size()} ranks x {loop.batch_size})",
         "devices": dist_util.launch_summary(),
-        "gradient": f"{train.optimizer}{ridge}",
+        "gradient": _gradient(train),
         "averages": ", ".join(averages) or "none",
         "steps": until,
         "folder": logger.get_dir(),
     }
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
+
+
+def _gradient(train):
+    """ "adam-sam with rho 0.1, every 5 steps"."""
+    if train.optimizer == "adam":
+        return "adam"
+    parts = [f"{train.optimizer} with rho {train.rho}"]
+    if train.sam_every > 1:
+        parts.append(f"every {train.sam_every} steps")
+    if train.sam_start:
+        parts.append(f"from step {train.sam_start} on")
+    if train.sam_share < 1 and train.optimizer != "adam-msam":
+        parts.append(f"climbing on {train.sam_share:g} of the batch")
+    return ", ".join(parts)

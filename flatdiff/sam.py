@@ -2,6 +2,7 @@
 
     SAM  (Foret et al. 2021, eq. 2):  g(w + eps),  eps = rho g / ||g||
     ASAM (Kwon et al. 2021, Alg. 1):  g(w + eps),  eps = rho w^2 g / || |w| g ||
+    MSAM (Becker et al. 2024, Alg. 1):  g(w + eps),  eps = -rho m / ||m||,  m the momentum
 
 It leaves that gradient in `.grad` and the weights where they were; the optimizer stays a plain one.
 It knows a list of weights and a closure: no batch, no loss, no ranks.
@@ -52,6 +53,22 @@ def sam_gradient(
     with at(moving, climb(grads, rho, adaptive)) as distance:
         closure()
     return result, distance
+
+
+def msam_gradient(
+    closure: Callable[[], Result], weights: Sequence[Tensor], momenta: list[Tensor], rho: float
+) -> tuple[Result, Tensor]:
+    """Leave the gradient at w - rho m / ||m|| in `.grad`; return (what the pass returned, ||eps||).
+
+    One pass: m is known before it. In the sign of the paper the weights go where the momentum is
+    about to carry them anyway, rho ahead. Without momenta, as before the first step, nothing moves.
+
+    :param momenta: one for each of `weights`, sums of gradients (Adam's exp_avg); not changed.
+    """
+    if not momenta:
+        return closure(), torch.zeros(())
+    with at(weights, climb(list(torch._foreach_neg(momenta)), rho)) as distance:
+        return closure(), distance
 
 
 def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbation:

@@ -13,13 +13,14 @@ import torch
 from tqdm import tqdm
 
 from . import dist_util, image_datasets, logger, restore, train_state
-from .averaging import EMA, SWA
+from .averaging import EMA, SWA, parse_rates
 from .checkpoint import parse_resume_step_from_filename
+from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .perturb import at, replace
 from .resample import UniformSampler, draw
 from .rng import DROPOUT, TRAIN, generator, seed_of
-from .sam import sam_gradient
+from .sam import msam_gradient, sam_gradient
 from .script_util import casting
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "parse_resume_step_from_filename"]
@@ -57,6 +58,9 @@ class TrainLoop:
         optimizer="adam",
         rho=0.05,
         sam_sync=False,
+        sam_every=1,
+        sam_start=0,
+        sam_share=1.0,
         use_swa=False,
         swa_window=100,
         swa_start=0,
@@ -83,6 +87,8 @@ class TrainLoop:
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.optimizer, self.rho, self.sam_sync = optimizer, rho, sam_sync
+        self.sam_every, self.sam_start = sam_every, sam_start
+        self.num_ascent = num_ascent(sam_share, batch_size)
         self.end_step = end_step or (0 if use_swa else lr_anneal_steps) or math.inf
         self.seed = seed
 
@@ -99,7 +105,7 @@ class TrainLoop:
             source = resume_checkpoint or init_from
             restore.load_weights(model, dist_util.load_state_dict(source), source)
         dist_util.sync_params(self.weights)
-        self.emas = {rate: EMA(self.weights, rate) for rate in _rates(ema_rate)}
+        self.emas = {rate: EMA(self.weights, rate) for rate in parse_rates(ema_rate)}
         self.swa = SWA(self.weights) if use_swa else None
         self.swa_window, self.swa_start = swa_window, swa_start
         if resume_checkpoint:
@@ -157,28 +163,37 @@ class TrainLoop:
             num_shards=dist_util.world_size(),
             input_pertub=self.diffusion.input_pertub,
         )
-        terms = self.gradient(batch_draw)
+        seen, terms = self.gradient(batch_draw)
         norm, taken = self.optimize()
         if taken:
             self.average()
-        self.schedule_sampler.update_with_local_losses(batch_draw.t, terms["loss"])
-        weighted = {k: v * batch_draw.weight for k, v in terms.items()}
-        self.history.append({"t": batch_draw.t, "grad_norm": norm[None], **weighted})
+        self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
+        weighted = {k: v * seen.weight for k, v in terms.items()}
+        self.history.append({"t": seen.t, "grad_norm": norm[None], **weighted})
         self.step += 1
 
     def gradient(self, batch_draw):
-        """Leave the gradient in `.grad`; returns the loss terms at the weights, per image."""
+        """Leave the gradient in `.grad`; returns the loss terms per image, and of which draws.
+
+        They are those of the first pass: at the weights (of adam-msam: at the moved weights).
+        """
         closure = functools.partial(self.forward_backward, batch_draw)
-        if self.optimizer == "adam" or self.rho == 0:
-            return closure()
+        since = self.step - self.sam_start
+        if self.optimizer == "adam" or self.rho == 0 or since < 0 or since % self.sam_every:
+            return batch_draw, closure()
+        if self.optimizer == "adam-msam":
+            moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
+            momenta = [self.opt.state[w]["exp_avg"] for w in moving]
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho)[0]
+        seen = batch_draw.slice(0, self.num_ascent)
         terms, _ = sam_gradient(
             closure,
             self.weights,
             self.rho,
             adaptive=self.optimizer == "adam-asam",
-            ascent=functools.partial(closure, sync=self.sam_sync),
+            ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
         )
-        return terms
+        return seen, terms
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
@@ -286,28 +301,11 @@ def log_terms(terms, t, num_timesteps, prefix=""):
             logger.logkv_mean(f"{prefix}{key}_q{q}", mean, len(part))
 
 
-def learning_rate(step, *, lr, anneal_steps=0, window=0, start=0, lr_min=0.0):
-    """The rate of update number `step` (from 0), a pure function.
-
-    With `window` and `anneal_steps`: cyclical, from `lr` down to `lr_min` within each window after
-    `start` (Izmailov et al. 2018, section 3.1). With `anneal_steps` alone: guided-diffusion's
-    linear ramp to 0, whose updates 0 and 1 both have the full rate.
-    """
-    if not anneal_steps:
-        return lr
-    if window:
-        if step < start:
-            return lr
-        share = ((step - start) % window + 1) / window
-        return (1 - share) * lr + share * lr_min
-    return lr * (1 - max(step - 1, 0) / anneal_steps)
-
-
-def _rates(ema_rate):
-    """Text as 0.999,0.9999 or one number -> the rates of the EMAs."""
-    try:
-        return [float(rate) for rate in str(ema_rate).split(",") if rate]
-    except ValueError:
+def num_ascent(share, batch_size):
+    """How many images of a batch SAM climbs on; ValueError unless the share is in (0, 1]."""
+    if not 0 < share <= 1:
         raise ValueError(
-            f"ema_rate is {ema_rate!r}; expected numbers separated by commas, as 0.999,0.9999"
-        ) from None
+            f"sam_share is {share}; expected the share of the batch that the ascent's gradient is "
+            "of, above 0 and up to 1 (off)"
+        )
+    return math.ceil(share * batch_size)

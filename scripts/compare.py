@@ -1,8 +1,10 @@
 """Draw several runs side by side: training_curves.png and samples.png.
 
-    python scripts/compare.py --runs runs/demo/adam,runs/demo/adam-sam --log_dir runs/demo
+    python scripts/compare.py --runs runs/demo/adam,runs/demo/adam-sam --log_dir runs/demo \\
+        --reference runs/demo/digits --features digits
 
-Each run is a folder with a progress.csv and the samples_*.npz of image_sample.py.
+Each run is a folder with a progress.csv and the samples_*.npz of image_sample.py. With --reference,
+the Frechet distance of each run's samples from real images too: a table, distances.csv and .png.
 """
 
 import os
@@ -11,21 +13,22 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(__doc__, compare=config.CompareFlags, run=config.RunFlags)
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        compare(flags)
+    config.run(__doc__, compare, compare=config.CompareFlags, run=config.RunFlags)
 
 
 def compare(flags):
-    from flatdiff import report
+    from flatdiff import evaluation, report
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
         raise ValueError("no runs: give --runs FOLDER,FOLDER,...")
     out = flags.run.log_dir or os.curdir
     os.makedirs(out, exist_ok=True)
+    if flags.compare.reference:
+        rows = evaluation.of_runs(folders, flags.compare)
+        print(evaluation.text(rows))
+        print(report.write_csv(rows, os.path.join(out, "distances.csv")))
+        print(report.distances(rows, os.path.join(out, "distances.png")))
     print(report.training_curves(folders, os.path.join(out, "training_curves.png")))
     print(report.sample_grids(folders, os.path.join(out, "samples.png")))
 

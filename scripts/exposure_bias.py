@@ -14,8 +14,9 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        measure,
         exposure=config.ExposureFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -23,10 +24,6 @@ def main():
         diffusion=config.DiffusionFlags,
         train=config.TrainFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        measure(flags)
 
 
 def measure(flags):

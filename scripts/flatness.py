@@ -12,8 +12,9 @@ from flatdiff import config
 
 
 def main():
-    flags = config.parse(
+    config.run(
         __doc__,
+        measure,
         flatness=config.FlatnessFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -21,10 +22,6 @@ def main():
         diffusion=config.DiffusionFlags,
         train=config.TrainFlags,
     )
-    from flatdiff import dist_util
-
-    with dist_util.session():
-        measure(flags)
 
 
 def measure(flags):

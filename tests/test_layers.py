@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flatdiff"
 LEVELS = [
     """losses noising respace gaussian_diffusion samplers resample nn unet unet_blocks unet_encoder
-    unet_trunk perturb averaging rng sizes""",
+    unet_trunk perturb averaging rng sizes learning_rate""",
     """sam restore probe flatness hessian surface quantize packing int8 exposure_bias
     diffusers_config diffusers_format""",
     """image_datasets image_files dist_util launcher lifeline logger log_outputs checkpoint flags

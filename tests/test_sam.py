@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff.sam import sam_gradient
+from flatdiff.sam import msam_gradient, sam_gradient
 
 
 def quadratic(dtype=torch.float64):
@@ -54,6 +54,31 @@ def test_asam_on_a_quadratic():
     _, distance = sam_gradient(closure, weights, rho=0.3, adaptive=True)
     torch.testing.assert_close(grads(weights), hessian @ (w + eps))
     assert distance.item() == pytest.approx(eps.norm().item())
+
+
+def test_msam_on_a_quadratic():
+    """The gradient at w - rho m / ||m||, from one pass; the momenta stay."""
+    weights, hessian, closure = quadratic()
+    w = flat(weights)
+    momenta = [torch.full_like(p, 2.0 + i) for i, p in enumerate(weights)]
+    m, passes = flat(momenta), []
+    _, distance = msam_gradient(lambda: passes.append(closure()), weights, momenta, rho=0.3)
+    torch.testing.assert_close(grads(weights), hessian @ (w - 0.3 * m / m.norm()))
+    assert distance.item() == pytest.approx(0.3) and len(passes) == 1
+    assert torch.equal(flat(weights), w) and torch.equal(flat(momenta), m)
+
+
+@pytest.mark.parametrize("momenta", [[], [torch.zeros(2, 3).double(), torch.zeros(4).double()]])
+def test_msam_without_momentum_is_a_plain_gradient(momenta):
+    weights, _, closure = quadratic()
+    msam_gradient(closure, weights[: len(momenta)], momenta, rho=0.3)
+    assert torch.equal(grads(weights), grads_of(quadratic()))
+
+
+def grads_of(problem):
+    weights, _, closure = problem
+    closure()
+    return grads(weights)
 
 
 class Net(nn.Module):

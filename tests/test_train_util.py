@@ -165,6 +165,79 @@ def test_rho_zero_is_bitwise_adam_and_rho_is_not():
     assert not close(adam.weights, train(3, dropout=0.3, optimizer="adam-sam", rho=0.5).weights)
 
 
+def gradients(steps, **kwargs):
+    """The gradient of each step, flat, and the weights that it was taken from."""
+    run = loop(**kwargs)
+    found = []
+    for _ in range(steps):
+        w = [p.detach().clone() for p in run.weights]
+        run.run_step(*next(run.data))
+        found.append((torch.cat([p.grad.flatten() for p in run.weights]), w))
+    return found
+
+
+def test_sam_now_and_then_is_sam_then_and_adam_else():
+    """At steps 1 and 3: each step's gradient is SAM's or Adam's own from the same weights."""
+    kinds = []
+    for step, (g, w) in enumerate(
+        gradients(4, optimizer="adam-sam", rho=0.5, sam_start=1, sam_every=2)
+    ):
+        same = []
+        for optimizer in ("adam", "adam-sam"):
+            run = loop(optimizer=optimizer, rho=0.5)
+            torch._foreach_copy_([p.data for p in run.weights], w)
+            run.step = step
+            run.gradient(one_draw(run, step))
+            same.append(torch.equal(g, torch.cat([p.grad.flatten() for p in run.weights])))
+        kinds.append(same)
+    plain, ridge = [True, False], [False, True]
+    assert kinds == [plain, ridge, plain, ridge]
+
+
+def one_draw(run, step):
+    batch, _ = next(data(step))
+    return draw(run.schedule_sampler, batch, {}, generator(3, TRAIN, step))
+
+
+def test_sam_climbs_on_a_share_of_the_batch():
+    """The ascent is along the gradient of the first images alone, the descent of all of them."""
+    model, diffusion = network()
+    run = loop(optimizer="adam-sam", rho=0.5, sam_share=0.4)  # 2 of 4
+    one = one_draw(run, 0)
+
+    def mean_gradient(model, draws):
+        terms = diffusion.training_losses(model, draws.x_start, draws.t, noise=draws.noise)
+        return torch.autograd.grad(terms["loss"].mean(), list(model.parameters()))
+
+    g = mean_gradient(model, one.slice(0, 2))
+    norm = torch.cat([x.flatten() for x in g]).norm()
+    with torch.no_grad():
+        for p, x in zip(model.parameters(), g):
+            p += 0.5 * x / norm
+    expected = mean_gradient(model, one)
+    seen, terms = run.gradient(one)
+    assert len(seen.t) == len(terms["loss"]) == 2 and torch.equal(seen.t, one.t[:2])
+    assert close([p.grad for p in run.weights], expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"sam_share is 0.0; expected .* above 0 and up to 1"):
+        loop(sam_share=0.0)
+
+
+def test_msam_takes_the_gradient_ahead_of_the_momentum():
+    """Step 0 is Adam's; step 1's gradient is that at w - rho m / ||m||, m a tenth of step 0's."""
+    (g0, _), (g1, w) = gradients(2, optimizer="adam-msam", rho=0.5)
+    adam = gradients(2)
+    assert torch.equal(g0, adam[0][0]) and not torch.allclose(g1, adam[1][0])
+    run = loop()
+    direction = g0 / g0.norm()
+    with torch.no_grad():
+        for p, start, d in zip(run.weights, w, direction.split([p.numel() for p in run.weights])):
+            p.copy_(start - 0.5 * d.view(p.shape))
+    run.step = 1
+    run.gradient(one_draw(run, 1))
+    expected = torch.cat([p.grad.flatten() for p in run.weights])
+    torch.testing.assert_close(g1, expected, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adam-sam", "adam-asam"])
 def test_microbatches_change_only_rounding(optimizer):
     whole = train(2, optimizer=optimizer, rho=0.2, input_pertub=0.1)
@@ -185,6 +258,8 @@ RESUMED = {
     "adam": {},
     "dropout": dict(dropout=0.4, ema_rate="0.9,0.99"),
     "sam": dict(optimizer="adam-sam", rho=0.2, dropout=0.4, microbatch=2),
+    "cheaper": dict(optimizer="adam-sam", rho=0.2, sam_every=2, sam_start=1, sam_share=0.5),
+    "msam": dict(optimizer="adam-msam", rho=0.2, dropout=0.4),
     "asam": dict(optimizer="adam-asam", rho=0.5, input_pertub=0.1),
     "swa": dict(use_swa=True, swa_window=2, lr_anneal_steps=1, swa_start=1),
     "loss-aware": dict(schedule_sampler="loss-second-moment"),

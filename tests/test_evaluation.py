@@ -1,0 +1,101 @@
+"""The package's way to evaluations/: training's distances are those of scripts and files."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from launch import ROOT, mpirun, run
+from PIL import Image
+from test_story import TINY, script, succeed
+
+from flatdiff import evaluation, report
+
+DIGITS = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
+
+
+def distances(path, *more):
+    """The metrics that evaluations/evaluator.py finds."""
+    json_file = path.with_suffix(".json")
+    command = [sys.executable, ROOT / "evaluations/evaluator.py", *more, path]
+    succeed(run([*command, "--features", "digits", "--json", json_file]))
+    return json.loads(json_file.read_text())["metrics"]
+
+
+def test_training_logs_the_distance_that_the_scripts_find(tmp_path):
+    np.savez(tmp_path / "data.npz", arr_0=DIGITS)
+    flags = [*TINY, "--data_dir", tmp_path / "data.npz", "--batch_size", 2, "--save_interval", 2]
+    flags += ["--end_step", 4, "--eval_interval", 2, "--eval_samples", 31, "--eval_batch", 7]
+    flags += ["--features", "digits"]
+    done = succeed(mpirun(2, script("image_train"), *flags, "--log_dir", tmp_path / "run"))
+    assert "FD-digits at step 2" in done.stdout
+    with open(tmp_path / "run" / "progress.csv") as file:
+        logged = [(row["step"], float(row["FD-digits"])) for row in csv.DictReader(file)]
+    for step, value in logged:
+        sample = [script("image_sample"), "--log_dir", tmp_path / step, "--num_samples", 31]
+        sample += ["--model_path", tmp_path / "run" / f"ema_0.9_{int(step):06d}.pt"]
+        succeed(run([sys.executable, *sample, "--timestep_respacing", 50]))
+        found = distances(tmp_path / step / "samples_31x8x8x3.npz", tmp_path / "data.npz")
+        assert value == pytest.approx(found["FD-digits"], rel=1e-3)
+    assert [step for step, _ in logged] == ["2", "4"]
+
+
+def test_runs_are_measured_by_their_bits(tmp_path):
+    np.savez(tmp_path / "reference.npz", arr_0=DIGITS)
+    for kind, images in (("", DIGITS[:40]), ("_w4", 255 - DIGITS[:40] // 2)):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        np.savez(tmp_path / "a" / f"samples_40x8x8x3{kind}.npz", arr_0=images)
+    command = [sys.executable, script("compare"), "--runs", tmp_path / "a", "--log_dir", tmp_path]
+    (tmp_path / "a" / "progress.csv").write_text("step,loss\n1,1.0\n2,0.5\n")
+    flags = ["--reference", tmp_path / "reference.npz", "--features", "digits"]
+    done = succeed(run([*command, *flags]))
+    assert "FD-digits" in done.stdout and Image.open(tmp_path / "distances.png").width > 500
+    with open(tmp_path / "distances.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["run"], row["bits"], row["num_samples"]) for row in rows] == [
+        ("a", "32", "40"),
+        ("a", "4", "40"),
+    ]
+    for row, kind in zip(rows, ("", "_w4")):
+        samples = tmp_path / "a" / f"samples_40x8x8x3{kind}.npz"
+        expected = distances(samples, tmp_path / "reference.npz")
+        assert float(row["value"]) == pytest.approx(expected["FD-digits"])
+        assert float(row["error"]) == pytest.approx(expected["FD-digits_error"])
+
+
+def test_few_samples_have_no_error(tmp_path):
+    rows = [{"run": "a", "bits": 32, "num_samples": 9, "metric": "FD", "value": 2.0}]
+    rows[0] |= {"error": None, "infinity": None}
+    assert evaluation.text(rows).splitlines()[1].split() == ["a", "32", "9", "2"]
+    assert report.distances(rows, str(tmp_path / "d.png")).endswith("d.png")
+
+
+def test_the_reference_is_what_training_sees():
+    class Ten:
+        num_images = 10
+
+        def image(self, i):
+            return np.full((2, 2, 3), i, np.uint8)
+
+    assert evaluation.reference_of(Ten())[:, 0, 0, 0].tolist() == list(range(10))
+    evaluation.LARGEST_REFERENCE, kept = 4, evaluation.LARGEST_REFERENCE
+    try:
+        some = evaluation.reference_of(Ten(), seed=1)[:, 0, 0, 0].tolist()
+    finally:
+        evaluation.LARGEST_REFERENCE = kept
+    assert len(set(some)) == 4 and some == sorted(some)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--features", "inception"], "--inception_weights FILE"),
+        (["--features", "inception", "--inception_weights", "nowhere"], "no Inception"),
+    ],
+)
+def test_features_that_cannot_be_had_are_told(tmp_path, flags, words):
+    np.savez(tmp_path / "data.npz", arr_0=DIGITS)
+    start = [sys.executable, script("image_train"), *TINY, "--data_dir", tmp_path / "data.npz"]
+    done = run([*start, "--log_dir", tmp_path / "run", "--eval_interval", 1, *flags])
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
