@@ -167,7 +167,7 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
     s = flags.study
     made_of = {"training": training.cell.key, "average": average}
     run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
-    common = {"model_path": _checkpoint(flags, training, average), **run}
+    common = {"model_path": _checkpoint(training, average), **run}
     on_data = common | changed(flags.data) | {"num_images": s.num_images}
 
     cells = {}
@@ -204,8 +204,9 @@ def _sampled(s: config.StudyFlags) -> list[tuple[int, int]]:
     return [(n, 0) for n in steps] + [(steps[0], b) for b in whole_numbers("bits", s.bits)]
 
 
-def _checkpoint(flags, training: Training, average: str) -> str:
-    rate = float(flags.train.ema_rate.split(",")[0] or 0)
+def _checkpoint(training: Training, average: str) -> str:
+    rates = training.cell.flags.get("ema_rate", config.TrainFlags.ema_rate)
+    rate = float(rates.split(",")[0] or 0)
     name = {
         "none": checkpoint.model_name(training.steps),
         "ema": checkpoint.ema_name(rate, training.steps),

@@ -12,7 +12,7 @@ from . import config
 from .flags import reader
 
 AVERAGES = ("none", "ema", "swa")
-NOT_FOR_STUDIES = {
+NOT_FOR_STUDIES = {  # flags of training, and why
     "optimizer": "--gradient says what is trained",
     "use_swa": "--average says what is averaged",
     "resume": "a study goes on by itself",
@@ -43,7 +43,7 @@ def _train_flags(text: str) -> dict[str, Any]:
     values = {}
     for part in [f"optimizer={first}", *others]:
         name, _, value = part.partition("=")
-        if name not in fields:
+        if name not in fields or (name in NOT_FOR_STUDIES and name != "optimizer"):
             raise ValueError(
                 f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
                 "then name=value with flags as rho or sam_sync"
@@ -130,7 +130,8 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
     quarter of the steps (Izmailov et al. 2018, section 5: 75 % of the budget before) in 20 windows,
     unless --swa_start and --swa_window say otherwise. Twice the steps is twice all schedules.
     """
-    train = flags.train
+    own = {k: v for k, v in gradient.items() if k != "twice"}
+    train = dataclasses.replace(flags.train, **{"rho": config.TrainFlags.rho, **own})
     times = 2 if gradient.get("twice") else 1
     steps = (train.end_step or train.lr_anneal_steps) * times
     swa = {}
@@ -138,10 +139,9 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
         start = train.swa_start * times if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
         swa = {"use_swa": True, "swa_start": start, "swa_window": window}
-    own = {k: v for k, v in gradient.items() if k != "twice"}
     return dataclasses.replace(
         train,
-        **{"rho": config.TrainFlags.rho, **own, **swa},
+        **swa,
         end_step=steps,
         lr_anneal_steps=train.lr_anneal_steps * times,
         resume="auto",
@@ -149,5 +149,8 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
 
 
 def passes(train: config.TrainFlags) -> float:
-    """Gradients that a step takes, on average: 2 where it climbs first."""
-    return 1 if train.optimizer == "adam" or not train.rho else 2
+    """Gradients that a step takes on average, as shares of the batch: 2 for plain SAM."""
+    if train.optimizer in ("adam", "adam-msam") or not train.rho:
+        return 1
+    climbs = math.ceil(max(0, train.end_step - train.sam_start) / train.sam_every)
+    return 1 + train.sam_share * climbs / train.end_step

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from . import checkpoint, dist_util, study_jobs
 from .study import Cell, Model
 from .study_board import Board
+from .submission import Cluster
 
 ROOT = Path(__file__).parents[1]
 POLL = 0.5  # seconds
@@ -99,24 +100,23 @@ def run(models: list[Model], flags, command: list[str]) -> str:
         path = os.path.join(folder, f"{job.cells[0].kind}-{job.cells[0].key}")
         job.log = f"{path}.log"
         study_jobs.write(job.cells, job.name, f"{path}.json")
-    signal.signal(signal.SIGTERM, _stop)
-    make = Cluster if flags.study.cluster else Local
-    with make(flags, command, folder) as place, Board(jobs, place.slots) as board:
-        _work_through(jobs, place, board)
+    commands = {id(job): (command_of(job, flags, command), job.log) for job in jobs}
+    with _place(flags.study, folder) as place, Board(jobs, place.slots) as board:
+        _work_through(jobs, commands, place, board)
     return _what_failed(jobs)
 
 
-def _stop(*_):
-    """SIGTERM ends the jobs too, as Ctrl-C does. (Of kill -9 they learn nothing, and end alone.)"""
-    raise SystemExit(128 + signal.SIGTERM)
+def _place(s, folder: str):
+    return Cluster(s.cluster, s.cluster_options, folder) if s.cluster else Local(s.jobs, s.ranks)
 
 
-def _work_through(jobs: list[Job], place, board: Board) -> None:
+def _work_through(jobs: list[Job], commands: dict, place, board: Board) -> None:
     running: dict[int, tuple[Job, object, float]] = {}
     while True:
         free = place.slots - len(running)
         ready = [j for j in jobs if j.state == "left" and (not j.after or j.after.state == "done")]
-        for job, handle in zip(ready[:free], place.submit(ready[:free])):
+        ready = ready[:free]
+        for job, handle in zip(ready, place.submit([commands[id(job)] for job in ready])):
             job.state = "running"
             running[id(job)] = job, handle, time.monotonic()
         if not running:
@@ -158,99 +158,38 @@ def command_of(job: Job, flags, command: list[str]) -> list[str]:
 class Local:
     """Processes of this machine, `slots` at a time, which end with the study."""
 
-    def __init__(self, flags, command, folder):
-        self.flags, self.command = flags, command
-        self.slots = flags.study.jobs
+    def __init__(self, slots: int, ranks: int):
+        self.slots = slots
         self.started: list[subprocess.Popen] = []
-        cores = max(1, (os.cpu_count() or 1) // (self.slots * flags.study.ranks))
-        shared = self.slots * flags.study.ranks > 1
-        own = {"OMP_NUM_THREADS": str(cores)} if shared else {}
+        own = {}
+        if slots * ranks > 1:  # torch takes all cores in each process
+            own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (slots * ranks)))
         self.environment = {**own, **os.environ, "PYTHONPATH": str(ROOT)}
 
-    def submit(self, jobs: list[Job]) -> list[subprocess.Popen]:
-        return [self._start(job) for job in jobs]
+    def submit(self, commands: list[tuple[list[str], str]]) -> list[subprocess.Popen]:
+        return [self._start(*each) for each in commands]
 
-    def _start(self, job: Job) -> subprocess.Popen:
-        with open(job.log, "a") as log:
+    def _start(self, command: list[str], log: str) -> subprocess.Popen:
+        with open(log, "a") as file:
             process = subprocess.Popen(
-                command_of(job, self.flags, self.command),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self.environment
             )
         self.started.append(process)
         return process
 
     def __enter__(self):
+        """SIGTERM ends the processes too, as Ctrl-C does; of kill -9 they learn nothing."""
+        self.before = signal.signal(signal.SIGTERM, _stop)
         return self
 
     def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self.before)
         running = [p for p in self.started if p.poll() is None]
         for process in running:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         for process in running:
             process.wait()
 
 
-class Cluster:
-    """Jobs of a cluster, by submitit; those that are ready together are one array."""
-
-    slots = 10**6  # the cluster has its own queue
-
-    def __init__(self, flags, command, folder):
-        try:
-            import submitit
-        except ImportError as error:
-            raise ValueError(
-                "--cluster needs submitit: pip install submitit, or leave it out to run here"
-            ) from error
-        self.submitit, self.flags, self.command = submitit, flags, command
-        self.executor = submitit.AutoExecutor(folder=folder, cluster=flags.study.cluster)
-        self.executor.update_parameters(**_options(flags.study.cluster_options))
-
-    def submit(self, jobs: list[Job]) -> list["Submitted"]:
-        if not jobs:
-            return []
-        with self.executor.batch():
-            handles = [
-                self.executor.submit(call, command_of(job, self.flags, self.command), job.log)
-                for job in jobs
-            ]
-        return [Submitted(handle) for handle in handles]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        """Jobs go on after the study was stopped: the same command finds what they did."""
-
-
-class Submitted:
-    """A job of submitit, asked as a process is."""
-
-    def __init__(self, handle):
-        self.handle = handle
-
-    def poll(self) -> int | None:
-        if not self.handle.done():
-            return None
-        return 1 if self.handle.exception() else self.handle.result()
-
-
-def call(command: list[str], log: str) -> int:
-    """On the cluster: the job as a process; its exit code."""
-    with open(log, "a") as file:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
-
-
-def _options(text: str) -> dict:
-    """Text as slurm_partition=gpu,timeout_min=600 -> values by name, whole numbers as such."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    for name, equals, value in pairs:
-        if not (name and equals and value):
-            raise ValueError(
-                f"--cluster_options is {text!r}; expected name=value separated by commas"
-            )
-    return {k.strip(): int(v) if v.isdigit() else v for k, _, v in pairs}
+def _stop(*_):
+    raise SystemExit(128 + signal.SIGTERM)
