@@ -116,7 +116,7 @@ def _train(cell, flags, train) -> dict:
 
 def _samples(cell, flags, sample) -> dict:
     sample(flags)
-    return {"file": os.path.basename(samples_in(cell["folder"]))}
+    return {"num_samples": flags.sample.num_samples}
 
 
 def samples_in(folder: str) -> str:

@@ -51,6 +51,7 @@ def test_the_interval_is_that_of_the_paired_t_test():
         ([1.0, 1.1, 0.9], claims.HOLDS),
         ([3.0, 3.1, 2.9], claims.FAILS),
         ([1.0, 3.1, 2.2], claims.UNDECIDED),
+        ([1.0, 2.9, 1.5], claims.UNDECIDED),
         ([1.0], claims.UNDECIDED),
     ],
 )

@@ -1,6 +1,7 @@
 """Studies as users run them: two cells end to end, a kill, a failure, a cluster's stand-in."""
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import torch
 from launch import ROOT, run, start
 
-from flatdiff import study_page, study_run, submission
+from flatdiff import study_jobs, study_page, study_run, submission
 from flatdiff.study import Cell
 from flatdiff.study_board import Board, clock
 
@@ -79,6 +80,16 @@ class Sources(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.found += [v for k, v in attrs if k in ("src", "href")]
+
+
+def test_jobs_of_two_ranks(data, tmp_path):
+    few = ("--ranks", 2, "--end_step", 5, "--average", "ema", "--store", tmp_path / "store")
+    done = run(command(data, tmp_path, *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / "study.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["images"] == "40" and all(row.values())
+    assert len(list((tmp_path / "store").iterdir())) == 1 + 8 and not (tmp_path / "cells").exists()
 
 
 def test_the_page_stands_alone(whole):
@@ -195,6 +206,16 @@ def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys):
     assert study_run.run(jobs_in(tmp_path), flags, [sys.executable, "-c", FINISH]) == ""
     told = capsys.readouterr().out
     assert told.index("train adam, seed 0") < told.index("measure adam none, seed 0")
+
+
+def test_two_processes_do_not_work_on_one_cell(tmp_path):
+    def lock():
+        with open(tmp_path / "a/lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with study_jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
+        lock()
+    lock()
 
 
 def test_without_submitit_a_cluster_is_refused_in_words(tmp_path, monkeypatch):
