@@ -110,7 +110,7 @@ class Maker:
     def quantization(self) -> list[Claim]:
         return [
             self.claim(
-                f"{self.name} loses less Frechet distance at {column.removeprefix('rise_w')} bits "
+                f"{self.name} loses less distance at {column.removeprefix('rise_w')} bits "
                 f"than Adam{_plus(average)}",
                 "quantization",
                 column,
@@ -143,7 +143,7 @@ class Maker:
     def _distances(self, against: str, other: dict, place: str) -> list[Claim]:
         return [
             self.claim(
-                f"{self.name}{_plus(average)} has a lower Frechet distance than "
+                f"{self.name}{_plus(average)} has a lower distance than "
                 f"{against}{_plus(average)}, {column.removeprefix('fd_')} steps",
                 place,
                 column,
@@ -176,7 +176,7 @@ def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
     about = claim.text, claim.place, claim.column
     mean = math.fsum(differences) / n
     if n == 1:
-        return Verdict(*about, UNDECIDED, mean, None, None, n, "one seed has no interval")
+        return Verdict(*about, UNDECIDED, mean, None, None, n, "one seed")
     variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
     half = t_quantile(n - 1) * math.sqrt(variance / n)
     low, high = mean - half, mean + half

@@ -26,7 +26,7 @@ th, td { padding: .32rem .7rem; text-align: right; white-space: nowrap;
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 11rem; }
-table.text td:first-child { white-space: normal; min-width: 13rem; max-width: 30rem; }
+table.text td:first-child { white-space: normal; min-width: min(25rem, 55vw); }
 table.text :is(th, td):nth-child(2), table.text :is(th, td):last-child { text-align: left; }
 td.holds { color: var(--good); } td.does { color: var(--bad); }
 td.holds, td.does { font-weight: 600; }

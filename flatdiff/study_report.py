@@ -22,6 +22,7 @@ from .study_rows import rows_of, summary
 ROOT = Path(__file__).parents[1]
 TITLE = "Flatness: what it costs, what it buys"
 FAIR = "not in the paper"
+OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 FAIR_TEXT = (
     "Is the second pass worth it? The Frechet distance of SAM less that of Adam at equal cost:"
 )
@@ -92,6 +93,7 @@ class Report:
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary = summary(rows)
         self.distance = evaluation.distance_name(settings["features"])
+        self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
 
     def about(self) -> str:
         f = self.settings["flags"]
@@ -122,9 +124,11 @@ class Report:
         told = []
         for v in (v for v in self.found if v.place == FAIR):
             name, steps = v.text.partition(" has ")[0], v.text.rpartition(", ")[2]
-            side = "lower" if v.estimate < 0 else "higher"
+            side = "lower (better)" if v.estimate < 0 else "higher (worse)"
             interval = "" if v.low is None else f" (95 % interval {v.low:+.3g} to {v.high:+.3g})"
-            told.append(f"{name}, {steps}: {side} by {abs(v.estimate):.3g}{interval}: {v.verdict}")
+            told.append(
+                f"{name}, {steps}: {side} by {abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
+            )
         return told
 
     def notes(self) -> list[str]:
@@ -132,8 +136,8 @@ class Report:
         s, train = f["study"], f["train"]
         rate = "constant" if not train["lr_anneal_steps"] else "annealed"
         return [
-            f"± is the standard error over seeds. Distances are {self.distance} of "
-            f"{s['num_samples']} samples against the data of training; compare them within this "
+            f"± is the standard error over seeds. {self.distance} is the Frechet distance of features "
+            f"of {s['num_samples']} samples to those of the training data: compare it within this "
             "study only. Bold: the lowest of a column.",
             f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
             "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
@@ -141,8 +145,8 @@ class Report:
             "All models are measured on the same images, timesteps, noise and weight "
             "perturbations. LPF and MC are the rise of the loss at the middle sigma and radius; "
             "the eigenvalue is that of the Hessian of the mean squared error.",
-            "Images are those that a gradient was taken of: a step of SAM takes two. Seconds are "
-            "of the clock, on a machine that may have done other work too.",
+            "Images are those that a gradient was taken of: a step of SAM takes two of each. "
+            f"{'Processor seconds' if self.on_cpu else 'Seconds'} are of the training alone.",
             "A verdict pairs models by seed: Student's t interval of the difference at 95 %. One "
             "claim in twenty without an effect is decided by chance; with few seeds, only large "
             "effects are. A negative difference is for the claim.",
@@ -150,42 +154,27 @@ class Report:
 
     def tables(self) -> list[tuple[str, study_tables.Table, str]]:
         """Title, table, kind."""
+        seconds = "processor_seconds" if self.on_cpu else "seconds"
+        quality = study_tables.quality(self.summary, self.distance, seconds)
+        flatness = study_tables.flatness(self.summary, self.distance)
         return [
-            (
-                "Quality and cost",
-                study_tables.quality(self.summary, self.distance),
-                "",
-            ),
+            ("Quality and cost", quality, ""),
             ("The claims", study_tables.claims(self.found), "text"),
-            (
-                "Flatness, rounding, exposure bias",
-                study_tables.flatness(self.summary, self.distance),
-                "",
-            ),
+            ("Flatness, rounding, exposure bias", flatness, ""),
         ]
 
     def figures(self) -> list[tuple[str, str]]:
         """SVG and caption."""
-        draw = study_pictures
-        found = [
+        draw, models = study_pictures, self.models
+        return [
+            (draw.under_perturbation(models), "The loss where the weights are moved."),
             (
-                draw.under_perturbation(self.models),
-                "The loss where the weights are moved: flat minima rise late.",
-            ),
-            (
-                draw.flatness_and_rounding(self.models, self.rows),
+                draw.flatness_and_rounding(models, self.rows),
                 "Does sharpness cost quality under rounded weights? A point is a model.",
             ),
-            (
-                draw.exposure(self.models),
-                "Exposure bias: the norm of the predicted noise along the chain.",
-            ),
-            (
-                draw.training(self.models),
-                "Training, by steps and by cost. SAM's loss is that before its climb.",
-            ),
+            (draw.exposure(models), "Exposure bias: the predicted noise along the chain."),
+            (draw.training(models), "Training, by steps and by cost."),
         ]
-        return found
 
     def html(self) -> str:
         p = study_page

@@ -7,6 +7,7 @@ from .claims import Verdict
 PLAIN = {
     "images": "images, thousands",
     "seconds": "seconds",
+    "processor_seconds": "processor seconds",
     "loss": "L(w)",
     "lpf": "LPF rise",
     "mc": "MC rise",
@@ -14,7 +15,6 @@ PLAIN = {
     "gap_start": "gap nearest t = 0",
     "gap_mean": "gap over the chain",
 }
-QUALITY = ("images", "seconds", "loss")
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -37,11 +37,11 @@ def label(row: dict) -> str:
     return f"{row['gradient']}{pertub}{average}"
 
 
-def quality(summary: list[dict], distance: str) -> Table:
-    """The paper's main table, and what its rows cost."""
+def quality(summary: list[dict], distance: str, seconds: str = "seconds") -> Table:
+    """The paper's main table, and what its rows cost; `seconds`: which of them."""
     columns = [c for c in summary[0] if c[3:].isdigit() and c.startswith("fd_")]
     header = ["", "seeds", *(f"{distance}, {c[3:]} steps" for c in columns)]
-    header += [PLAIN[name] for name in QUALITY]
+    header += [PLAIN[name] for name in ("images", seconds, "loss")]
     best = {c: min((r[c] for r in summary if r[c] is not None), default=None) for c in columns}
     rows = []
     for row in summary:
@@ -50,7 +50,7 @@ def quality(summary: list[dict], distance: str) -> Table:
             text = with_error(row[c], row[f"{c}_se"])
             cells.append(f"**{text}**" if text and row[c] == best[c] else text)
         cells.append(f"{row['images'] / 1000:.4g}")
-        cells += [with_error(row[name], row[f"{name}_se"]) for name in ("seconds", "loss")]
+        cells += [with_error(row[name], row[f"{name}_se"]) for name in (seconds, "loss")]
         rows.append(cells)
     return header, rows
 
