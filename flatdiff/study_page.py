@@ -13,7 +13,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e6e8; --dim: #9aa4ac; --paper: #16191c;
   --line: #363c42; --good: #7fce93; --bad: #f0928b; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 64rem; color: var(--ink);
+body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 68rem; color: var(--ink);
   background: var(--paper); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .5rem; }
@@ -26,7 +26,7 @@ th, td { padding: .32rem .7rem; text-align: right; white-space: nowrap;
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 11rem; }
-table.text td:first-child { white-space: normal; min-width: min(25rem, 55vw); }
+table.text td:first-child { white-space: normal; min-width: min(23rem, 55vw); }
 table.text :is(th, td):nth-child(2), table.text :is(th, td):last-child { text-align: left; }
 td.holds { color: var(--good); } td.does { color: var(--bad); }
 td.holds, td.does { font-weight: 600; }

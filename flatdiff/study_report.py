@@ -136,9 +136,9 @@ class Report:
         s, train = f["study"], f["train"]
         rate = "constant" if not train["lr_anneal_steps"] else "annealed"
         return [
-            f"± is the standard error over seeds. {self.distance} is the Frechet distance of features "
-            f"of {s['num_samples']} samples to those of the training data: compare it within this "
-            "study only. Bold: the lowest of a column.",
+            f"± is the standard error over seeds. {self.distance} is the Frechet distance between "
+            f"features of {s['num_samples']} samples and of the training data: compare it within "
+            "this study only. Bold: the lowest of a column.",
             f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
             "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
             "flags say otherwise.",
