@@ -193,7 +193,9 @@ class StudyFlags:
         "name=value after a blank: adam-sam,adam-sam sam_sync=True",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
-    average: str = flag("none,ema,swa", "weights that are measured, all of the same trainings")
+    average: str = flag(
+        "none,ema,swa", "weights that are measured, all of the same trainings; ema: the first rate"
+    )
     input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
     seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
     matched: bool = flag(True, "beside SAM, also Adam with twice the steps, which costs the same")
@@ -224,5 +226,5 @@ class StudyFlags:
         "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
     )
     store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
-    dry_run: bool = flag(False, "list the jobs, and which of them are done, and stop")
+    dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
     job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

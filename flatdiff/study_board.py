@@ -44,17 +44,18 @@ class Board:
 
     def left(self) -> str:
         """The time left, by the pace of the jobs of each kind that are over."""
-        total = 0.0
-        for kind in {job.kind for job in self.jobs}:
+        total, unknown = 0.0, []
+        for kind in dict.fromkeys(job.kind for job in self.jobs):
             mine = [job for job in self.jobs if job.kind == kind]
             over = [job for job in mine if job.state == "done" and job.seconds]
             todo = [job for job in mine if job.state in ("left", "running")]
             if todo and not over:
-                return "time left unknown yet"
-            if todo:
+                unknown.append(f"{len(todo)} to {kind}")
+            elif todo:
                 pace = sum(job.seconds for job in over) / sum(job.cost for job in over)
                 total += sum(max(0, job.cost * pace - job.seconds) for job in todo)
-        return f"about {clock(total / min(self.slots, len(self.jobs)))} left"
+        known = [f"about {clock(total / min(self.slots, len(self.jobs)))}"]
+        return ", ".join([*(known if total or not unknown else []), *unknown]) + " left"
 
     def _count(self, state: str) -> int:
         return sum(job.state == state for job in self.jobs)
@@ -67,9 +68,11 @@ class Board:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self._clear()
         print(self.summary())
+        if kind in (KeyboardInterrupt, SystemExit):
+            print("what is finished stays: the same command goes on from there")
 
 
 def clock(seconds: float) -> str:

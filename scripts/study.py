@@ -48,10 +48,11 @@ def run(flags):
     flags = study_run.prepare(flags)
     store = flags.study.store or os.path.join(flags.run.log_dir, "cells")
     models = study.models_of(flags, os.path.abspath(store))
+    failed = ""
     if flags.study.dry_run:
         print(study_run.table_of_jobs(models))
-        return
-    failed = study_run.run(models, flags, [sys.executable, os.path.abspath(__file__)])
+    else:
+        failed = study_run.run(models, flags, [sys.executable, os.path.abspath(__file__)])
     for path in study_report.write(models, flags):
         print(path)
     if failed:

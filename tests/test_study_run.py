@@ -110,6 +110,7 @@ def test_what_is_done_is_not_done_again(data, whole):
     assert before == {p: p.stat().st_mtime_ns for p in before}
     listed = run(command(data, folder, "--dry_run", "True", "--sigma", "0.02")).stdout
     assert "done  train adam, seed 0" in listed and "left  measure adam none" in listed
+    assert "1 of 8 measurements are missing" in (folder / "report.md").read_text()
 
 
 def test_a_killed_study_goes_on_to_the_same_numbers(data, whole, tmp_path):
@@ -254,7 +255,7 @@ def test_time_left_is_by_the_pace_of_each_kind():
     jobs = [job("train", "done", 2, 60), job("train", "running", 4, 20), job("train", "left", 1)]
     assert Board(jobs, 1).left() == "about 2:10 left"  # 30 s a unit: 120 - 20, and 30
     assert Board(jobs, 2).left() == "about 1:05 left"
-    assert Board([*jobs, job("measure", "left", 1)], 1).left() == "time left unknown yet"
+    assert Board([*jobs, job("measure", "left", 1)], 1).left() == ("about 2:10, 1 to measure left")
     assert clock(3723.4) == "1:02:03"
 
 
