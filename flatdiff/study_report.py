@@ -1,4 +1,4 @@
-"""What a study found: report.html, report.md, study.csv and study.json, all from the cells.
+"""What a study found: report.html, report.md with figures/, study.csv, study.json, from the cells.
 
 Written at the end of each run, of whatever is there by then.
 """
@@ -40,6 +40,9 @@ def write(models: list[Model], flags) -> list[str]:
     content = Report(models, rows, found, settings)
     _write_text(paths["report.html"], content.html())
     _write_text(paths["report.md"], content.markdown())
+    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
+    for name, (svg, _) in content.pictures.items():
+        _write_text(os.path.join(folder, "figures", f"{name}.svg"), svg)
     write_csv([_without_helpers(row) for row in rows], paths["study.csv"])
     told = {"settings": settings, "rows": rows, "summary": content.summary}
     verdicts = [dataclasses.asdict(v) for v in found]
@@ -93,6 +96,7 @@ class Report:
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary = summary(rows)
         self.distance = evaluation.distance_name(settings["features"])
+        self.pictures = self.figures()
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
 
     def about(self) -> str:
@@ -163,18 +167,18 @@ class Report:
             ("Flatness, rounding, exposure bias", flatness, ""),
         ]
 
-    def figures(self) -> list[tuple[str, str]]:
-        """SVG and caption."""
+    def figures(self) -> dict[str, tuple[str, str]]:
+        """SVG and caption by name."""
         draw, models = study_pictures, self.models
-        return [
-            (draw.under_perturbation(models), "The loss where the weights are moved."),
-            (
+        return {
+            "perturbation": (draw.under_perturbation(models), "The loss where weights are moved."),
+            "rounding": (
                 draw.flatness_and_rounding(models, self.rows),
                 "Does sharpness cost quality under rounded weights? A point is a model.",
             ),
-            (draw.exposure(models), "Exposure bias: the predicted noise along the chain."),
-            (draw.training(models), "Training, by steps and by cost."),
-        ]
+            "exposure": (draw.exposure(models), "Exposure bias: predicted noise along the chain."),
+            "training": (draw.training(models), "Training, by steps and by cost."),
+        }
 
     def html(self) -> str:
         p = study_page
@@ -185,7 +189,7 @@ class Report:
             parts += [p.paragraph(FAIR_TEXT), p.bullets(fair)]
         for title, (header, rows), kind in self.tables():
             parts += [p.heading(title), p.table(header, rows, kind)]
-        parts += [p.heading("Figures"), *(p.figure(*each) for each in self.figures())]
+        parts += [p.heading("Figures"), *(p.figure(*f) for f in self.pictures.values())]
         parts += self._grids()
         parts += [p.heading("How to read this"), p.bullets(self.notes())]
         parts += [p.heading("Command"), f"<pre>{self.settings['command']}</pre>"]
@@ -225,6 +229,8 @@ class Report:
             parts += [FAIR_TEXT, _listed(fair)]
         for title, table, _ in self.tables():
             parts += [f"## {title}", study_tables.as_markdown(table)]
+        for name, (_, caption) in self.pictures.items():
+            parts.append(f"![{caption}](figures/{name}.svg)")
         parts += ["## How to read this", _listed(self.notes())]
         parts += ["## Command", f"    {self.settings['command']}"]
         return "\n\n".join(filter(None, parts)) + "\n"

@@ -69,7 +69,10 @@ def test_two_cells_end_to_end(whole):
     assert float(row["eigenvalue"]) and float(row["gap_start"]) >= 0
     told = json.loads((folder / "study.json").read_text())
     assert told["settings"]["flags"]["train"]["end_step"] == 40 and told["settings"]["command"]
-    assert "FD-digits, 3 steps" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "FD-digits, 3 steps" in text
+    figures = re.findall(r"\]\((.*?)\)", text)
+    assert len(figures) == 4 and all((folder / path).exists() for path in figures)
 
 
 class Sources(HTMLParser):
