@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
-from . import launcher, lifeline
+from . import allocator, launcher, lifeline
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
@@ -42,6 +42,8 @@ def setup_dist() -> None:
     if dist.is_initialized():
         return
     _place = launcher.find_place()
+    if not torch.cuda.is_available():
+        allocator.keep_freed_memory()
     if world_size() == 1:
         _share_cores(1)
         return

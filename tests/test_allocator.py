@@ -1,0 +1,26 @@
+"""Freed memory is kept: the system is asked for the pages of a tensor once, not at every step."""
+
+import sys
+
+from launch import run
+
+STEPS = """
+import resource, sys, torch
+from flatdiff import allocator
+if sys.argv[1] == "keep":
+    assert allocator.keep_freed_memory()
+for _ in range(20):
+    torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+def faults(how):
+    done = run([sys.executable, "-c", STEPS, how], MALLOC_ARENA_MAX="1")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_pages_are_asked_for_once():
+    start = faults("keep")
+    assert faults("by default") - start > 20 * 10_000_000 * 4 / 4096 / 2
