@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from .study import Model
 
 NAMES = ("gradient", "climbs", "twice", "input_pertub", "average", "seed")
+COSTS = ("steps", "images", "seconds", "processor_seconds")
 
 
 def rows_of(models: list[Model]) -> list[dict]:
@@ -96,18 +97,25 @@ def kind_of(row: dict) -> tuple:
 
 
 def summary(rows: list[dict]) -> list[dict]:
-    """A row for each kind of model: every column's mean over seeds, NAME_se, and "seeds"."""
+    """A row for each kind of model: every column's mean over seeds, NAME_se, and "seeds", those
+    that have a measurement."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(kind_of(row), []).append(row)
     columns = [name for name in (rows[0] if rows else ()) if name not in NAMES]
     table = []
     for kind, group in groups.items():
-        line = dict(zip([n for n in NAMES if n != "seed"], kind)) | {"seeds": len(group)}
+        line = dict(zip([n for n in NAMES if n != "seed"], kind)) | {
+            "seeds": sum(map(_measured, group))
+        }
         for name in columns:
             line[name], line[f"{name}_se"] = mean_and_error(row[name] for row in group)
         table.append(line)
     return table
+
+
+def _measured(row: dict) -> bool:
+    return any(v is not None for name, v in row.items() if name not in (*NAMES, *COSTS))
 
 
 def paired(rows: list[dict], a: dict, b: dict, column: str) -> list[float]:

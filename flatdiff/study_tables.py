@@ -24,7 +24,7 @@ def with_error(mean: float | None, error: float | None) -> str:
         return ""
     if not error:
         return f"{mean:.4g}"
-    if not 1e-4 < error < 1e4:
+    if not 1e-7 < error < 1e4:
         return f"{mean:.3g} ± {error:.2g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{mean:.{decimals}f} ± {error:.{decimals}f}"

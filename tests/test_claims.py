@@ -129,6 +129,7 @@ def test_summary_is_mean_and_standard_error_over_seeds():
     sam, adam = study_rows.summary(rows)
     assert sam["lpf"] == pytest.approx(7 / 3) and sam["seeds"] == 3
     assert sam["lpf_se"] == pytest.approx(stats.sem([1, 2, 4]))
+    assert adam["seeds"] == 2
     assert (adam["lpf"], adam["lpf_se"]) == pytest.approx((1.5, stats.sem([1, 2])))
     assert study_rows.mean_and_error([None]) == (None, None)
     assert study_rows.mean_and_error([2.0, None]) == (2.0, None)
