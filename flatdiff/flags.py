@@ -75,7 +75,7 @@ def parse(description, argv=None, **groups):
                 known[field.name] = field
                 section.add_argument(
                     f"--{field.name}",
-                    type=_reader(field),
+                    type=reader(field),
                     metavar=_metavar(field),
                     help=_help(field),
                 )
@@ -125,7 +125,7 @@ def to_dict(flags):
     return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
 
 
-def _reader(field):
+def reader(field):
     """Text -> the field's value; the message names what is expected."""
     kind, choices, low = type(field.default), field.metadata["choices"], field.metadata["low"]
 

@@ -4,6 +4,8 @@ Most are of guided-diffusion's README, for the files named beside them. A script
 that it has.
 """
 
+import shlex
+
 RELEASED = (
     "--diffusion_steps 1000 --learn_sigma True --resblock_updown True --use_scale_shift_norm True "
 )
@@ -75,3 +77,21 @@ PRESETS = {
         "--save_interval 350 --keep_last 1"
     ),
 }
+
+# What scripts/study.py adds to a preset: sizes for two cores and half an hour
+STUDIES = {
+    "digits": (
+        "--end_step 800 --lr_anneal_steps 0 --save_interval 200 --jobs 2 --num_samples 400 "
+        "--num_images 128 --num_draws 10 --measure_batch 250"
+    ),
+}
+
+
+def with_study(argv):
+    """The command line, with what a study adds to each preset right behind it."""
+    found = []
+    for word, before in zip(argv, ["", *argv]):
+        name = word if before == "--preset" else word.removeprefix("--preset=")
+        added = before == "--preset" or word.startswith("--preset=")
+        found += [word, *(shlex.split(STUDIES.get(name, "")) if added else [])]
+    return found

@@ -81,7 +81,7 @@ def test_shared_names_have_one_type_and_every_flag_says_what_it_is():
         ("--end_step 1e5", "got '1e5', expected a whole number"),
         ("--learn_sigma on", "got 'on', expected True or False"),
         ("--use_swa", "a boolean flag needs its value"),
-        ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam; did you mean"),
+        ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam, adam-msam; did you"),
         ("--batch_size 0", "expected 1 or more"),
         ("--rho nan", "expected 0 or more"),
         ("32", "'32' belongs to no flag"),

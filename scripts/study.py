@@ -1,0 +1,63 @@
+"""The paper on one page, on your data: is SAM worth its second pass, and what does flatness buy?
+
+    python scripts/study.py --preset digits --seeds 3 --log_dir runs/study-digits
+    python scripts/study.py --data_dir DIR --image_size 32 --end_step 200000 --log_dir runs/study \\
+        --gradient adam,adam-sam --rho 0.05,0.1,0.5 --average none,ema,swa --input_pertub 0,0.1
+
+Trains the matrix gradient x input perturbation x seed, measures every average of every training,
+and writes report.html, report.md and study.csv into --log_dir. What is computed is kept by what
+made it: the same command goes on where it was stopped, and a changed flag costs what depends on it.
+"""
+
+import os
+import sys
+
+from flatdiff import config, presets
+
+
+def main():
+    flags = config.parse(
+        __doc__,
+        presets.with_study(sys.argv[1:]),
+        study=config.StudyFlags,
+        run=config.RunFlags,
+        data=config.DataFlags,
+        train=config.TrainFlags,
+        model=config.ModelFlags,
+        diffusion=config.DiffusionFlags,
+    )
+    from flatdiff import dist_util
+
+    with dist_util.session():
+        work(flags.study.job) if flags.study.job else run(flags)
+
+
+def work(path):
+    """One job, in a process of its own."""
+    import image_sample
+    import image_train
+
+    from flatdiff import study_jobs
+
+    study_jobs.work(path, train=image_train.train, sample=image_sample.sample)
+
+
+def run(flags):
+    from flatdiff import study, study_report, study_run
+
+    flags = study_run.prepare(flags)
+    store = flags.study.store or os.path.join(flags.run.log_dir, "cells")
+    models = study.models_of(flags, os.path.abspath(store))
+    failed = ""
+    if flags.study.dry_run:
+        print(study_run.table_of_jobs(models))
+    else:
+        failed = study_run.run(models, flags, [sys.executable, os.path.abspath(__file__)])
+    for path in study_report.write(models, flags):
+        print(path)
+    if failed:
+        raise ValueError(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""The matrix of a study: its axes, and what the key of a cell covers."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from flatdiff import config, presets, study, study_axes
+from flatdiff.image_files import save_images
+from flatdiff.train_util import learning_rate
+
+GROUPS = {
+    "study": config.StudyFlags,
+    "run": config.RunFlags,
+    "data": config.DataFlags,
+    "train": config.TrainFlags,
+    "model": config.ModelFlags,
+    "diffusion": config.DiffusionFlags,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Images as an npz."""
+    folder = tmp_path_factory.mktemp("data")
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", arr_0=images)
+    return folder / "images.npz"
+
+
+def parse(*argv):
+    return config.parse("", list(map(str, argv)), **GROUPS)
+
+
+def flags_of(data, *argv):
+    return parse("--data_dir", data, "--image_size", 8, "--end_step", 40, "--seeds", 2, *argv)
+
+
+def models_of(data, *argv):
+    return study.models_of(flags_of(data, *argv), "/store")
+
+
+def keys(models):
+    """By model and cell; "train" for the training."""
+    found = {(m.name, name): cell.key for m in models for name, cell in m.cells.items()}
+    return found | {(m.name, "train"): m.training.cell.key for m in models}
+
+
+def changed(before, after):
+    """The names of the cells whose keys differ."""
+    before, after = keys(before), keys(after)
+    return {name for model, name in before if before[model, name] != after[model, name]}
+
+
+def test_the_matrix_crosses_its_axes(data):
+    entries = "adam, adam-sam,adam-sam sam_sync=True,adam-sam rho=2"
+    models = models_of(data, "--gradient", entries, "--rho", "0.1,0.5", "--input_pertub", "0,0.1")
+    names = list(dict.fromkeys(m.training.gradient for m in models))
+    assert names == [
+        "adam",
+        "adam-sam rho=0.1",
+        "adam-sam rho=0.5",
+        "adam-sam sam_sync=True rho=0.1",
+        "adam-sam sam_sync=True rho=0.5",
+        "adam-sam rho=2.0",
+        "adam 2x steps",
+    ]
+    assert len(models) == 7 * 2 * 2 * 3  # x input perturbation x seed x average
+    assert len({m.training.cell.key for m in models}) == 7 * 2 * 2
+    assert {(m.training.input_pertub, m.training.seed) for m in models} == {
+        (pertub, seed) for pertub in (0, 0.1) for seed in (0, 1)
+    }
+
+
+def test_adam_of_equal_cost_stands_beside_sam_only(data):
+    by_name = {m.training.gradient: m.training for m in models_of(data)}
+    sam, twice = by_name["adam-sam rho=0.1"], by_name["adam 2x steps"]
+    assert twice.cost == sam.cost == 2 * by_name["adam"].cost
+    assert (sam.steps, twice.steps) == (40, 80) and twice.twice and not twice.climbs
+    for off in (("--gradient", "adam"), ("--matched", "False")):
+        assert "adam 2x steps" not in {m.training.gradient for m in models_of(data, *off)}
+
+
+def test_averages_are_of_one_training_which_they_leave_alone(data):
+    flags = flags_of(data)
+    train = study_axes.train_group(flags, {"optimizer": "adam"})
+    assert (train.use_swa, train.swa_start, train.swa_window) == (True, 30, 1)
+    rates = {
+        learning_rate(s, lr=train.lr, anneal_steps=train.lr_anneal_steps, window=1, start=30)
+        for s in range(40)
+    }
+    assert rates == {train.lr}
+    annealed = ("--average", "none,ema", "--lr_anneal_steps", 40)
+    flags = flags_of(data, *annealed)
+    twice = study_axes.train_group(flags, {"optimizer": "adam", "twice": True})
+    assert (twice.use_swa, twice.lr_anneal_steps, twice.end_step) == (False, 80, 80)
+    files = {m.average: m.cells["LPF"].flags["model_path"] for m in models_of(data)[:3]}
+    assert {a: f.rpartition("/")[2] for a, f in files.items()} == {
+        "none": "model000040.pt",
+        "ema": "ema_0.9999_000040.pt",
+        "swa": "swa_000040.pt",
+    }
+    assert len({f.rpartition("/")[0] for f in files.values()}) == 1
+
+
+@pytest.mark.parametrize("every", [1, 3, 5])
+@pytest.mark.parametrize("start", [0, 7, 50])
+def test_passes_are_those_that_the_loop_takes(every, start):
+    train = dataclasses.replace(
+        config.TrainFlags(), optimizer="adam-sam", end_step=20, sam_every=every, sam_start=start
+    )
+    climbs = [s for s in range(20) if s >= start and (s - start) % every == 0]
+    half = dataclasses.replace(train, sam_share=0.5)
+    assert study_axes.passes(train) == pytest.approx(1 + len(climbs) / 20)
+    assert study_axes.passes(half) == pytest.approx(1 + len(climbs) / 40)
+    assert study_axes.passes(dataclasses.replace(train, optimizer="adam-msam")) == 1
+    assert study_axes.passes(dataclasses.replace(train, rho=0.0)) == 1
+
+
+EVERYTHING = {
+    "train",
+    *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
+    *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
+    *("LPF", "MC", "HESSIAN", "exposure"),
+}
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--log_interval", 7, "--num_workers", 1, "--jobs", 2, "--measure_batch", 3), set()),
+        (("--lr", 0.1), EVERYTHING),
+        (("--sigma", "0.5"), {"LPF"}),
+        (("--radius", "3"), {"MC"}),
+        (("--num_draws", 6), {"LPF", "MC"}),
+        (("--features", "digits"), {n for n in EVERYTHING if n.startswith("fd")}),
+        (("--num_samples", 50), {n for n in EVERYTHING if n.startswith(("fd", "samples"))}),
+        (("--num_images", 5), {"LPF", "MC", "HESSIAN", "exposure"}),
+        (("--random_flip", "False"), EVERYTHING),
+    ],
+)
+def test_a_changed_flag_changes_what_depends_on_it(data, argv, expected):
+    few = ("--gradient", "adam", "--seeds", 1)
+    before = models_of(data, *few)
+    assert changed(before, models_of(data, *few, *argv)) == expected
+    assert {name for _, name in keys(before)} == EVERYTHING
+
+
+def test_two_studies_share_cells(data):
+    small = keys(models_of(data, "--gradient", "adam", "--seeds", 1, "--average", "ema"))
+    large = keys(models_of(data, "--rho", "0.1,0.5"))
+    assert small.items() <= large.items()
+    each = [m.training.cell.key for m in models_of(data)]
+    assert len(set(each)) == 3 * 2  # kinds x seeds
+
+
+def test_data_count_by_their_pixels(data, tmp_path):
+    images = np.load(data)["arr_0"]
+    save_images(images, str(tmp_path / "same"), [f"{i:02d}" for i in range(12)])
+    images[11, 0, 0, 0] ^= 1
+    np.savez(tmp_path / "other.npz", arr_0=images)
+    base, same, other = (
+        study.fingerprint(flags_of(path))
+        for path in (data, tmp_path / "same", tmp_path / "other.npz")
+    )
+    assert base == same != other
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--gradient", "adam,adam-sm"), "did you mean adam-sam"),
+        (("--gradient", "adam-sam sam_synk=True"), "'sam_synk' is no flag of training"),
+        (("--gradient", "adam-sam end_step=3.5"), "expected a whole number"),
+        (("--gradient", ","), "--gradient is empty"),
+        (("--rho", "0.1,big"), "--rho is '0.1,big'; expected numbers"),
+        (("--input_pertub", "-1"), "--input_pertub is '-1'"),
+        (("--average", "none,emma"), "got 'emma', expected none, ema, swa"),
+        (("--average", ""), "--average is empty"),
+        (("--ema_rate", ""), "--ema_rate is empty"),
+        (("--lr_anneal_steps", 40), "leave swa out"),
+        (("--end_step", 0), "no end of training"),
+        (("--sampling_steps", ""), "--sampling_steps is empty"),
+        (("--bits", "8,four"), "--bits is '8,four'"),
+        (("--optimizer", "adam-sam"), "--gradient says what is trained"),
+        (("--data_dir", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_makes_no_sense_is_said(data, argv, message):
+    with pytest.raises(ValueError, match=message):
+        models_of(data, *argv)
+
+
+def test_half_a_result_is_none(tmp_path):
+    cell = study.Cell("LPF", {}, {}, str(tmp_path))
+    path = tmp_path / f"LPF-{cell.key}" / study.RESULT
+    assert cell.result() is None
+    path.parent.mkdir()
+    path.write_text(json.dumps({"curve": []})[:-1])
+    assert cell.result() is None
+    path.write_text(json.dumps({"curve": []}))
+    assert cell.result() == {"curve": []}
+
+
+def test_a_preset_brings_the_sizes_of_its_study(monkeypatch):
+    monkeypatch.setattr(presets, "STUDIES", {"digits": "--end_step 9 --num_samples 30"})
+    for argv in (["--preset", "digits"], ["--preset=digits"]):
+        flags = parse(*presets.with_study([*argv, "--seed", "1"]))
+        assert (flags.train.end_step, flags.study.num_samples, flags.run.seed) == (9, 30, 1)
+    later = parse(*presets.with_study(["--preset", "digits", "--end_step", "10"]))
+    assert later.train.end_step == 10
+    assert presets.with_study(["--preset", "ffhq64"]) == ["--preset", "ffhq64"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "features"),
+    [
+        ((), "lite0"),
+        (("--preset", "digits"), "digits"),
+        (("--preset", "digits", "--data_dir", "x"), "lite0"),
+        (("--inception_weights", "x.pth"), "inception"),
+        (("--inception_weights", "x.pth", "--features", "lite0"), "lite0"),
+    ],
+)
+def test_features_by_what_was_given(argv, features):
+    assert study_axes.features_of(parse(*argv)) == features

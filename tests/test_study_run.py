@@ -1,0 +1,277 @@
+"""Studies as users run them: two cells end to end, a kill, a failure, a cluster's stand-in."""
+
+import csv
+import fcntl
+import json
+import os
+import re
+import signal
+import sys
+import time
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from launch import ROOT, run, start
+
+from flatdiff import study_jobs, study_page, study_run, submission
+from flatdiff.study import Cell
+from flatdiff.study_board import Board, clock
+
+TINY = (
+    "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --learn_sigma True "
+    "--attention_resolutions 4 --diffusion_steps 20 --noise_schedule cosine --lr 1e-3 "
+    "--batch_size 4 --ema_rate 0.9 --random_flip False --num_workers 0 --save_interval 5 "
+    "--log_interval 5 --end_step 40 --gradient adam --average none --seeds 1 --features digits "
+    "--num_samples 20 --num_images 4 --num_draws 4 --sampling_steps 3 --bits 4 --sigma 0.01 "
+    "--radius 1"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", arr_0=images)
+    return folder / "images.npz"
+
+
+def command(data, log_dir, *more):
+    script = ROOT / "scripts/study.py"
+    return [sys.executable, script, "--data_dir", data, "--log_dir", log_dir, *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The folder of a study of one training and its measurements, and what it said."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run(command(data, folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def cell(folder, kind):
+    """The folder of the first cell of its kind."""
+    return min(
+        (folder / "cells").glob(f"{kind}-*"), key=lambda path: os.path.getmtime(path / "cell.json")
+    )
+
+
+def test_two_cells_end_to_end(whole):
+    folder, said = whole
+    assert "train adam, seed 0" in said and "measure adam none, seed 0" in said
+    with open(folder / "study.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["gradient"], row["average"], row["images"]) == ("adam", "none", "160")
+    curve = json.loads((cell(folder, "LPF") / "result.json").read_text())["curve"]
+    assert float(row["lpf"]) == curve[0]["rise"] and float(row["loss"]) == curve[0]["at_w"]
+    assert float(row["rise_w4"]) == pytest.approx(float(row["fd_3_w4"]) - float(row["fd_3"]))
+    assert float(row["eigenvalue"]) and float(row["gap_start"]) >= 0
+    told = json.loads((folder / "study.json").read_text())
+    assert told["settings"]["flags"]["train"]["end_step"] == 40 and told["settings"]["command"]
+    text = (folder / "report.md").read_text()
+    assert "FD-digits, 3 steps" in text
+    figures = re.findall(r"\]\((.*?)\)", text)
+    assert len(figures) == 4 and all((folder / path).exists() for path in figures)
+
+
+class Sources(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.found += [v for k, v in attrs if k in ("src", "href")]
+
+
+def test_jobs_of_two_ranks(data, tmp_path):
+    few = ("--ranks", 2, "--end_step", 5, "--average", "ema", "--store", tmp_path / "store")
+    done = run(command(data, tmp_path, *few))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with open(tmp_path / "study.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert row["images"] == "40" and all(row.values())
+    assert len(list((tmp_path / "store").iterdir())) == 1 + 8 and not (tmp_path / "cells").exists()
+
+
+def test_the_page_stands_alone(whole):
+    page = (whole[0] / "report.html").read_text()
+    sources = Sources()
+    sources.feed(page)
+    assert len(sources.found) == 4 + 2  # figures and grids of samples
+    assert all(re.match("data:image/(png|svg)", source) for source in sources.found)
+    assert not {"script", "link", "iframe"} & set(sources.tags)
+    assert 'name="viewport"' in page and "@media print" in page
+
+
+def test_what_is_done_is_not_done_again(data, whole):
+    folder, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in (folder / "cells").rglob("*") if p.is_file()}
+    done = run(command(data, folder))
+    assert "2 of 2 jobs are done already" in done.stdout
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    listed = run(command(data, folder, "--dry_run", "True", "--sigma", "0.02")).stdout
+    assert "done  train adam, seed 0" in listed and "left  measure adam none" in listed
+    assert "1 of 8 measurements are missing" in (folder / "report.md").read_text()
+    assert run(command(data, folder, "--sigma", "0.02")).returncode == 0
+    results = {p: t for p, t in before.items() if p.name == "result.json"}
+    assert results == {p: p.stat().st_mtime_ns for p in results}
+    assert len(list((folder / "cells").glob("LPF-*/result.json"))) == 2
+
+
+def test_a_killed_study_goes_on_to_the_same_numbers(data, whole, tmp_path):
+    process = start(command(data, tmp_path))
+    wait_for(lambda: list(tmp_path.glob("cells/train-*/state000010.pt")), process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    trained = cell(tmp_path, "train")
+    assert not (trained / "result.json").exists(), "it was over before it was killed"
+    for job in children_of(trained):
+        os.kill(job, signal.SIGKILL)
+    done = run(command(data, tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from" in (trained / "log.txt").read_text()
+    a, b = (
+        torch.load(cell(folder, "train") / "model000040.pt", weights_only=True)
+        for folder in (tmp_path, whole[0])
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    for kind in ("LPF", "distance"):
+        results = [
+            {p.parent.name: p.read_text() for p in folder.glob(f"cells/{kind}-*/result.json")}
+            for folder in (tmp_path, whole[0])
+        ]
+        assert results[0] and all(
+            without_caches(text) == without_caches(results[1][name])
+            for name, text in results[0].items()
+        )
+
+
+def without_caches(text):
+    return re.sub(r'"reference_cache": ".*?"', "", text)
+
+
+def children_of(trained):
+    """Process ids of the job that works in this folder."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/cmdline") as file:
+                if f"train-{trained.name.rpartition('-')[2]}.json" in file.read():
+                    found.append(int(entry))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def wait_for(ready, process):
+    for _ in range(6000):
+        if ready():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("it did not come")
+
+
+# Without networks
+
+
+def jobs_in(tmp_path):
+    """A training and what waits for it, with no model behind them."""
+    cells = [Cell(kind, {}, {}, str(tmp_path / "cells")) for kind in ("train", "LPF")]
+    training = SimpleNamespace(gradient="adam", input_pertub=0, seed=0, cost=1.0, cell=cells[0])
+    return [SimpleNamespace(name="adam none, seed 0", average="none", training=training,
+                            cells={"LPF": cells[1]})]  # fmt: skip
+
+
+def flags_of(tmp_path, **study):
+    own = {"jobs": 1, "ranks": 1, "cluster": "", "cluster_options": ""} | study
+    return SimpleNamespace(run=SimpleNamespace(log_dir=str(tmp_path)), study=SimpleNamespace(**own))
+
+
+FINISH = """
+import json, os, sys
+for cell in json.load(open(sys.argv[2]))["cells"]:
+    os.makedirs(cell["folder"], exist_ok=True)
+    with open(os.path.join(cell["folder"], "result.json"), "w") as file:
+        file.write("{}")
+"""
+
+
+def test_a_failed_job_is_named_with_its_log_and_what_waits_is_left(tmp_path, capsys):
+    failing = [sys.executable, "-c", "raise SystemExit('it broke')"]
+    told = study_run.run(jobs_in(tmp_path), flags_of(tmp_path), failing)
+    assert "1 jobs failed, and 1 that wait for them were not begun: train adam, seed 0" in told
+    log = re.search(r"see (.*?)\)", told)[1]
+    with open(log) as file:
+        assert "it broke" in file.read()
+    finishing = [sys.executable, "-c", FINISH]
+    assert study_run.run(jobs_in(tmp_path), flags_of(tmp_path), finishing) == ""
+    assert "2 done" in capsys.readouterr().out
+
+
+def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys):
+    pytest.importorskip("submitit")
+    flags = flags_of(tmp_path, cluster="local", cluster_options="timeout_min=5")
+    assert study_run.run(jobs_in(tmp_path), flags, [sys.executable, "-c", FINISH]) == ""
+    told = capsys.readouterr().out
+    assert told.index("train adam, seed 0") < told.index("measure adam none, seed 0")
+
+
+def test_two_processes_do_not_work_on_one_cell(tmp_path):
+    def lock():
+        with open(tmp_path / "a/lock") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with study_jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
+        lock()
+    lock()
+
+
+def test_without_submitit_a_cluster_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match="pip install submitit"):
+        study_run.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"), [])
+
+
+def test_cluster_options_are_names_and_values():
+    assert submission.options("slurm_partition=gpu, timeout_min=600") == {
+        "slurm_partition": "gpu",
+        "timeout_min": 600,
+    }
+    with pytest.raises(ValueError, match="expected name=value"):
+        submission.options("gpu")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no --log_dir"),
+        (["--log_dir", "here"], "no data: give --data_dir"),
+        (["--log_dir", "here", "--data_dir", "nowhere", "--end_step", "1"], "nowhere"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(argv, message, tmp_path):
+    done = run([sys.executable, ROOT / "scripts/study.py", *argv], OPENAI_LOGDIR="")
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_time_left_is_by_the_pace_of_each_kind():
+    def job(kind, state, cost, seconds=0.0):
+        return SimpleNamespace(name="", kind=kind, state=state, cost=cost, seconds=seconds)
+
+    jobs = [job("train", "done", 2, 60), job("train", "running", 4, 20), job("train", "left", 1)]
+    assert Board(jobs, 1).left() == "about 2:10 left"  # 30 s a unit: 120 - 20, and 30
+    assert Board(jobs, 2).left() == "about 1:05 left"
+    assert Board([*jobs, job("measure", "left", 1)], 1).left() == ("about 2:10, 1 to measure left")
+    assert clock(3723.4) == "1:02:03"
+
+
+def test_text_is_escaped_and_verdicts_are_coloured():
+    html = study_page.table(["<a>"], [["x<y"], ["**1.2**"], ["holds"], ["does not hold"]])
+    assert "&lt;a&gt;" in html and "x&lt;y" in html and "<b>1.2</b>" in html
+    assert '<td class="holds">' in html and '<td class="does">' in html
