@@ -109,7 +109,7 @@ def training_loop(
     """
     script_util.place(model)
     if flags.run.compile:
-        model.compile()
+        script_util.compile_network(model)
     own = batches(flags, dataset, flags.train.random_crop)
 
     def data(start):

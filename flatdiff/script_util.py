@@ -7,11 +7,15 @@ of `config`, so that code written for guided-diffusion's flag dicts runs unchang
 import argparse
 import dataclasses
 import functools
+import getpass
 import inspect
+import os
+import tempfile
+import time
 
 import torch
 
-from . import checkpoint, config, dist_util, packing, restore
+from . import checkpoint, config, dist_util, logger, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
@@ -246,6 +250,24 @@ def place(model):
     return model.to(dist_util.dev(), memory_format=torch.channels_last)
 
 
+def compile_network(model):
+    """torch.compile at the first call; the log says how long that took, and where it is kept."""
+    model.compile()
+    compiled = model._compiled_call_impl
+    ours = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours)
+
+    def first(*args, **kwargs):
+        start = time.perf_counter()
+        output = compiled(*args, **kwargs)
+        model._compiled_call_impl = compiled
+        seconds = time.perf_counter() - start
+        logger.log(f"compiled in {seconds:.0f} s (its gradient follows); the next run uses {kept}")
+        return output
+
+    model._compiled_call_impl = first
+
+
 def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):
     """(network in eval mode on the device, chain) of a checkpoint, by `build` of `groups`.
 
@@ -269,7 +291,7 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     restore.load_weights(model, weights, path)
     place(model).eval()
     if flags.run.compile:
-        model.compile()
+        compile_network(model)
     return model, diffusion
 
 
