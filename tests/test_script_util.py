@@ -170,6 +170,6 @@ def test_compiling_is_told_once(capsys):
 
     net, x = Net(2, 2), torch.ones(1, 2)
     expected = net(x)
-    script_util.compile_network(net)
+    su.compile_network(net)
     assert all(torch.equal(net(x), expected) for _ in range(2))
     assert capsys.readouterr().out.count("compiled in") == 1
