@@ -116,11 +116,12 @@ class Report:
         return f"Not finished: {left} of {len(all_cells)} measurements are missing." if left else ""
 
     def short(self) -> str:
-        """All claims, counted."""
-        count = {v: sum(f.verdict == v for f in self.found) for v in claims.VERDICTS}
+        """The paper's claims, counted."""
+        paper = [f.verdict for f in self.found if f.place != FAIR]
+        count = {verdict: paper.count(verdict) for verdict in claims.VERDICTS}
         return (
-            f"Of {len(self.found)} claims, {count[claims.HOLDS]} hold, {count[claims.FAILS]} do "
-            f"not, and {count[claims.UNDECIDED]} are undecided at 95 %."
+            f"Of {len(paper)} claims of the paper, {count[claims.HOLDS]} hold, "
+            f"{count[claims.FAILS]} do not, and {count[claims.UNDECIDED]} are undecided at 95 %."
         )
 
     def fair(self) -> list[str]:
