@@ -56,13 +56,19 @@ FILES = ("report.html", "report.md", "study.csv", "study.json")
 def settings_of(flags) -> dict:
     """Every flag, and what else a number may depend on."""
     return {
-        "command": shlex.join(["python", "scripts/study.py", *sys.argv[1:]]),
+        "command": command(sys.argv[1:]),
         "commit": commit(),
         "torch": torch.__version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "features": features_of(flags),
         "flags": config.to_dict(flags),
     }
+
+
+def command(argv: list[str]) -> str:
+    """What makes the report: also where it was written by --dry_run."""
+    dry = argv.index("--dry_run") if "--dry_run" in argv else len(argv)
+    return shlex.join(["python", "scripts/study.py", *argv[:dry], *argv[dry + 2 :]])
 
 
 def commit() -> str:
