@@ -165,6 +165,7 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
         return model
     if dev().type == "cuda":
         kwargs = {"device_ids": [dev().index], "bucket_cap_mb": 128, **kwargs}
+    kwargs = {"gradient_as_bucket_view": True, **kwargs}  # one copy of all gradients less
     ddp = DistributedDataParallel(model, **kwargs)
     _wrapped.add(ddp)
     return ddp
