@@ -29,7 +29,7 @@ def measure_by(features: str, inception_weights: str = "") -> Callable[..., dict
             "install it with pip install -e"
         )
     if str(EVALUATIONS) not in sys.path:
-        sys.path.append(str(EVALUATIONS))
+        sys.path.insert(0, str(EVALUATIONS))  # before any installed package called evaluate
     from evaluate import evaluate
     from features import load_features
 
@@ -58,12 +58,13 @@ def of_runs(folders: list[str], flags) -> list[dict]:
         measure_by(flags.features, flags.inception_weights),
         distance_name(flags.features),
     )
-    rows = []
+    rows, warnings = [], {}
     for folder in folders:
         files = report.samples_of(folder)
         for kind in sorted(files, key=report.bits, reverse=True):
             result = measure(flags.reference, files[kind])
             metrics = result["metrics"]
+            warnings |= dict.fromkeys(result["warnings"])
             rows.append(
                 {
                     "run": report.run_name(folder),
@@ -75,7 +76,7 @@ def of_runs(folders: list[str], flags) -> list[dict]:
                     "infinity": metrics.get(f"{name}_infinity"),
                 }
             )
-    for warning in dict.fromkeys(result["warnings"]):
+    for warning in warnings:
         logger.warn(f"warning: {warning}")
     return rows
 

@@ -10,7 +10,7 @@ from launch import ROOT, mpirun, run
 from PIL import Image
 from test_story import TINY, script, succeed
 
-from flatdiff import evaluation, report
+from flatdiff import config, evaluation, report
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 
@@ -43,13 +43,16 @@ def test_training_logs_the_distance_that_the_scripts_find(tmp_path):
 
 def test_runs_are_measured_by_their_bits(tmp_path):
     np.savez(tmp_path / "reference.npz", arr_0=DIGITS)
+    stranger = tmp_path / "installed"  # a package that has the name of one of our files
+    stranger.mkdir()
+    (stranger / "evaluate.py").write_text("def evaluate(*_, **__): raise RuntimeError")
     for kind, images in (("", DIGITS[:40]), ("_w4", 255 - DIGITS[:40] // 2)):
         (tmp_path / "a").mkdir(exist_ok=True)
         np.savez(tmp_path / "a" / f"samples_40x8x8x3{kind}.npz", arr_0=images)
     command = [sys.executable, script("compare"), "--runs", tmp_path / "a", "--log_dir", tmp_path]
     (tmp_path / "a" / "progress.csv").write_text("step,loss\n1,1.0\n2,0.5\n")
     flags = ["--reference", tmp_path / "reference.npz", "--features", "digits"]
-    done = succeed(run([*command, *flags]))
+    done = succeed(run([*command, *flags], PYTHONPATH=f"{ROOT}:{stranger}"))
     assert "FD-digits" in done.stdout and Image.open(tmp_path / "distances.png").width > 500
     with open(tmp_path / "distances.csv") as file:
         rows = list(csv.DictReader(file))
@@ -62,6 +65,20 @@ def test_runs_are_measured_by_their_bits(tmp_path):
         expected = distances(samples, tmp_path / "reference.npz")
         assert float(row["value"]) == pytest.approx(expected["FD-digits"])
         assert float(row["error"]) == pytest.approx(expected["FD-digits_error"])
+
+
+def test_all_warnings_are_told_once(tmp_path, monkeypatch, capsys):
+    for run_name, kind in (("a", "_w4"), ("a", ""), ("b", "")):
+        (tmp_path / run_name).mkdir(exist_ok=True)
+        np.savez(tmp_path / run_name / f"samples_40x8x8x3{kind}.npz", arr_0=DIGITS[:40])
+    said = iter([["few"], ["few", "singular"], []])
+    result = {"metrics": {"FD-digits": 1.0}, "num_samples": 40}
+    monkeypatch.setattr(
+        evaluation, "measure_by", lambda *_: lambda *_: result | {"warnings": next(said)}
+    )
+    evaluation.of_runs([str(tmp_path / x) for x in "ab"], config.CompareFlags(features="digits"))
+    out = capsys.readouterr().out
+    assert out.count("few") == out.count("singular") == 1
 
 
 def test_few_samples_have_no_error(tmp_path):
