@@ -17,6 +17,7 @@ setup(
     description="Diffusion training that asks how flat the minimum is, and what flatness buys",
     license="MIT",
     packages=["flatdiff"],
+    package_data={"flatdiff": ["*.cpp"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6,<3",

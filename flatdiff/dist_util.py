@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
-from . import allocator, launcher, lifeline
+from . import allocator, compiler, launcher, lifeline
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
@@ -44,6 +44,7 @@ def setup_dist() -> None:
     _place = launcher.find_place()
     if not torch.cuda.is_available():
         allocator.keep_freed_memory()
+        compiler.use()
     if world_size() == 1:
         _share_cores(1)
         return
@@ -85,14 +86,15 @@ def dev() -> torch.device:
 
 
 def launch_summary() -> str:
-    """Ranks and devices in one line, such as '2 ranks on cpu (gloo), 1 thread each'."""
+    """Ranks and devices in a line: '2 ranks on cpu (gloo), 1 thread each, compiled layers'."""
     ranks = "1 rank" if world_size() == 1 else f"{world_size()} ranks"
     backend = f" ({dist.get_backend()})" if dist.is_initialized() else ""
     if dev().type == "cuda":
         return f"{ranks} on {torch.cuda.get_device_name()}{backend}"
     threads = torch.get_num_threads()
     each = " each" if world_size() > 1 else ""
-    return f"{ranks} on cpu{backend}, {threads} thread{'s' * (threads > 1)}{each}"
+    cores = f"{threads} thread{'s' * (threads > 1)}{each}"
+    return f"{ranks} on cpu{backend}, {cores}, {compiler.use()}"
 
 
 def barrier() -> None:

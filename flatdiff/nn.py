@@ -4,23 +4,40 @@ Names and arguments are guided-diffusion's. Nothing here knows of images, noise 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.utils.checkpoint
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import kernels
+
 SiLU = nn.SiLU
 NUM_GROUPS = 32
 
 
 class GroupNorm32(nn.GroupNorm):
-    """GroupNorm computed in its weights' dtype (float32, also in half networks), then cast back."""
+    """GroupNorm computed in its weights' dtype (float32, also in half networks), then cast back.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+    What follows it in a network can be asked for at once, and is then one pass over the image
+    where `kernels` has one: scale and shift (FiLM), and SiLU.
+    """
+
+    def forward(
+        self, x: torch.Tensor, film: torch.Tensor | None = None, silu: bool = False
+    ) -> torch.Tensor:
+        """x: [N, C, *spatial] -> silu(norm(x) * (1 + scale) + shift); film: [N, 2 C], scale then
+        shift."""
+        if kernels.takes_norm(x, self.weight, film):
+            parameters = self.num_groups, self.weight, self.bias, self.eps
+            return kernels.normalize(x, *parameters, film, silu)
+        h = super().forward(x.to(self.weight.dtype)).to(x.dtype)
+        if film is not None:
+            scale, shift = film.view(*film.shape, *[1] * (x.ndim - 2)).chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return nn.functional.silu(h) if silu else h
 
 
 def normalization(channels: int) -> GroupNorm32:
@@ -33,9 +50,18 @@ def normalization(channels: int) -> GroupNorm32:
     return GroupNorm32(NUM_GROUPS, channels)
 
 
+class Conv2d(nn.Conv2d):
+    """A convolution; on a CPU, a 3x3 one of a large image is Winograd's where `kernels` has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if kernels.takes_conv(self, x):
+            return kernels.convolve(x, self.weight, self.bias)
+        return super().forward(x)
+
+
 def conv_nd(dims: int, *args, **kwargs) -> nn.Module:
     """A convolution over `dims` = 1, 2 or 3 dimensions."""
-    return _of_dims(dims, nn.Conv1d, nn.Conv2d, nn.Conv3d)(*args, **kwargs)
+    return _of_dims(dims, nn.Conv1d, Conv2d, nn.Conv3d)(*args, **kwargs)
 
 
 def avg_pool_nd(dims: int, *args, **kwargs) -> nn.Module:
@@ -115,10 +141,12 @@ def checkpoint(
     return torch.utils.checkpoint.checkpoint(func, *inputs, use_reentrant=False)
 
 
-def twice_differentiable() -> AbstractContextManager:
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
     """A context for losses that are differentiated twice (Hessian products) or by forward mode.
 
-    torch's fused attention kernels have a first derivative only; in here, attention is computed
-    by the plain formula, which has all of them.
+    torch's fused attention kernels and our compiled layers have a first derivative only; in here,
+    all are computed by plain formulas, which have the rest.
     """
-    return sdpa_kernel(SDPBackend.MATH)
+    with sdpa_kernel(SDPBackend.MATH), kernels.switched_off():
+        yield

@@ -137,7 +137,8 @@ class UNetModel(Trunk):
         *skips, h = self.descend(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h.to(x.dtype)).to(x.dtype)
+        norm, _, conv = self.out
+        return conv(norm(h.to(x.dtype), silu=True)).to(x.dtype)
 
 
 class SuperResModel(UNetModel):

@@ -123,19 +123,16 @@ class ResBlock(TimestepBlock):
         return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        norm, activation, conv = self.in_layers
-        h = conv(self.resample(activation(norm(x))))
+        norm, _, conv = self.in_layers  # a norm is asked for the SiLU that follows it
+        h = conv(self.resample(norm(x, silu=True)))
         emb = self.emb_layers(emb).to(h.dtype)
-        emb = emb.view(*emb.shape, *[1] * (h.ndim - 2))  # [N, C, 1, 1]
 
-        norm, activation, dropout, conv = self.out_layers
+        norm, _, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
-            scale, shift = emb.chunk(2, dim=1)
-            h = norm(h) * (1 + scale) + shift
+            h = norm(h, film=emb, silu=True)
         else:
-            h = norm(h + emb)
-        h = conv(dropout(activation(h)))
-        return self.skip_connection(self.resample(x)) + h
+            h = norm(h + emb.view(*emb.shape, *[1] * (h.ndim - 2)), silu=True)
+        return self.skip_connection(self.resample(x)) + conv(dropout(h))
 
 
 class TokenLinear(nn.Conv1d):

@@ -9,10 +9,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "flatdiff"
 LEVELS = [
     """losses noising respace gaussian_diffusion samplers resample nn unet unet_blocks unet_encoder
-    unet_trunk perturb averaging rng sizes learning_rate""",
+    unet_trunk kernels perturb averaging rng sizes learning_rate""",
     """sam restore probe flatness hessian surface quantize packing int8 exposure_bias
     diffusers_config diffusers_format""",
-    """image_datasets image_files dist_util allocator launcher lifeline logger log_outputs
+    """image_datasets image_files dist_util allocator compiler launcher lifeline logger log_outputs
     checkpoint flags config config_use presets""",
     """script_util train_util train_state generate run_util report finished subject flatness_run
     flatness_report flatness_pictures quantize_run exposure_run exposure_report
@@ -21,7 +21,7 @@ LEVELS = [
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
-NETWORKS = {"nn", "unet", "unet_blocks", "unet_encoder", "unet_trunk"}
+NETWORKS = {"nn", "kernels", "unet", "unet_blocks", "unet_encoder", "unet_trunk"}
 CHAINS = {"losses", "noising", "respace", "gaussian_diffusion", "samplers", "resample"}
 WEIGHTS = {"perturb", "averaging", "sam"}
 

@@ -1,0 +1,220 @@
+"""Two layers by compiled code on a CPU, where `compiler` has installed it; else nobody's.
+
+    normalize   group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
+    convolve    3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
+
+Both take fp32 images in channels_last, have one derivative, in reverse mode, and are at least as
+exact as PyTorch's operators, which the layers in `nn` fall back on.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
+_LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
+ARGUMENTS = {
+    "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 4,
+    "norm_backward": _LAYER + [_POINTER] * 8,
+    "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
+}
+WIDTH = 32  # channels at a time
+
+_library = None
+_off = False  # for a while, by `switched_off`
+
+
+def install(library: ctypes.CDLL | None) -> None:
+    """From now on these layers are computed by the library; None: by PyTorch.
+
+    :raises OSError: the library does not compute what PyTorch does; then nothing is installed.
+    """
+    global _library
+    _library = library
+    if library is None:
+        return
+    for name, arguments in ARGUMENTS.items():
+        getattr(library, name).argtypes = arguments
+    if not _agrees():
+        _library = None
+        raise OSError("the compiled layers do not compute what PyTorch's do")
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """In it PyTorch computes all: for what is differentiated twice, or forward."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
+
+
+def _takes(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the library can compute with them at all."""
+    return (
+        _library is not None
+        and not _off
+        and x.device.type == "cpu"
+        and all(t.dtype == torch.float32 for t in (x, *others) if t is not None)
+        and x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
+    """Whether `normalize` is for them."""
+    return _takes(x, weight, film)
+
+
+def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether `convolve` is for this layer and image.
+
+    It pays where the transforms of the weight are small beside those of the image.
+    """
+    out, into, *size = layer.weight.shape
+    return (
+        size == [3, 3]
+        and layer.stride == layer.padding == layer.dilation == (1, 1)
+        and layer.padding_mode == "zeros"
+        and out % WIDTH == into % WIDTH == 0
+        and into == x.shape[1]
+        and max(out, into) <= x.shape[2:].numel()
+        and _takes(x, layer.weight, layer.bias)
+    )
+
+
+def normalize(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    film: Tensor | None = None,
+    silu: bool = False,
+) -> Tensor:
+    """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
+    shift, or None."""
+    film = None if film is None else film.contiguous()
+    return _Norm.apply(x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu)[0]
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x: [N, I, H, W], weight: [O, I, 3, 3] -> [N, O, H, W], padded by 1 pixel of zeros."""
+    return _Conv.apply(x, weight, bias)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(x, weight, bias, film, groups, eps, silu):
+        y = torch.empty_like(x)
+        mean, rstd = x.new_empty(2, len(x), groups)
+        layer = _norm_layer(x, groups, weight, bias, film, silu)
+        _library.norm_forward(*layer, eps, *map(_address, (x, y, mean, rstd)))
+        return y, mean, rstd
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias, film, ctx.groups, _, ctx.silu = inputs
+        _, mean, rstd = output
+        ctx.mark_non_differentiable(mean, rstd)
+        ctx.save_for_backward(x, weight, bias, film, mean, rstd)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy, *_):
+        x, weight, bias, film, mean, rstd = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        dx = torch.empty_like(x)
+        dfilm = None if film is None else torch.empty_like(film)
+        of_images = x.new_empty(2, len(x), x.shape[1])
+        layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu)
+        tensors = dy, x, mean, rstd, dx, *of_images, dfilm
+        _library.norm_backward(*layer, *map(_address, tensors))
+        dweight, dbias = of_images.sum(1)
+        return dx, dweight, dbias, dfilm, None, None, None
+
+
+class _Conv(torch.autograd.Function):
+    @staticmethod
+    def forward(x, weight, bias):
+        return _conv3x3(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias = inputs
+        ctx.save_for_backward(x, weight)
+        ctx.bias_shape = None if bias is None else bias.shape
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        # the other way, weights are turned around and lead from out to in
+        dx = _conv3x3(dy, weight.flip(2, 3).transpose(0, 1)) if of_x else None
+        ones, asked = [1, 1], [False, of_weight, of_bias]
+        rest = ones, ones, ones, False, [0, 0], 1, asked
+        _, dweight, dbias = torch.ops.aten.convolution_backward(
+            dy, x, weight, ctx.bias_shape, *rest
+        )
+        return dx, dweight, dbias
+
+
+def _norm_layer(x, groups, weight, bias, film, silu):
+    """The arguments that both of the norm's functions begin with."""
+    n, c, height, width = x.shape
+    tensors = _address(weight), _address(bias), _address(film)
+    return n, height * width, c, groups, *tensors, silu, torch.get_num_threads()
+
+
+def _conv3x3(x, weight, bias=None):
+    n, into, height, width = x.shape
+    out = len(weight)
+    y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
+    sizes = n, height, width, into, out, *weight.stride(), torch.get_num_threads()
+    if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
+        raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")
+    return y
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _agrees() -> bool:
+    """Whether small examples and their gradients come out as PyTorch's operators give them."""
+
+    def norm(x, weight, bias, film):
+        scale, shift = film[..., None, None].chunk(2, dim=1)
+        return F.silu(F.group_norm(x, 32, weight, bias) * (1 + scale) + shift)
+
+    def ours(x, weight, bias, film):
+        return normalize(x, 32, weight, bias, 1e-5, film, silu=True)
+
+    def conv(x, weight, bias):
+        return F.conv2d(x, weight, bias, padding=1)
+
+    return _same(norm, ours, (2, 64, 3, 5), 64, 64, (2, 128)) and _same(
+        conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32
+    )
+
+
+@torch.enable_grad()
+def _same(theirs: Callable, ours: Callable, *shapes) -> bool:
+    draw = torch.Generator().manual_seed(0)
+    x, *rest = (torch.randn(shape, generator=draw) for shape in shapes)
+    results = []
+    for function in (theirs, ours):
+        leaves = [t.requires_grad_() for t in (x.to(memory_format=torch.channels_last), *rest)]
+        y = function(*leaves)
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    return all((a - b).norm() <= 1e-4 * a.norm() for a, b in zip(*results))
