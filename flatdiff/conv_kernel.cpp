@@ -122,38 +122,65 @@ inline void product(const float* a, int64_t depth, const float* b, int64_t width
   }
 }
 
-// The tiles first .. first + block - 1; v: [POINTS][block][in], m: [POINTS][block][out].
-void convolve(const Conv& c, const float* x, const float* u, const float* bias, int64_t first,
-              int64_t block, const float* zeros, float* v, float* m, float* y) {
-  const int64_t last = std::min(first + block, c.tiles());
-  for (int64_t t = first; t < first + block; t++) {
-    const int64_t n = t / (c.rows() * c.columns());
-    const int64_t top = 2 * (t / c.columns() % c.rows()) - 1, left = 2 * (t % c.columns()) - 1;
-    const float* d[POINTS];
-    for (int p = 0; p < POINTS; p++) {
-      const int64_t row = top + p / 4, column = left + p % 4;
-      const bool inside =
-          t < last && row >= 0 && row < c.height && column >= 0 && column < c.width;
-      d[p] = inside ? x + ((n * c.height + row) * c.width + column) * c.in : zeros;
-    }
-    for (int64_t i = 0; i < c.in; i += LANES)
-      transform_input(d, i, v + (t - first) * c.in + i, block * c.in);
+// The place of a tile: image, and the first row and column of its pixels in y.
+struct Tile {
+  int64_t image, row, column;
+
+  Tile(const Conv& c, int64_t t)
+      : image(t / (c.rows() * c.columns())),
+        row(2 * (t / c.columns() % c.rows())),
+        column(2 * (t % c.columns())) {}
+
+  void next(const Conv& c) {
+    if ((column += 2) < c.width) return;
+    column = 0;
+    if ((row += 2) < c.height) return;
+    row = 0;
+    image++;
   }
-  for (int p = 0; p < POINTS; p++)
+};
+
+// Where the 4x4 pixels of x around the tile are; outside of the image, zeros.
+inline void find_pixels(const Conv& c, const Tile& tile, const float* x, const float* zeros,
+                        const float** d) {
+  for (int dy = 0; dy < 4; dy++) {
+    const int64_t row = tile.row + dy - 1;
+    const float* start = x + ((tile.image * c.height + row) * c.width + tile.column - 1) * c.in;
+    for (int dx = 0; dx < 4; dx++) {
+      const int64_t column = tile.column + dx - 1;
+      const bool inside = row >= 0 && row < c.height && column >= 0 && column < c.width;
+      d[4 * dy + dx] = inside ? start + dx * c.in : zeros;
+    }
+  }
+}
+
+// The tiles first .. last - 1; v: [POINTS][block][in], m: [POINTS][block][out].
+void convolve(const Conv& c, const float* x, const float* u, const float* bias, int64_t first,
+              int64_t last, int64_t block, const float* zeros, float* v, float* m, float* y) {
+  Tile tile(c, first);
+  for (int64_t t = 0; t < last - first; t++, tile.next(c)) {
+    const float* d[POINTS];
+    find_pixels(c, tile, x, zeros, d);
+    for (int64_t i = 0; i < c.in; i += LANES)
+      transform_input(d, i, v + t * c.in + i, block * c.in);
+  }
+  for (int p = 0; p < POINTS; p++)  // the rows behind the last tile hold anything, for nobody
     for (int64_t o = 0; o < c.out; o += 2 * LANES)
-      for (int64_t r = p * block; r < (p + 1) * block; r += ROWS)
-        product(v + r * c.in, c.in, u + p * c.in * c.out + o, c.out, m + r * c.out + o);
-  for (int64_t t = first; t < last; t++) {
-    const int64_t n = t / (c.rows() * c.columns());
-    const int64_t top = 2 * (t / c.columns() % c.rows()), left = 2 * (t % c.columns());
-    float* corner = y + ((n * c.height + top) * c.width + left) * c.out;
-    for (int64_t o = 0; o < c.out; o += LANES) {
+      for (int64_t r = 0; r < last - first; r += ROWS)
+        product(v + (p * block + r) * c.in, c.in, u + p * c.in * c.out + o, c.out,
+                m + (p * block + r) * c.out + o);
+  tile = Tile(c, first);
+  for (int64_t t = 0; t < last - first; t++, tile.next(c)) {
+    const bool below = tile.row + 1 < c.height, right = tile.column + 1 < c.width;
+    float* to = y + ((tile.image * c.height + tile.row) * c.width + tile.column) * c.out;
+    for (int64_t o = 0; o < c.out; o += LANES, to += LANES) {
       Vec pixels[4];
-      transform_output(m + (t - first) * c.out + o, block * c.out, pixels);
-      for (int q = 0; q < 4; q++)
-        if (top + q / 2 < c.height && left + q % 2 < c.width)
-          store(corner + (q / 2 * c.width + q % 2) * c.out + o,
-                bias ? pixels[q] + load(bias + o) : pixels[q]);
+      transform_output(m + t * c.out + o, block * c.out, pixels);
+      const Vec b = bias ? load(bias + o) : Vec{};
+      store(to, pixels[0] + b);
+      if (right) store(to + c.out, pixels[1] + b);
+      if (below) store(to + c.width * c.out, pixels[2] + b);
+      if (below && right) store(to + (c.width + 1) * c.out, pixels[3] + b);
     }
   }
 }
@@ -166,7 +193,7 @@ extern "C" int conv3x3(int64_t images, int64_t height, int64_t width, int64_t in
                        const float* w, const float* bias, float* y) {
   const Conv c{images, height, width, in, out, so, si, sy, sx};
   int64_t block = std::min(BLOCK, (c.tiles() + threads - 1) / threads);
-  block = std::max<int64_t>(block / ROWS, 1) * ROWS;
+  block = (block + ROWS - 1) / ROWS * ROWS;
   const int64_t of_weight = POINTS * in * out, of_thread = POINTS * block * (in + out);
   const size_t bytes = 4 * (of_weight + threads * of_thread + in);
   const std::unique_ptr<void, decltype(&std::free)> memory(
@@ -183,9 +210,10 @@ extern "C" int conv3x3(int64_t images, int64_t height, int64_t width, int64_t in
 #pragma omp for schedule(static)
     for (int thread = 0; thread < threads; thread++) {
       float* const v = scratch + thread * of_thread;
-      const int64_t blocks = (c.tiles() + block - 1) / block;
-      for (int64_t k = blocks * thread / threads; k < blocks * (thread + 1) / threads; k++)
-        convolve(c, x, u, bias, k * block, block, zeros, v, v + POINTS * block * in, y);
+      const int64_t end = c.tiles() * (thread + 1) / threads;
+      for (int64_t first = c.tiles() * thread / threads; first < end; first += block)
+        convolve(c, x, u, bias, first, std::min(first + block, end), block, zeros, v,
+                 v + POINTS * block * in, y);
     }
   }
   return 1;

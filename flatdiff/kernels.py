@@ -65,6 +65,7 @@ def _takes(x: Tensor, *others: Tensor | None) -> bool:
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # torch.func, which looks inside
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -103,7 +104,7 @@ def normalize(
     """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
     shift, or None."""
     film = None if film is None else film.contiguous()
-    return _Norm.apply(x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu)[0]
+    return _Norm.apply(x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -113,23 +114,17 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(x, weight, bias, film, groups, eps, silu):
-        y = torch.empty_like(x)
-        mean, rstd = x.new_empty(2, len(x), groups)
+    def forward(ctx, x, weight, bias, film, groups, eps, silu):
+        y, mean, rstd = torch.empty_like(x), *x.new_empty(2, len(x), groups)
         layer = _norm_layer(x, groups, weight, bias, film, silu)
         _library.norm_forward(*layer, eps, *map(_address, (x, y, mean, rstd)))
-        return y, mean, rstd
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, weight, bias, film, ctx.groups, _, ctx.silu = inputs
-        _, mean, rstd = output
-        ctx.mark_non_differentiable(mean, rstd)
         ctx.save_for_backward(x, weight, bias, film, mean, rstd)
+        ctx.groups, ctx.silu = groups, silu
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dy, *_):
+    def backward(ctx, dy):
         x, weight, bias, film, mean, rstd = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
@@ -144,14 +139,10 @@ class _Norm(torch.autograd.Function):
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(x, weight, bias):
-        return _conv3x3(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, weight, bias = inputs
+    def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         ctx.bias_shape = None if bias is None else bias.shape
+        return _conv3x3(x, weight, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
