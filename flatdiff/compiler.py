@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import kernels
 
-SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in ("norm", "conv")]
+SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in ("norm", "conv", "int8")]
 FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 COMPILERS = "c++", "g++", "clang++"
 

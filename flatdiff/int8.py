@@ -10,6 +10,7 @@ is the simulation's result up to fp32 rounding. Knows layers and tensors only.
 import torch
 from torch import Tensor, nn
 
+from . import kernels
 from .quantize import Quantized, Quantizer
 
 
@@ -54,15 +55,18 @@ def use_int8(layer: nn.Conv2d, weight: Quantized, input_bits: int) -> None:
     codes = (weight.codes.short() - weight.zero.short()).to(torch.int8)
     convolve = _convolution(codes, weight.scale.flatten(), layer)
     quantizer = Quantizer(input_bits, granularity="channel")
-    bias = torch.zeros(1) if layer.bias is None else layer.bias.detach().view(-1, 1, 1)
+    bias = torch.zeros(len(weight.codes)) if layer.bias is None else layer.bias.detach()
     of_ones: dict[torch.Size, Tensor] = {}  # by height and width: the borders see padding
 
     def forward(x: Tensor) -> Tensor:
         image = quantizer(x)
         if x.shape[2:] not in of_ones:
             of_ones[x.shape[2:]] = convolve(torch.ones_like(image.codes[:1]))
-        y = convolve(image.codes).addcmul_(of_ones[x.shape[2:]], image.zero.float(), value=-1)
-        return torch.addcmul(bias, y, image.scale).to(x.dtype)
+        ones, y = of_ones[x.shape[2:]], convolve(image.codes)
+        if kernels.takes_rescale(y):
+            return kernels.rescale(y, ones, image.scale, image.zero, bias).to(x.dtype)
+        y.addcmul_(ones, image.zero.float(), value=-1)
+        return torch.addcmul(bias.view(-1, 1, 1), y, image.scale).to(x.dtype)
 
     layer.forward = forward
 

@@ -1,10 +1,11 @@
-"""Two layers by compiled code on a CPU, where `compiler` has installed it; else nobody's.
+"""What compiled code does on a CPU, where `compiler` has installed it; else nobody takes anything.
 
-    normalize   group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
-    convolve    3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
+    normalize           group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
+    convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
+    quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
 
-Both take fp32 images in channels_last, have one derivative, in reverse mode, and are at least as
-exact as PyTorch's operators, which the layers in `nn` fall back on.
+All take fp32 alone. The first two have one derivative, in reverse mode, and are at least as exact
+as PyTorch's operators; these do the work for whatever is not taken.
 """
 
 import contextlib
@@ -21,6 +22,8 @@ ARGUMENTS = {
     "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 4,
     "norm_backward": _LAYER + [_POINTER] * 8,
     "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
+    "quantize": [_SIZE] * 2 + [_INT] * 2 + [_POINTER] * 4,
+    "rescale": [_SIZE] * 3 + [_INT] + [_POINTER] * 5,
 }
 WIDTH = 32  # channels at a time
 
@@ -55,15 +58,12 @@ def switched_off() -> Iterator[None]:
         _off = before
 
 
-def _takes(x: Tensor, *others: Tensor | None) -> bool:
+def _takes(*tensors: Tensor | None) -> bool:
     """Whether the library can compute with them at all."""
     return (
         _library is not None
         and not _off
-        and x.device.type == "cpu"
-        and all(t.dtype == torch.float32 for t in (x, *others) if t is not None)
-        and x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and all(t.dtype == torch.float32 and t.is_cpu for t in tensors if t is not None)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func, which looks inside
         and not torch.is_autocast_enabled("cpu")
@@ -72,7 +72,7 @@ def _takes(x: Tensor, *others: Tensor | None) -> bool:
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` is for them."""
-    return _takes(x, weight, film)
+    return _is_image(x) and _takes(x, weight, film)
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -88,8 +88,23 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
         and out % WIDTH == into % WIDTH == 0
         and into == x.shape[1]
         and max(out, into) <= x.shape[2:].numel()
+        and _is_image(x)
         and _takes(x, layer.weight, layer.bias)
     )
+
+
+def takes_quantize(x: Tensor) -> bool:
+    """Whether `quantize` is for it: every image's numbers lie together."""
+    return x.ndim > 1 and (x.is_contiguous() or _is_image(x)) and _takes(x)
+
+
+def takes_rescale(y: Tensor) -> bool:
+    """Whether `rescale` is for it."""
+    return _is_image(y) and _takes(y)
+
+
+def _is_image(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def normalize(
@@ -110,6 +125,28 @@ def normalize(
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x: [N, I, H, W], weight: [O, I, 3, 3] -> [N, O, H, W], padded by 1 pixel of zeros."""
     return _Conv.apply(x, weight, bias)
+
+
+def quantize(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+    """x [N, ...] -> codes, uint8 in its shape and layout; scale, fp32, zero, uint8, [N, 1, ...].
+
+    The grids of quantize.Quantizer(bits, granularity="channel"), to the bit.
+    """
+    ones = [1] * (x.ndim - 1)
+    codes = torch.empty_like(x, dtype=torch.uint8)
+    scale, zero = x.new_empty(len(x), *ones), codes.new_empty(len(x), *ones)
+    size = len(x), x.numel() // max(len(x), 1)
+    _library.quantize(*size, bits, _threads(), *map(_address, (x, codes, scale, zero)))
+    return codes, scale, zero
+
+
+def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tensor) -> Tensor:
+    """scale * (y - zero * of_ones) + bias, in place; y: [N, C, H, W], of_ones: [1, C, H, W]."""
+    n, c, height, width = y.shape
+    of_ones = of_ones.contiguous(memory_format=torch.channels_last)
+    tensors = of_ones, scale, zero, bias, y
+    _library.rescale(n, height * width, c, _threads(), *map(_address, tensors))
+    return y
 
 
 class _Norm(torch.autograd.Function):
@@ -164,17 +201,21 @@ def _norm_layer(x, groups, weight, bias, film, silu):
     """The arguments that both of the norm's functions begin with."""
     n, c, height, width = x.shape
     tensors = _address(weight), _address(bias), _address(film)
-    return n, height * width, c, groups, *tensors, silu, torch.get_num_threads()
+    return n, height * width, c, groups, *tensors, silu, _threads()
 
 
 def _conv3x3(x, weight, bias=None):
     n, into, height, width = x.shape
     out = len(weight)
     y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
-    sizes = n, height, width, into, out, *weight.stride(), torch.get_num_threads()
+    sizes = n, height, width, into, out, *weight.stride(), _threads()
     if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
         raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")
     return y
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from . import kernels
 from .perturb import Perturbation
 
 BITS = range(2, 9)
@@ -63,6 +64,8 @@ class Quantizer:
 
     def __call__(self, x: Tensor) -> Quantized:
         x = x.detach().float()
+        if self._is_plain and kernels.takes_quantize(x):
+            return Quantized(*kernels.quantize(x, self.bits))
         dims = tuple(range(int(self.granularity == "channel"), x.ndim))
         lowest, highest = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
         scale, zero = self._grid(lowest, highest)
@@ -71,6 +74,10 @@ class Quantizer:
             scale, zero = self._grid(lowest * factor, highest * factor)
         codes = self._codes(x, scale, zero)
         return Quantized(codes.to(torch.uint8), scale, zero.to(torch.uint8))
+
+    @property
+    def _is_plain(self) -> bool:
+        return (self.granularity, self.symmetric, self.clip) == ("channel", False, "minmax")
 
     def _grid(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, zero) of the grids from `lowest` to `highest`, drawn out to hold zero."""
