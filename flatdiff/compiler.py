@@ -1,9 +1,11 @@
 """Our C++ for the CPU, compiled on this machine at first use and kept in ~/.cache/flatdiff.
 
-It uses all instructions of this very processor, and the OpenMP threads that PyTorch has already.
-Where nothing can be compiled, PyTorch's own operators do the same, slower.
+It uses all instructions of this very processor, and the OpenMP threads that PyTorch has already:
+those of another OpenMP, as clang's, would spin beside them on the same cores. Where nothing can be
+compiled, PyTorch's own operators do the same, slower.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -18,8 +20,10 @@ from pathlib import Path
 from . import kernels
 
 SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in ("norm", "conv", "int8")]
-FLAGS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
-COMPILERS = "c++", "g++", "clang++"
+FLAGS = (
+    "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
+)
+COMPILERS = "g++", "c++"
 
 
 @functools.cache
@@ -31,10 +35,20 @@ def use() -> str:
     if os.environ.get("FLATDIFF_KERNELS") == "0":
         return "PyTorch's layers (FLATDIFF_KERNELS=0)"
     try:
+        _check_threads()
         kernels.install(load(SOURCES))
     except OSError as error:
         return f"PyTorch's layers, which are slower ({error})"
     return "compiled layers"
+
+
+def _check_threads() -> None:
+    try:
+        libraries = Path("/proc/self/maps").read_text()
+    except OSError:
+        return  # not Linux: let the compiler say
+    if "libgomp" not in libraries:
+        raise OSError("this PyTorch has not GNU's OpenMP, and threads of two kinds would collide")
 
 
 def load(sources: Sequence[Path]) -> ctypes.CDLL:
@@ -44,18 +58,16 @@ def load(sources: Sequence[Path]) -> ctypes.CDLL:
     """
     compiler = _compiler()
     path = _folder() / f"kernels-{_key(compiler, sources)}.so"
-    if path.exists():
+    with contextlib.suppress(OSError):  # not there, or half of it
         return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory() as folder:
         made = _compile(compiler, sources, Path(folder) / path.name)
-        try:
+        with contextlib.suppress(OSError):  # not kept: compiled again next time
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
             shutil.copyfile(made, part)
             part.replace(path)  # ranks that compile at the same time do no harm
-        except OSError:
-            path = made  # not kept: compiled again next time
-        return ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(made))
 
 
 def _compiler() -> str:
@@ -63,8 +75,8 @@ def _compiler() -> str:
     for name in [named] if named else COMPILERS:
         if found := shutil.which(name):
             return found
-    looked_for = f"CXX={named}" if named else f"none of {', '.join(COMPILERS)}"
-    raise OSError(f"no C++ compiler: {looked_for} is on the PATH; install one, or set CXX")
+    missing = f"CXX={named} is not" if named else f"none of {', '.join(COMPILERS)} is"
+    raise OSError(f"no C++ compiler: {missing} on the PATH; install one, or set CXX")
 
 
 def _compile(compiler: str, sources: Sequence[Path], target: Path) -> Path:
@@ -72,7 +84,8 @@ def _compile(compiler: str, sources: Sequence[Path], target: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise OSError(f"{compiler} failed: {said[0]}")
+        error = next((line for line in said if "error" in line), said[0])
+        raise OSError(f"{compiler} failed: {error}")
     return target
 
 

@@ -24,7 +24,7 @@ constexpr int LANES = 8, ROWS = 6;
 constexpr int LANES = 4, ROWS = 6;
 #endif
 constexpr int POINTS = 16;
-constexpr int64_t BLOCK = 60;  // tiles at a time: their transforms stay in a core's own cache
+constexpr int64_t BLOCK = 48;  // tiles at a time: their transforms stay in a core's own cache
 
 typedef float Vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 

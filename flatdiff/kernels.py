@@ -19,8 +19,8 @@ from torch import Tensor, nn
 _SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 _LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
 ARGUMENTS = {
-    "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 4,
-    "norm_backward": _LAYER + [_POINTER] * 8,
+    "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 3,
+    "norm_backward": _LAYER + [_POINTER] * 6,
     "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
     "quantize": [_SIZE] * 2 + [_INT] * 2 + [_POINTER] * 4,
     "rescale": [_SIZE] * 3 + [_INT] + [_POINTER] * 5,
@@ -58,12 +58,13 @@ def switched_off() -> Iterator[None]:
         _off = before
 
 
-def _takes(*tensors: Tensor | None) -> bool:
-    """Whether the library can compute with them at all."""
+def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether the library can compute with x, and with others of the dtype, at all."""
     return (
         _library is not None
         and not _off
-        and all(t.dtype == torch.float32 and t.is_cpu for t in tensors if t is not None)
+        and x.is_cpu
+        and x.dtype == dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # torch.func, which looks inside
         and not torch.is_autocast_enabled("cpu")
@@ -72,7 +73,7 @@ def _takes(*tensors: Tensor | None) -> bool:
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` is for them."""
-    return _is_image(x) and _takes(x, weight, film)
+    return _takes(x, weight.dtype) and _is_image(x) and (film is None or film.dtype == x.dtype)
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -87,20 +88,20 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
         and layer.padding_mode == "zeros"
         and out % WIDTH == into % WIDTH == 0
         and into == x.shape[1]
-        and max(out, into) <= x.shape[2:].numel()
+        and out * into <= 2 * x.shape[2:].numel() ** 2
+        and _takes(x, layer.weight.dtype)
         and _is_image(x)
-        and _takes(x, layer.weight, layer.bias)
     )
 
 
 def takes_quantize(x: Tensor) -> bool:
     """Whether `quantize` is for it: every image's numbers lie together."""
-    return x.ndim > 1 and (x.is_contiguous() or _is_image(x)) and _takes(x)
+    return _takes(x) and x.ndim > 1 and (x.is_contiguous() or _is_image(x))
 
 
 def takes_rescale(y: Tensor) -> bool:
     """Whether `rescale` is for it."""
-    return _is_image(y) and _takes(y)
+    return _takes(y) and _is_image(y)
 
 
 def _is_image(x: Tensor) -> bool:
@@ -152,23 +153,23 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, film, groups, eps, silu):
-        y, mean, rstd = torch.empty_like(x), *x.new_empty(2, len(x), groups)
+        y, moments = torch.empty_like(x), x.new_empty(2, len(x), groups)
         layer = _norm_layer(x, groups, weight, bias, film, silu)
-        _library.norm_forward(*layer, eps, *map(_address, (x, y, mean, rstd)))
-        ctx.save_for_backward(x, weight, bias, film, mean, rstd)
+        _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
+        ctx.save_for_backward(x, weight, bias, film, moments)
         ctx.groups, ctx.silu = groups, silu
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        x, weight, bias, film, mean, rstd = ctx.saved_tensors
+        _differentiate_once()
+        x, weight, bias, film, moments = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
         dfilm = None if film is None else torch.empty_like(film)
-        of_images = x.new_empty(2, len(x), x.shape[1])
+        of_images = x.new_empty(2, len(x), x.shape[1])  # of weight, of bias
         layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu)
-        tensors = dy, x, mean, rstd, dx, *of_images, dfilm
+        tensors = dy, x, moments, dx, of_images, dfilm
         _library.norm_backward(*layer, *map(_address, tensors))
         dweight, dbias = of_images.sum(1)
         return dx, dweight, dbias, dfilm, None, None, None
@@ -182,8 +183,8 @@ class _Conv(torch.autograd.Function):
         return _conv3x3(x, weight, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
+        _differentiate_once()
         x, weight = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -195,6 +196,15 @@ class _Conv(torch.autograd.Function):
             dy, x, weight, ctx.bias_shape, *rest
         )
         return dx, dweight, dbias
+
+
+def _differentiate_once() -> None:
+    """RuntimeError in a backward pass that is to be differentiated itself (create_graph)."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "the compiled layers have a first derivative only: compute what you differentiate "
+            "twice in `with flatdiff.nn.twice_differentiable():`, or set FLATDIFF_KERNELS=0"
+        )
 
 
 def _norm_layer(x, groups, weight, bias, film, silu):

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int LANES = 16, BLOCK = 64;  // channels at a time, pixels of a sum in fp32
 
-// exp to 2 units in the last place: 2^n by the bits of n, the rest by Cephes' polynomial.
+// exp to 2 units in the last place: 2^n by adding n to the exponent, the rest by Cephes' polynomial.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 87.0f ? 87.0f : x;
@@ -212,21 +212,26 @@ void backward(const Layer& layer, const float* dy, const float* x, const float* 
 
 extern "C" {
 
+// moments: [2, images, groups], the means, then the reciprocals of the deviations.
 void norm_forward(int64_t images, int64_t pixels, int64_t channels, int64_t groups,
                   const float* weight, const float* bias, const float* film, int silu, int threads,
-                  float eps, const float* x, float* y, float* mean, float* rstd) {
+                  float eps, const float* x, float* y, float* moments) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  (silu ? forward<true> : forward<false>)(layer, eps, x, y, mean, rstd, threads);
+  float* rstd = moments + images * groups;
+  (silu ? forward<true> : forward<false>)(layer, eps, x, y, moments, rstd, threads);
 }
 
-// dweight, dbias: [images, channels], of each image; dfilm: as film, or null.
+// of_images: [2, images, channels], each image's part of the gradient of weight, and of bias;
+// dfilm: as film, or null.
 void norm_backward(int64_t images, int64_t pixels, int64_t channels, int64_t groups,
                    const float* weight, const float* bias, const float* film, int silu, int threads,
-                   const float* dy, const float* x, const float* mean, const float* rstd, float* dx,
-                   float* dweight, float* dbias, float* dfilm) {
+                   const float* dy, const float* x, const float* moments, float* dx,
+                   float* of_images, float* dfilm) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  (silu ? backward<true> : backward<false>)(layer, dy, x, mean, rstd, dx, dweight, dbias, dfilm,
-                                            threads);
+  const float* rstd = moments + images * groups;
+  float* dbias = of_images + images * channels;
+  (silu ? backward<true> : backward<false>)(layer, dy, x, moments, rstd, dx, of_images, dbias,
+                                            dfilm, threads);
 }
 
 }  // extern "C"

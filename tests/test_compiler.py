@@ -1,0 +1,84 @@
+"""C++ that is compiled at first use: kept, compiled anew where it must be, and done without."""
+
+import sys
+
+import pytest
+from launch import run
+
+from flatdiff import compiler
+
+SEVEN = 'extern "C" int seven() { return 7; }'
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "flatdiff"
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "seven.cpp"
+    path.write_text(SEVEN)
+    return path
+
+
+def test_a_library_is_compiled_once(cache, source, monkeypatch):
+    assert compiler.load([source]).seven() == 7
+    (kept,) = cache.iterdir()
+    monkeypatch.setattr(compiler, "_compile", None)
+    assert compiler.load([source]).seven() == 7
+    assert list(cache.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("change", ["source", "FLAGS", "_instructions"])
+def test_whatever_it_depends_on_makes_another(cache, source, monkeypatch, change):
+    compiler.load([source])
+    if change == "source":
+        source.write_text(SEVEN.replace("return 7", "return 8"))
+    elif change == "FLAGS":
+        monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-DX"])
+    else:
+        monkeypatch.setattr(compiler, "_instructions", lambda: "those of another processor")
+    assert compiler.load([source]).seven() == (8 if change == "source" else 7)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_half_a_library_is_compiled_anew(cache, source):
+    compiler.load([source])
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()  # the one that is loaded stays as it is
+    kept.write_bytes(whole[:1000])
+    assert compiler.load([source]).seven() == 7
+    assert kept.stat().st_size == len(whole)
+
+
+def test_where_nothing_can_be_kept(source, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert compiler.load([source]).seven() == 7
+
+
+def test_a_compilers_error_is_told(cache, source):
+    source.write_text("int seven() { return sevn; }")
+    with pytest.raises(OSError, match=r"failed: .*seven.cpp:1:22: error: .*sevn"):
+        compiler.load([source])
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, "compiled layers\n"),
+        ({"FLATDIFF_KERNELS": "0"}, "PyTorch's layers (FLATDIFF_KERNELS=0)\n"),
+        ({"PATH": "/nowhere"}, "slower (no C++ compiler: none of g++, c++ is on the PATH"),
+        ({"CXX": "nothing"}, "slower (no C++ compiler: CXX=nothing is not on the PATH"),
+        ({"CXX": "false"}, "false failed: exit code 1)\n"),
+    ],
+)
+def test_what_is_used_is_said(environment, words):
+    code = "from flatdiff import compiler, kernels; print(compiler.use())"
+    code += "; print(kernels._library is not None)"
+    done = run([sys.executable, "-c", code], **environment)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+    assert done.stdout.splitlines()[-1] == str(not environment)

@@ -1,0 +1,287 @@
+"""The compiled layers against the formulas in fp64, against PyTorch's layers, and themselves."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flatdiff import compiler, kernels, nn
+from flatdiff.nn import twice_differentiable
+from flatdiff.quantize import Quantizer
+from flatdiff.unet import UNetModel
+
+CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed():
+    assert compiler.use() == "compiled layers"
+    kernels.install(compiler.load(compiler.SOURCES))
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def image(*shape, mean=0.0):
+    return (torch.randn(shape) + mean).to(memory_format=torch.channels_last)
+
+
+def with_gradients(function, inputs, dy):
+    """The function's value, and its gradients for each of the inputs."""
+    leaves = [t.detach().to(dy.dtype).requires_grad_() for t in inputs]
+    y = function(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
+
+
+def assert_as_exact_as_pytorch(ours, pytorch, inputs, shape):
+    """Results within CLOSE of the formula in fp64, and in channels_last where they are images."""
+    dy = image(*shape)
+    exact = with_gradients(pytorch, inputs, dy.double())
+    for got, expected in zip(with_gradients(ours, inputs, dy), exact, strict=True):
+        assert (got - expected).abs().max() <= CLOSE * expected.abs().max()
+        assert (
+            got.ndim < 4
+            or got.shape[2] == 1
+            or got.is_contiguous(memory_format=torch.channels_last)
+        )
+
+
+# Norm, FiLM, SiLU
+
+
+def formula(x, weight, bias, film=None, silu=False):
+    h = F.group_norm(x, 32, weight, bias)
+    if film is not None:
+        scale, shift = film[..., None, None].chunk(2, dim=1)
+        h = h * (1 + scale) + shift
+    return F.silu(h) if silu else h
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 8, 8), (3, 96, 5, 7), (1, 512, 2, 2), (2, 64, 40, 30)])
+@pytest.mark.parametrize("film", [False, True])
+@pytest.mark.parametrize("silu", [False, True])
+def test_the_norm_is_its_formula(shape, film, silu):
+    x, channels = image(*shape, mean=2), shape[1]
+    inputs = [x, torch.randn(channels), torch.randn(channels)]
+    if film:
+        inputs.append(torch.randn(shape[0], 2 * channels))
+
+    def ours(x, weight, bias, film=None):
+        return kernels.normalize(x, 32, weight, bias, 1e-5, film, silu)
+
+    assert_as_exact_as_pytorch(ours, lambda *a: formula(*a, silu=silu), inputs, shape)
+
+
+def test_a_large_mean_costs_no_digits():
+    x, ones = image(2, 64, 16, 16, mean=3000), torch.ones(64)
+    got = kernels.normalize(x, 32, ones, 0 * ones, 1e-5)
+    expected = F.group_norm(x.double(), 32)
+    # x is given to 1.2e-4; PyTorch, in this layout, is off by 1000
+    assert (got - expected).abs().max() < 4e-4
+
+
+def test_silu_far_from_zero():
+    x = torch.linspace(-200, 200, 32 * 64).view(1, 64, 32, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.full((64,), 100.0), torch.zeros(64)
+    got = kernels.normalize(x, 32, weight, bias, 1e-5, silu=True)
+    expected = formula(x.double(), weight.double(), bias.double(), silu=True)
+    assert expected.min() < -1e-30 and (got - expected).abs().max() <= 3 * CLOSE * expected.max()
+
+
+def test_what_is_not_finite_stays_so():
+    x = image(2, 32, 4, 4)
+    x[0, 3, 1, 1] = torch.nan
+    for silu in (False, True):
+        y = kernels.normalize(x, 32, torch.ones(32), torch.zeros(32), 1e-5, silu=silu)
+        assert y[0, 3].isnan().all() and y[1].isfinite().all()
+    weight = torch.randn(32, 32, 3, 3)
+    assert kernels.convolve(x, weight)[0, :, 0:3, 0:3].isnan().all()
+
+
+# Convolution
+
+
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [((2, 32, 8, 8), 64), ((1, 96, 7, 5), 32), ((3, 64, 1, 9), 64), ((1, 160, 30, 41), 96)],
+)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_convolution_is_one(shape, out, bias, layout):
+    weight = torch.randn(out, shape[1], 3, 3).to(memory_format=layout)
+    inputs = [image(*shape), weight] + [torch.randn(out)] * bias
+
+    def convolution(x, weight, bias=None):
+        return F.conv2d(x, weight, bias, padding=1)
+
+    shape = shape[0], out, *shape[2:]
+    assert_as_exact_as_pytorch(kernels.convolve, convolution, inputs, shape)
+
+
+def test_which_convolutions_are_taken():
+    x = image(2, 64, 16, 16)
+
+    def taken(x, channels=64, out=64, size=3, **options):
+        return kernels.takes_conv(nn.Conv2d(channels, out, size, **options), x)
+
+    assert taken(x, padding=1) and taken(x, out=32, padding=1, bias=False)
+    assert not taken(x) and not taken(x, padding=1, stride=2) and not taken(x, size=1)
+    assert not taken(x, padding=1, dilation=2) and not taken(x, padding=1, groups=2)
+    assert not taken(x, padding=1, padding_mode="circular") and not taken(x, padding="same")
+    assert not taken(x, out=6, padding=1) and not taken(image(2, 3, 16, 16), 3, padding=1)
+    assert not taken(image(2, 64, 4, 4), padding=1)  # the weight is larger than the image
+    assert not taken(x.contiguous(), padding=1) and not taken(x.double(), padding=1)
+
+
+def test_an_image_of_other_channels_is_refused_as_by_pytorch():
+    with pytest.raises(RuntimeError, match="expected input"):
+        nn.Conv2d(32, 32, 3, padding=1)(image(1, 64, 16, 16))
+
+
+# Quantized images
+
+
+@pytest.mark.parametrize("bits", [2, 7, 8])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: image(3, 64, 7, 9, mean=1),
+        lambda: torch.randn(2, 50, 33),
+        lambda: -torch.rand(4, 70),
+        lambda: torch.zeros(2, 5),
+        lambda: torch.randn(3, 99) * 1e37,
+        lambda: torch.randn(3, 99) * 1e-42,
+    ],
+)
+def test_codes_are_the_quantizers_to_the_bit(bits, make):
+    x = make()
+    assert kernels.takes_quantize(x)
+    ours = Quantizer(bits, "channel")(x)
+    with kernels.switched_off():
+        pytorch = Quantizer(bits, "channel")(x)
+    assert torch.equal(ours.codes, pytorch.codes) and ours.codes.stride() == pytorch.codes.stride()
+    assert torch.equal(ours.scale, pytorch.scale) and torch.equal(ours.zero, pytorch.zero)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_codes_of_what_is_not_finite_stand_for_nan(value):
+    x = torch.randn(2, 100)
+    x[0, 70] = value
+    values = Quantizer(8, "channel")(x).dequantize()
+    assert values[0].isnan().all() and values[1].isfinite().all()
+
+
+def test_rescaled_sums():
+    y, ones, bias = image(3, 40, 5, 4), image(1, 40, 5, 4), torch.randn(40)
+    scale, zero = torch.rand(3, 1, 1, 1), torch.tensor([0, 7, 255], dtype=torch.uint8)
+    zero = zero.view(3, 1, 1, 1)
+    expected = (y - zero * ones) * scale + bias.view(-1, 1, 1)
+    torch.testing.assert_close(kernels.rescale(y, ones, scale, zero, bias), expected)
+
+
+# All of them
+
+
+def test_threads_change_nothing():
+    x, dy = image(2, 128, 20, 12), image(2, 128, 20, 12)
+    weight, film = torch.randn(128, 128, 3, 3), torch.randn(2, 256)
+    scale, shift = torch.randn(2, 128)
+
+    def results(threads):
+        torch.set_num_threads(threads)
+        norm = with_gradients(
+            lambda x, *a: kernels.normalize(x, 32, *a[:2], 1e-5, a[2], True),
+            [x, scale, shift, film],
+            dy,
+        )
+        codes, *grid = kernels.quantize(x, 8)
+        # the gradient of a convolution's weight is PyTorch's
+        return [*norm, *with_gradients(kernels.convolve, [x, weight], dy)[:2], codes, *grid]
+
+    one = results(1)
+    for threads in (2, 3, 7):
+        assert all(torch.equal(a, b) for a, b in zip(one, results(threads), strict=True))
+
+
+def network():
+    model = UNetModel(16, 3, 32, 6, 1, [2], channel_mult=(1, 2), use_scale_shift_norm=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) / max(weight[0].numel(), 8) ** 0.5)
+    return model.to(memory_format=torch.channels_last)
+
+
+def test_a_network_is_the_one_that_pytorch_computes(monkeypatch):
+    model, x, t = network(), image(2, 3, 16, 16), torch.tensor([3, 700])
+    weights = list(model.parameters())
+    taken = []
+    for name in ("normalize", "convolve"):
+        function = getattr(kernels, name)
+        spy = functools.partial(lambda name, f, *a: taken.append(name) or f(*a), name, function)
+        monkeypatch.setattr(kernels, name, spy)
+
+    def result():
+        y = model(x, t)
+        return [y, *torch.autograd.grad(y.square().sum(), weights)]
+
+    ours = result()
+    assert taken.count("normalize") == sum(isinstance(m, nn.GroupNorm32) for m in model.modules())
+    assert taken.count("convolve") >= 10
+    taken.clear()
+    with kernels.switched_off():
+        pytorch = result()
+    assert not taken
+    assert (ours[0] - pytorch[0]).norm() <= CLOSE * pytorch[0].norm()
+    assert_same_gradient(ours[1:], pytorch[1:])
+
+
+def assert_same_gradient(ours, pytorch):
+    """As one vector: some biases have none, but for rounding, because a norm follows them."""
+    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (ours, pytorch))
+    assert (a - b).norm() <= 5 * CLOSE * b.norm()
+
+
+def test_what_looks_inside_gets_pytorchs_layers():
+    model, x, t = network(), image(1, 3, 16, 16), torch.tensor([3])
+    weights = dict(model.named_parameters())
+
+    def loss(weights):
+        return torch.func.functional_call(model, weights, (x, t)).square().mean()
+
+    expected = torch.autograd.grad(loss(weights), list(weights.values()))
+    assert_same_gradient(torch.func.grad(loss)(weights).values(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.middle_block[0].in_layers[2](image(1, 64, 16, 16)).dtype == torch.bfloat16
+
+
+def test_a_second_derivative_is_an_error_or_pytorchs():
+    x = image(1, 64, 8, 8).requires_grad_()
+    norm, conv = nn.normalization(64), nn.Conv2d(64, 64, 3, padding=1)
+
+    def second_derivative():
+        (first,) = torch.autograd.grad(conv(norm(x, silu=True)).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    with pytest.raises(RuntimeError, match="first derivative only.*twice_differentiable"):
+        second_derivative()
+    with twice_differentiable():
+        assert second_derivative().any()
+
+
+def test_a_library_that_computes_something_else_is_refused(tmp_path):
+    source, wrong = compiler.SOURCES[0].read_text(), tmp_path / "norm_kernel.cpp"
+    assert "1.0 + film" in source
+    wrong.write_text(source.replace("1.0 + film", "1.01 + film"))
+    library = compiler.load([wrong, *compiler.SOURCES[1:]])
+    with pytest.raises(OSError, match="do not compute what PyTorch"):
+        kernels.install(library)
+    assert not kernels.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
+    kernels.install(compiler.load(compiler.SOURCES))
+    assert kernels.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
