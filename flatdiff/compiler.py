@@ -57,15 +57,18 @@ def load(sources: Sequence[Path]) -> ctypes.CDLL:
     :raises OSError: no compiler, or it fails; the message says what it said.
     """
     compiler = _compiler()
-    path = _folder() / f"kernels-{_key(compiler, sources)}.so"
-    with contextlib.suppress(OSError):  # not there, or half of it
-        return ctypes.CDLL(str(path))
+    key = _key(compiler, sources)
+    path = _folder() / f"kernels-{key}.so"
+    end = key.encode()  # of a whole file: loading half a library is a bus error
+    with contextlib.suppress(OSError):
+        if path.read_bytes().endswith(end):
+            return ctypes.CDLL(str(path))
     with tempfile.TemporaryDirectory() as folder:
         made = _compile(compiler, sources, Path(folder) / path.name)
         with contextlib.suppress(OSError):  # not kept: compiled again next time
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(made, part)
+            part.write_bytes(made.read_bytes() + end)
             part.replace(path)  # ranks that compile at the same time do no harm
         return ctypes.CDLL(str(made))
 
@@ -84,7 +87,7 @@ def _compile(compiler: str, sources: Sequence[Path], target: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        error = next((line for line in said if "error" in line), said[0])
+        error = next((line for line in said if " error: " in line), said[0])
         raise OSError(f"{compiler} failed: {error}")
     return target
 

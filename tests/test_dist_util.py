@@ -12,7 +12,7 @@ import pytest
 import torch
 from launch import mpirun, start, torchrun
 
-from flatdiff import dist_util, launcher, lifeline
+from flatdiff import compiler, dist_util, launcher, lifeline
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -111,7 +111,7 @@ def test_two_ranks_work_together(start_ranks, tmp_path):
         assert result["cat"] == [[0, 5], [0, 6], [1, 5], [1, 6]]
         assert result["objects"] == [{"rank": 0}, {"rank": 1}]
         assert result["object_of_rank_1"] == "from 1"
-        assert result["summary"] == "2 ranks on cpu (gloo), 1 thread each"
+        assert result["summary"] == f"2 ranks on cpu (gloo), 1 thread each, {compiler.use()}"
         assert result["place"] == [2, rank, "cpu"]
         assert result["params"] == [[[1.0] * 3] * 2, [1] * 4]
         # Gloo's threads sometimes abort an interpreter that exits while they run.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatdiff import checkpoint, logger, script_util, train_util
+from flatdiff import checkpoint, compiler, logger, script_util, train_util
 from flatdiff.resample import Draw, create_named_schedule_sampler, draw
 from flatdiff.rng import TRAIN, generator
 from flatdiff.train_util import LossScale, TrainLoop, learning_rate
@@ -123,6 +123,7 @@ def test_one_step_is_the_published_update(rho):
 
 def test_three_steps_are_those_of_guided_diffusion(monkeypatch):
     """Golden numbers of the original's network, losses, AdamW and EMA, on one given draw."""
+    compiler.use()
     golden = json.loads((Path(__file__).parent / "golden/train_step.json").read_text())
     flags = script_util.model_and_diffusion_defaults() | golden["kw"]
     model, diffusion = script_util.create_model_and_diffusion(**flags)

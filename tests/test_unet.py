@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from flatdiff import compiler
 from flatdiff.nn import twice_differentiable
 from flatdiff.unet import AttentionBlock, EncoderUNetModel, ResBlock, SuperResModel, UNetModel
 
@@ -115,12 +116,15 @@ def layout(model):
 
 
 @pytest.mark.parametrize("name", [k for k, v in GOLDEN.items() if "kw" in v])
-def test_outputs_are_guided_diffusions(name):
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_outputs_are_guided_diffusions(name, memory_format):
     golden = GOLDEN[name]
-    model = fill(unet(**golden["kw"]))
+    compiler.use()  # compiled layers, which take channels_last alone
+    model = fill(unet(**golden["kw"])).to(memory_format=memory_format)
     labels = {"y": torch.tensor([3, 7])} if "class_cond" in golden["kw"] else {}
+    x = golden_images(2, side=32).contiguous(memory_format=memory_format)
     with torch.no_grad():
-        output = model(golden_images(2, side=32), torch.tensor([0, 421]), **labels)
+        output = model(x, torch.tensor([0, 421]), **labels)
     assert layout(model) == golden["layout"]
     assert list(output.shape) == golden["shape"]
     assert_golden(output, golden["out"])
