@@ -23,8 +23,11 @@ STREAM = 1000  # of weight noise, far from rng's other streams
 
 @contextlib.contextmanager
 def at(
-    weights: Sequence[Tensor], perturbation: Perturbation, spare: Sequence[Tensor] | None = None
-) -> Iterator[Tensor]:
+    weights: Sequence[Tensor],
+    perturbation: Perturbation,
+    spare: Sequence[Tensor] | None = None,
+    measure: bool = True,
+) -> Iterator[Tensor | None]:
     """Hold `weights` at w' = perturbation(w) inside the block; afterwards they are w, bit for bit.
 
     Yields the distance ||w' - w||, l2 over all weights, as a 0-dim tensor on their device (nothing
@@ -34,6 +37,7 @@ def at(
     :param weights: fp32 (or fp64) tensors; half precision raises ValueError.
     :param spare: tensors like `weights` to keep w in, so that many perturbations need one
         allocation; None makes new ones.
+    :param measure: False yields None for the distance, and spares two passes over the weights.
     """
     weights = list(weights)
     _refuse_half(weights)
@@ -43,7 +47,7 @@ def at(
     try:
         with torch.no_grad():
             perturbation(weights)
-            moved = distance(weights, saved)
+            moved = distance(weights, saved) if measure else None
         yield moved
     finally:
         with torch.no_grad():

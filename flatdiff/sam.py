@@ -25,8 +25,8 @@ def sam_gradient(
     rho: float,
     adaptive: bool = False,
     ascent: Callable[[], Result] | None = None,
-) -> tuple[Result, Tensor]:
-    """Leave the gradient at w + eps in `.grad`; return (what the first pass returned, ||eps||).
+) -> Result:
+    """Leave the gradient at w + eps in `.grad`; return what the first pass returned.
 
     rho 0 is one plain gradient and one pass. Weights that the first pass gives no gradient are not
     moved. eps does not change when all gradients are scaled, so a loss scale does no harm; where
@@ -44,21 +44,21 @@ def sam_gradient(
     if rho < 0:
         raise ValueError(f"rho {rho}: the radius of SAM's ball must be 0 (off) or larger")
     if rho == 0:
-        return closure(), weights[0].new_zeros(())
+        return closure()
     result = (closure if ascent is None else ascent)()
     moving = [w for w in weights if w.grad is not None]
     grads = [w.grad for w in moving]
     for w in moving:
         w.grad = None
-    with at(moving, climb(grads, rho, adaptive)) as distance:
+    with at(moving, climb(grads, rho, adaptive), measure=False):
         closure()
-    return result, distance
+    return result
 
 
 def msam_gradient(
     closure: Callable[[], Result], weights: Sequence[Tensor], momenta: list[Tensor], rho: float
-) -> tuple[Result, Tensor]:
-    """Leave the gradient at w - rho m / ||m|| in `.grad`; return (what the pass returned, ||eps||).
+) -> Result:
+    """Leave the gradient at w - rho m / ||m|| in `.grad`; return what the pass returned.
 
     One pass: m is known before it. In the sign of the paper the weights go where the momentum is
     about to carry them anyway, rho ahead. Without momenta, as before the first step, nothing moves.
@@ -66,9 +66,9 @@ def msam_gradient(
     :param momenta: one for each of `weights`, sums of gradients (Adam's exp_avg); not changed.
     """
     if not momenta:
-        return closure(), torch.zeros(())
-    with at(weights, climb(list(torch._foreach_neg(momenta)), rho)) as distance:
-        return closure(), distance
+        return closure()
+    with at(weights, climb(list(torch._foreach_neg(momenta)), rho), measure=False):
+        return closure()
 
 
 def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbation:
@@ -83,8 +83,11 @@ def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbati
         scale = torch.where(norm.isfinite() & (norm > 0), rho / norm, norm)
         if adaptive:
             torch._foreach_mul_(grads, weights)
-        torch._foreach_mul_(grads, scale)
-        along(grads, 1.0)(weights)
+        if scale.is_cpu:  # where a number is at hand: one pass less
+            along(grads, scale.item())(weights)
+        else:
+            torch._foreach_mul_(grads, scale)
+            along(grads, 1.0)(weights)
         grads.clear()
 
     return move

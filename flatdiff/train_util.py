@@ -184,9 +184,9 @@ class TrainLoop:
         if self.optimizer == "adam-msam":
             moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
             momenta = [self.opt.state[w]["exp_avg"] for w in moving]
-            return batch_draw, msam_gradient(closure, moving, momenta, self.rho)[0]
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho)
         seen = batch_draw.slice(0, self.num_ascent)
-        terms, _ = sam_gradient(
+        terms = sam_gradient(
             closure,
             self.weights,
             self.rho,

@@ -38,10 +38,9 @@ def test_sam_on_a_quadratic():
     weights, hessian, closure = quadratic()
     w = flat(weights)
     g = hessian @ w
-    loss, distance = sam_gradient(closure, weights, rho=0.3)
+    loss = sam_gradient(closure, weights, rho=0.3)
     torch.testing.assert_close(grads(weights), hessian @ (w + 0.3 * g / g.norm()))
     torch.testing.assert_close(loss, w @ g / 2)
-    assert distance.item() == pytest.approx(0.3)
     assert torch.equal(flat(weights), w)
 
 
@@ -51,9 +50,8 @@ def test_asam_on_a_quadratic():
     w = flat(weights)
     g = hessian @ w
     eps = 0.3 * w**2 * g / (w.abs() * g).norm()
-    _, distance = sam_gradient(closure, weights, rho=0.3, adaptive=True)
+    sam_gradient(closure, weights, rho=0.3, adaptive=True)
     torch.testing.assert_close(grads(weights), hessian @ (w + eps))
-    assert distance.item() == pytest.approx(eps.norm().item())
 
 
 def test_msam_on_a_quadratic():
@@ -62,9 +60,9 @@ def test_msam_on_a_quadratic():
     w = flat(weights)
     momenta = [torch.full_like(p, 2.0 + i) for i, p in enumerate(weights)]
     m, passes = flat(momenta), []
-    _, distance = msam_gradient(lambda: passes.append(closure()), weights, momenta, rho=0.3)
+    msam_gradient(lambda: passes.append(closure()), weights, momenta, rho=0.3)
     torch.testing.assert_close(grads(weights), hessian @ (w - 0.3 * m / m.norm()))
-    assert distance.item() == pytest.approx(0.3) and len(passes) == 1
+    assert len(passes) == 1
     assert torch.equal(flat(weights), w) and torch.equal(flat(momenta), m)
 
 
@@ -157,10 +155,9 @@ def test_rho_0_is_one_plain_gradient():
     calls = []
     for w in weights:
         w.grad = None
-    _, distance = sam_gradient(lambda: calls.append(closure()), weights, rho=0)
+    sam_gradient(lambda: calls.append(closure()), weights, rho=0)
     assert torch.equal(grads(weights), expected)
     assert len(calls) == 1
-    assert distance.item() == 0
 
 
 def test_the_ascent_may_be_another_closure():
@@ -172,7 +169,7 @@ def test_the_ascent_may_be_another_closure():
         sum(p.sum() for p in weights).backward()
         return "ascent"
 
-    result, _ = sam_gradient(closure, weights, rho=0.3, ascent=ascent)
+    result = sam_gradient(closure, weights, rho=0.3, ascent=ascent)
     assert result == "ascent"
     ones = torch.ones_like(w)
     torch.testing.assert_close(grads(weights), hessian @ (w + 0.3 * ones / ones.norm()))
@@ -180,10 +177,15 @@ def test_the_ascent_may_be_another_closure():
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_a_zero_gradient_moves_nothing(adaptive):
-    w = nn.Parameter(torch.zeros(3))
-    _, distance = sam_gradient(lambda: (w**2).sum().backward(), [w], 0.1, adaptive)
+    w, seen = nn.Parameter(torch.zeros(3)), []
+
+    def closure():
+        seen.append(w.tolist())
+        (w**2).sum().backward()
+
+    sam_gradient(closure, [w], 0.1, adaptive)
     assert w.grad.tolist() == [0, 0, 0]
-    assert distance.item() == 0
+    assert seen == [[0, 0, 0], [0, 0, 0]]
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
