@@ -33,13 +33,13 @@ def use() -> str:
     FLATDIFF_KERNELS=0 in the environment keeps to PyTorch's operators.
     """
     if os.environ.get("FLATDIFF_KERNELS") == "0":
-        return "PyTorch's layers (FLATDIFF_KERNELS=0)"
+        return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
     try:
         _check_threads()
         kernels.install(load(SOURCES))
     except OSError as error:
-        return f"PyTorch's layers, which are slower ({error})"
-    return "compiled layers"
+        return f"PyTorch's kernels, which are slower ({error})"
+    return "C++ kernels"
 
 
 def _check_threads() -> None:

@@ -86,7 +86,7 @@ def dev() -> torch.device:
 
 
 def launch_summary() -> str:
-    """Ranks and devices in a line: '2 ranks on cpu (gloo), 1 thread each, compiled layers'."""
+    """Ranks and devices in a line: '2 ranks on cpu (gloo), 1 thread each, C++ kernels'."""
     ranks = "1 rank" if world_size() == 1 else f"{world_size()} ranks"
     backend = f" ({dist.get_backend()})" if dist.is_initialized() else ""
     if dev().type == "cuda":

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 _SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 _LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
@@ -59,14 +60,19 @@ def switched_off() -> Iterator[None]:
 
 
 def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the library can compute with x, and with others of the dtype, at all."""
+    """Whether the library can compute with x, and with others of the dtype, at all.
+
+    Not for what looks inside: torch.compile, torch.func, forward mode, autocast.
+    """
     return (
         _library is not None
         and not _off
         and x.is_cpu
         and x.dtype == dtype == torch.float32
+        and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # torch.func, which looks inside
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -120,12 +126,14 @@ def normalize(
     """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
     shift, or None."""
     film = None if film is None else film.contiguous()
-    return _Norm.apply(x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu)
+    inputs = x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu
+    return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x: [N, I, H, W], weight: [O, I, 3, 3] -> [N, O, H, W], padded by 1 pixel of zeros."""
-    return _Conv.apply(x, weight, bias)
+    inputs = x, weight, bias
+    return _Conv.apply(*inputs) if torch.is_grad_enabled() else _conv3x3(*inputs)
 
 
 def quantize(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,9 +161,7 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, film, groups, eps, silu):
-        y, moments = torch.empty_like(x), x.new_empty(2, len(x), groups)
-        layer = _norm_layer(x, groups, weight, bias, film, silu)
-        _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
+        y, moments = _norm(x, weight, bias, film, groups, eps, silu)
         ctx.save_for_backward(x, weight, bias, film, moments)
         ctx.groups, ctx.silu = groups, silu
         return y
@@ -205,6 +211,14 @@ def _differentiate_once() -> None:
             "the compiled layers have a first derivative only: compute what you differentiate "
             "twice in `with flatdiff.nn.twice_differentiable():`, or set FLATDIFF_KERNELS=0"
         )
+
+
+def _norm(x, weight, bias, film, groups, eps, silu):
+    """(y, its groups' means and reciprocal deviations [2, N, groups])."""
+    y, moments = torch.empty_like(x), x.new_empty(2, len(x), groups)
+    layer = _norm_layer(x, groups, weight, bias, film, silu)
+    _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
+    return y, moments
 
 
 def _norm_layer(x, groups, weight, bias, film, silu):

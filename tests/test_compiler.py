@@ -67,8 +67,8 @@ def test_a_compilers_error_is_told(cache, source):
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({}, "compiled layers\n"),
-        ({"FLATDIFF_KERNELS": "0"}, "PyTorch's layers (FLATDIFF_KERNELS=0)\n"),
+        ({}, "C++ kernels\n"),
+        ({"FLATDIFF_KERNELS": "0"}, "PyTorch's kernels (FLATDIFF_KERNELS=0)\n"),
         ({"PATH": "/nowhere"}, "slower (no C++ compiler: none of g++, c++ is on the PATH"),
         ({"CXX": "nothing"}, "slower (no C++ compiler: CXX=nothing is not on the PATH"),
         ({"CXX": "false"}, "false failed: exit code 1)\n"),

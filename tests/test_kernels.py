@@ -1,10 +1,11 @@
-"""The compiled layers against the formulas in fp64, against PyTorch's layers, and themselves."""
+"""The compiled layers against the formulas in fp64, against PyTorch's kernels, and themselves."""
 
 import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from flatdiff import compiler, kernels, nn
 from flatdiff.nn import twice_differentiable
@@ -16,7 +17,7 @@ CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
 
 @pytest.fixture(autouse=True, scope="module")
 def installed():
-    assert compiler.use() == "compiled layers"
+    assert compiler.use() == "C++ kernels"
     kernels.install(compiler.load(compiler.SOURCES))
 
 
@@ -259,6 +260,24 @@ def test_what_looks_inside_gets_pytorchs_layers():
     assert_same_gradient(torch.func.grad(loss)(weights).values(), expected)
     with torch.autocast("cpu", torch.bfloat16):
         assert model.middle_block[0].in_layers[2](image(1, 64, 16, 16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_forward_mode_gets_pytorchs_kernels(grad):
+    conv = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    x, direction = image(1, 64, 8, 8), image(1, 64, 8, 8)
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        slope = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, direction))).tangent
+    torch.testing.assert_close(slope, conv(direction), rtol=1e-4, atol=1e-5)  # it is linear
+
+
+def test_no_images_give_no_images():
+    x = image(0, 64, 8, 8).requires_grad_()
+    y = nn.Conv2d(64, 32, 3, padding=1)(nn.normalization(64)(x, silu=True))
+    assert y.shape == (0, 32, 8, 8)
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    assert Quantizer(8, "channel")(image(0, 3, 4, 4)).codes.shape == (0, 3, 4, 4)
 
 
 def test_a_second_derivative_is_an_error_or_pytorchs():
