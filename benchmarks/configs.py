@@ -23,7 +23,7 @@ class Config:
 
 SMALL = "--image_size 32 --num_channels 32 --num_res_blocks 1 --learn_sigma True"
 CPU = {
-    "S": Config("S", SMALL, batch=16, repeats=11, chain=7),
+    "S": Config("S", SMALL, batch=16, repeats=11, chain=4),
     "C": Config("C", "--preset cifar10", batch=4, repeats=4),
     "F": Config("F", "--preset ffhq64", batch=2, repeats=2),
 }

@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
-from . import allocator, compiler, launcher, lifeline
+from . import allocator, compiler, launcher, lifeline, shared_sum
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
@@ -167,10 +167,31 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
         return model
     if dev().type == "cuda":
         kwargs = {"device_ids": [dev().index], "bucket_cap_mb": 128, **kwargs}
+    shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
+    if shares_memory:
+        kwargs = {
+            "bucket_cap_mb": 1 << 20,
+            **kwargs,
+        }  # all at the end: no core would be idle before
     kwargs = {"gradient_as_bucket_view": True, **kwargs}  # one copy of all gradients less
     ddp = DistributedDataParallel(model, **kwargs)
+    if shares_memory:
+        memory = shared_sum.SharedSum(rank(), world_size(), barrier, all_gather_object)
+        ddp.register_comm_hook(memory, _mean_of_bucket)
     _wrapped.add(ddp)
     return ddp
+
+
+def _mean_of_bucket(
+    memory: shared_sum.SharedSum, bucket: dist.GradBucket
+) -> torch.futures.Future[torch.Tensor]:
+    """DistributedDataParallel's hook: a bucket of gradients, averaged over ranks."""
+    gradients = bucket.buffer().div_(world_size())
+    if not memory(gradients):
+        dist.all_reduce(gradients)
+    done = torch.futures.Future()
+    done.set_result(gradients)
+    return done
 
 
 def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
