@@ -45,7 +45,7 @@ def install(library: ctypes.CDLL | None) -> None:
         getattr(library, name).argtypes = arguments
     if not _agrees():
         _library = None
-        raise OSError("the compiled layers do not compute what PyTorch's do")
+        raise OSError("what was compiled does not compute what PyTorch does")
 
 
 @contextlib.contextmanager
@@ -208,7 +208,7 @@ def _differentiate_once() -> None:
     """RuntimeError in a backward pass that is to be differentiated itself (create_graph)."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "the compiled layers have a first derivative only: compute what you differentiate "
+            "the C++ kernels have a first derivative only: compute what you differentiate "
             "twice in `with flatdiff.nn.twice_differentiable():`, or set FLATDIFF_KERNELS=0"
         )
 
@@ -231,7 +231,8 @@ def _norm_layer(x, groups, weight, bias, film, silu):
 def _conv3x3(x, weight, bias=None):
     n, into, height, width = x.shape
     out = len(weight)
-    y = torch.empty((n, out, height, width), memory_format=torch.channels_last)
+    shape, layout = (n, out, height, width), torch.channels_last
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     sizes = n, height, width, into, out, *weight.stride(), _threads()
     if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
         raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")

@@ -145,7 +145,7 @@ def checkpoint(
 def twice_differentiable() -> Iterator[None]:
     """A context for losses that are differentiated twice (Hessian products) or by forward mode.
 
-    torch's fused attention kernels and our compiled layers have a first derivative only; in here,
+    torch's fused attention kernels and our C++ kernels have a first derivative only; in here,
     all are computed by plain formulas, which have the rest.
     """
     with sdpa_kernel(SDPBackend.MATH), kernels.switched_off():

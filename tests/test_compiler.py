@@ -1,5 +1,6 @@
 """C++ that is compiled at first use: kept, compiled anew where it must be, and done without."""
 
+import shutil
 import sys
 
 import pytest
@@ -7,6 +8,9 @@ from launch import run
 
 from flatdiff import compiler
 
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C++ compiler"
+)
 SEVEN = 'extern "C" int seven() { return 7; }'
 
 

@@ -1,6 +1,7 @@
-"""The compiled layers against the formulas in fp64, against PyTorch's kernels, and themselves."""
+"""The C++ kernels against the formulas in fp64, against PyTorch's kernels, and themselves."""
 
 import functools
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from flatdiff.nn import twice_differentiable
 from flatdiff.quantize import Quantizer
 from flatdiff.unet import UNetModel
 
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C++ compiler"
+)
 CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
 
 
@@ -271,6 +275,25 @@ def test_forward_mode_gets_pytorchs_kernels(grad):
     torch.testing.assert_close(slope, conv(direction), rtol=1e-4, atol=1e-5)  # it is linear
 
 
+def test_gradients_of_the_image_alone():
+    x = image(1, 64, 8, 8).requires_grad_()
+    layers = torch.nn.Sequential(nn.normalization(64), nn.Conv2d(64, 64, 3, padding=1))
+    dy = image(1, 64, 8, 8)
+    expected = torch.autograd.grad(layers(x), x, dy)[0]
+    layers.requires_grad_(False)
+    assert torch.equal(torch.autograd.grad(layers(x), x, dy)[0], expected)
+
+
+def test_the_default_dtype_changes_nothing():
+    x, weight = image(1, 64, 8, 8), torch.randn(64, 64, 3, 3)
+    expected = kernels.convolve(x, weight)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(kernels.convolve(x, weight), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_no_images_give_no_images():
     x = image(0, 64, 8, 8).requires_grad_()
     y = nn.Conv2d(64, 32, 3, padding=1)(nn.normalization(64)(x, silu=True))
@@ -299,7 +322,7 @@ def test_a_library_that_computes_something_else_is_refused(tmp_path):
     assert "1.0 + film" in source
     wrong.write_text(source.replace("1.0 + film", "1.01 + film"))
     library = compiler.load([wrong, *compiler.SOURCES[1:]])
-    with pytest.raises(OSError, match="do not compute what PyTorch"):
+    with pytest.raises(OSError, match="does not compute what PyTorch"):
         kernels.install(library)
     assert not kernels.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
     kernels.install(compiler.load(compiler.SOURCES))
