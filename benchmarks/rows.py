@@ -30,7 +30,7 @@ STUDIED, AT_ONCE = 256, 32  # images of a study of flatness, and how many of the
 
 def train(team: Team):
     """TrainLoop.run_step on a fixed batch, AdamW and one EMA."""
-    yield from _against_all(team, "train step", "train_step", TRAIN, "train", warmup=2)
+    yield from _against_all(team, "train step", "train_step", TRAIN, "train")
 
 
 def sample(team: Team):
@@ -180,7 +180,7 @@ def ranks(team: Team):
     """Two ranks with a thread each against one with two, on the same global batch."""
     if not commands.mpirun():
         return
-    repeats, steps = 2, {"S": 20}.get(team.config.name, 5)
+    repeats, steps = {"S": (2, 20)}.get(team.config.name, (1, 8))
     rates, losses = {1: [], 2: []}, {}
     for _ in range(repeats):
         for count in rates:
