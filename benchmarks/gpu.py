@@ -74,13 +74,12 @@ def flatness(team: Team):
 def _contenders(team, check):
     """(our forms, the peers), all in agreement with fp32 by a check of name and limit."""
     compiled = team.device == "cuda"  # on a CPU it takes a minute, and a compiler
-    slack = 1 if compiled else 2  # a narrow network, as the small form, averages less out
     forms = [form for form in FORMS if compiled or "compiled" not in form]
     peers = [peer for peer in rows.PEERS if team.has(peer)]
     for form in forms:
         team.get(form, "flatdiff", FORMS[form][0])
     for name in (*forms[1:], *peers):
-        check(name, slack * FORMS[name][2] if name in FORMS else LIMIT)
+        check(name, FORMS[name][2] if name in FORMS else LIMIT)
     return forms, peers
 
 

@@ -37,7 +37,7 @@ def use() -> str:
     try:
         _check_threads()
         kernels.install(load(SOURCES))
-    except OSError as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         return f"PyTorch's kernels, which are slower ({error})"
     return "C++ kernels"
 

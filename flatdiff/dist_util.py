@@ -168,11 +168,8 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
     if dev().type == "cuda":
         kwargs = {"device_ids": [dev().index], "bucket_cap_mb": 128, **kwargs}
     shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
-    if shares_memory:
-        kwargs = {
-            "bucket_cap_mb": 1 << 20,
-            **kwargs,
-        }  # all at the end: no core would be idle before
+    if shares_memory:  # all gradients at the end: no core would be idle before
+        kwargs = {"bucket_cap_mb": 1 << 20, **kwargs}
     kwargs = {"gradient_as_bucket_view": True, **kwargs}  # one copy of all gradients less
     ddp = DistributedDataParallel(model, **kwargs)
     if shares_memory:

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int LANES = 16, BLOCK = 64;  // channels at a time, pixels of a sum in fp32
 
-// exp to 2 units in the last place: 2^n by adding n to the exponent, the rest by Cephes' polynomial.
+// exp to 2 units in the last place: 2^n from its bits, times Cephes' polynomial.
 inline float exponential(float x) {
   x = x < -87.0f ? -87.0f : x;
   x = x > 87.0f ? 87.0f : x;

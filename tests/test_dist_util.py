@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,6 +286,17 @@ def test_a_world_of_one_needs_no_group(no_launcher):
         with dist_util.no_sync(model):
             pass
         assert dist_util.launch_summary().startswith("1 rank on ")
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_without_shared_memory_gradients_are_averaged_all_the_same(monkeypatch, shared):
+    """Two ranks of equal gradients, whose sum is twice each; the sum is taken once."""
+    monkeypatch.setattr(dist_util, "world_size", lambda: 2)
+    monkeypatch.setattr(dist_util.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    gradients = torch.tensor([3.0, -4.0])
+    bucket = SimpleNamespace(buffer=lambda: gradients)
+    done = dist_util._mean_of_bucket(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
+    assert done.wait().tolist() == gradients.tolist() == [3, -4]
 
 
 def test_load_state_dict_reads_a_file(tmp_path):
