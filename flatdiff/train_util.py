@@ -19,7 +19,7 @@ from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .perturb import at, replace
 from .resample import UniformSampler, draw
-from .rng import DROPOUT, TRAIN, generator, seed_of
+from .rng import DROPOUT, TRAIN, generator, seed_all
 from .sam import msam_gradient, sam_gradient
 from .script_util import casting
 
@@ -197,7 +197,7 @@ class TrainLoop:
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
-        torch.manual_seed(seed_of(self.seed, DROPOUT, self.step, dist_util.rank()))
+        seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []

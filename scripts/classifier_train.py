@@ -24,14 +24,13 @@ def main():
 
 
 def train(flags):
-    import torch
 
-    from flatdiff import classifier_util, run_util, script_util
+    from flatdiff import classifier_util, rng, run_util, script_util
 
     resume_checkpoint = run_util.start_training(flags)
     classifier = flags.classifier
     dataset = run_util.open_dataset(flags.data, classifier.image_size, classifier.num_classes)
-    torch.manual_seed(flags.run.seed)
+    rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build_classifier(classifier, flags.diffusion)
     loop = run_util.training_loop(
         flags,

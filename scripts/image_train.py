@@ -24,15 +24,14 @@ def main():
 
 
 def train(flags):
-    import torch
 
-    from flatdiff import evaluation, run_util, script_util
+    from flatdiff import evaluation, rng, run_util, script_util
 
     resume_checkpoint = run_util.start_training(flags)
     size = flags.model.image_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
     dataset = run_util.open_dataset(flags.data, size, num_classes)
-    torch.manual_seed(flags.run.seed)
+    rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build(flags.model, flags.diffusion)
     loop = run_util.training_loop(
         flags,

@@ -24,15 +24,14 @@ def main():
 
 
 def train(flags):
-    import torch
 
-    from flatdiff import run_util, script_util, super_res
+    from flatdiff import rng, run_util, script_util, super_res
 
     resume_checkpoint = run_util.start_training(flags)
     large, small = flags.super_res.large_size, flags.super_res.small_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
     dataset = run_util.open_dataset(flags.data, large, num_classes)
-    torch.manual_seed(flags.run.seed)
+    rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build_super_res(flags.model, flags.super_res, flags.diffusion)
     loop = run_util.training_loop(
         flags,

@@ -179,19 +179,21 @@ def classifier_flags(folder, out, iterations):
 @pytest.fixture(scope="module")
 def classifier(folder, call):
     out = folder / "classifier"
-    flags = [*classifier_flags(folder, out, 8), "--microbatch", "3", "--anneal_lr", "True"]
+    flags = [*classifier_flags(folder, out, 12), "--microbatch", "3", "--anneal_lr", "True"]
     call("classifier_train", *flags)
     return out
 
 
 def test_the_classifier_learns_and_logs_it(classifier):
     rows = table(classifier)
-    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8]
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 8, 10, 12]
     first, last = ({k: float(v) for k, v in rows[i].items() if v} for i in (0, -1))
     assert last["train_acc@1"] > 0.85 > first["train_acc@1"]
     assert last["train_loss"] < 0.6 * first["train_loss"]
-    assert last["val_acc@1_q0"] > 0.9 and last["val_loss_q0"] < last["val_loss_q3"]
-    assert last["train_acc@5"] == 1 and last["lr"] == pytest.approx(3e-4 * 2 / 8)
+    early = [row for row in rows if row["val_acc@1_q0"] and row["val_loss_q3"]][-1]
+    assert float(early["val_acc@1_q0"]) > 0.9
+    assert float(early["val_loss_q0"]) < float(early["val_loss_q3"])
+    assert last["train_acc@5"] == 1 and last["lr"] == pytest.approx(3e-4 * 2 / 12)
 
 
 def test_two_ranks_are_one_with_the_joined_batch_and_resume_exactly(folder, call, tmp_path):

