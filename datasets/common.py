@@ -151,10 +151,11 @@ def splits(classes) -> list[str]:
 # npz by rows
 
 
-def write_npz(path: str, images, shape, labels=None) -> None:
+def write_npz(path: str, images, shape, labels=None, class_names=None) -> None:
     """Write uint8 images of an iterable as arr_0 `shape` [N, H, W, 3], and labels as arr_1.
 
-    One image is held at a time; the file appears when it is whole.
+    `class_names`: text, the name of each label, a third array. One image is held at a time; the
+    file appears when it is whole.
     """
     import numpy as np
 
@@ -167,6 +168,9 @@ def write_npz(path: str, images, shape, labels=None) -> None:
         if labels is not None:
             with archive.open("arr_1.npy", "w") as file:
                 np.lib.format.write_array(file, np.asarray(labels, dtype=np.int64))
+        if class_names is not None:
+            with archive.open("class_names.npy", "w") as file:
+                np.lib.format.write_array(file, class_names)
     os.replace(f"{path}.partial", path)
     print(f"{shape[0]} images written: {os.path.abspath(path)}")
 

@@ -4,8 +4,8 @@
         --num_images 50000
 
 Reads what training reads (a folder, zip or npz), with its centre crop and its resize. arr_0 is
-uint8 [N, H, W, 3] in the order of the files, arr_1 the labels with --class_cond True. One image is
-in memory at a time.
+uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is the labels and
+class_names the name of each. One image is in memory at a time.
 """
 
 from common import add_classes, add_image_size, argparser, in_threads, write_npz
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
+    from flatdiff import classes
     from flatdiff.image_datasets import ImageDataset
 
     try:
@@ -37,8 +38,9 @@ def main(argv: list[str] | None = None) -> None:
         indices = subset(dataset.num_images, args.num_images, args.seed)
         images = tqdm(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
         labels = dataset.labels[indices] if args.class_cond else None
+        names = classes.array(dataset.classes) if args.class_cond else None
         shape = (len(indices), args.image_size, args.image_size, 3)
-        write_npz(args.out, images, shape, labels)
+        write_npz(args.out, images, shape, labels, names)
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

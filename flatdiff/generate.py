@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, dist_util, logger, script_util
+from . import checkpoint, classes, dist_util, logger, script_util
 from .image_datasets import save_grid, to_uint8
 from .rng import LABEL, SAMPLE, generator, seed_of
 
@@ -80,24 +80,32 @@ def sample_images(
     return to_uint8(x).cpu().numpy()
 
 
-def draw_labels(indices, seed, num_classes, wanted=()):
-    """The class of each image, int64 [N]: `wanted` in turn, or at random, a function of index."""
-    bad = [y for y in wanted if not 0 <= y < num_classes]
-    if bad:
-        raise ValueError(f"class_labels {bad} are not in 0..{num_classes - 1}")
-    if wanted:
-        return torch.tensor([wanted[i % len(wanted)] for i in indices])
-    return torch.tensor([seed_of(seed, LABEL, i) % num_classes for i in indices])
+def draw_labels(indices, seed, labels):
+    """The label of each image, int64 [N], one of `labels` at random: a function of the index."""
+    return torch.tensor([labels[seed_of(seed, LABEL, i) % len(labels)] for i in indices])
 
 
-def labels_of(flags, num_classes):
-    """A function of image indices that gives their labels, by --class_labels; None: no classes."""
+def labels_of(flags, num_classes, known=()):
+    """A function of image indices that gives labels: --class_labels in turn, or at random.
+
+    Those at random occur in training, by `known`, the network's classes. None for a network without
+    classes, whose num_classes is None. ValueError for labels that the network has no row for.
+    """
     wanted = _class_labels(flags.sample.class_labels)
     if num_classes is None and wanted:
         raise ValueError("--class_labels was given, but the network is not class-conditional")
     if num_classes is None:
         return lambda indices: None
-    return lambda indices: draw_labels(indices, flags.run.seed, num_classes, wanted)
+    rows = classes.trained(known, num_classes)
+    if bad := [y for y in wanted if not 0 <= y < num_classes]:
+        raise ValueError(f"--class_labels {bad} are not in 0..{num_classes - 1}")
+    if never := sorted(set(wanted) - set(rows)):
+        logger.warn(f"warning: no image of class_labels {never} was in the training")
+    if wanted:
+        return lambda indices: torch.tensor([wanted[i % len(wanted)] for i in indices])
+    if known:
+        logger.log(f"labels are drawn from the {len(rows)} of training: {classes.text(known)}")
+    return lambda indices: draw_labels(indices, flags.run.seed, rows)
 
 
 def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {}, guide=None):
@@ -106,12 +114,12 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     `labels`, `conditions`: functions of indices that give labels [N] or None, as `labels_of`, and
     other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
     """
-    labels = labels or labels_of(flags, model.num_classes)
+    labels = labels or labels_of(flags, model.num_classes, model.classes)
     size = model.image_size
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def sample(indices):
-        classes = labels(indices)
+        y = labels(indices)
         with autocast():
             images = sample_images(
                 model,
@@ -120,12 +128,12 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
                 (3, size, size),
                 seed=flags.run.seed,
                 sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
-                labels=None if model.num_classes is None else classes,
+                labels=None if model.num_classes is None else y,
                 clip_denoised=flags.sample.clip_denoised,
-                cond_fn=guide and guide(classes),
+                cond_fn=guide and guide(y),
                 **conditions(indices),
             )
-        return images, classes
+        return images, y
 
     return sample
 
@@ -150,19 +158,23 @@ def _class_labels(text):
         ) from None
 
 
-def save_samples(sample, flags, folder, *files, suffix=""):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
+def save_samples(sample, flags, folder, *files, suffix="", known=()):
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint.
+
+    `known`: the classes of the network, whose names go into the file.
+    """
     amount = flags.sample.num_samples, flags.sample.batch_size
-    path = generate(sample, *amount, folder, key=key(flags, *files), suffix=suffix)
+    text = json.dumps([key(flags, *files), known])
+    path = generate(sample, *amount, folder, key=text, suffix=suffix, known=known)
     logger.log(f"sampling complete: {path}")
 
 
-def generate(sample, num_samples, batch_size, folder, key, suffix=""):
+def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
 
     `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: text that names
     everything that the images depend on; parts of an earlier run with the same key are used.
-    `suffix`: of the file's name.
+    `suffix`: of the file's name. `known`: classes whose names go into the file, by label.
     """
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
@@ -180,7 +192,7 @@ def generate(sample, num_samples, batch_size, folder, key, suffix=""):
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
-    path = _join(parts, num_samples, folder, suffix)
+    path = _join(parts, num_samples, folder, suffix, known)
     shutil.rmtree(parts)
     return path
 
@@ -204,7 +216,7 @@ def _done(parts):
     return where
 
 
-def _join(parts, num_samples, folder, suffix):
+def _join(parts, num_samples, folder, suffix, known):
     """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
     where = _done(parts)
     opened = {}
@@ -226,6 +238,9 @@ def _join(parts, num_samples, folder, suffix):
         _write(archive, "arr_0", shape, np.uint8, rows("images"))
         if next(rows("labels")) is not None:
             _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
+            if known:
+                names = classes.array(known)
+                _write(archive, "class_names", names.shape, names.dtype, names)
     os.replace(f"{path}.tmp", path)
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")

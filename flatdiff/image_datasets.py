@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import (
     Npz,
     center_crop_arr,
-    classes_of,
     list_image_files,
     open_images,
     random_crop_arr,
@@ -53,7 +53,7 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 class ImageDataset:
     """The images of a folder, zip or npz (`arr_0`), as squares of `image_size`.
 
-    num_images: how many; classes: names of the classes, [] without `class_cond`; labels: int64
+    num_images: how many; classes: the name of each label, [] without `class_cond`; labels: int64
     [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands.
     ValueError names what is missing or broken.
     """
@@ -76,6 +76,14 @@ class ImageDataset:
         self._squares = None
         if isinstance(self.source, Npz) and self.source.images.shape[1:3] == (image_size,) * 2:
             self._squares = self.source.images
+
+    def relabel(self, known: Classes) -> None:
+        """Label the images as a network does whose classes are `known`, empty if it has no names.
+
+        See `classes.relabelled`. ValueError names classes that the network does not have.
+        """
+        numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
+        self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
 
     def image(self, i: int) -> np.ndarray:
         """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
@@ -235,10 +243,15 @@ def load_data(
     start: int = 0,
     class_from: str = "prefix",
 ) -> Iterator[Batch]:
-    """guided-diffusion's endless generator of (images, cond); `shard` defaults to this rank's."""
+    """guided-diffusion's endless generator of (images, cond); `shard` defaults to this rank's.
+
+    Labels count the classes in the order of text, "10" before "9", as they do there.
+    """
     from . import dist_util  # here alone: with the arguments given, data need no ranks
 
     dataset = ImageDataset(data_dir, image_size, class_cond, class_from)
+    if class_cond:
+        dataset.relabel(())
     batches = Batches(
         dataset,
         batch_size,

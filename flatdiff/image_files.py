@@ -1,7 +1,7 @@
 """Image files and their squares: list, open, crop, resize; and back to PNG.
 
 The one way from a picture of any size to a uint8 array [image_size, image_size, 3], and the one
-place that knows folders, zip and npz, and how a file's name or folder is its class.
+place that knows folders, zip and npz.
 Paths may be local or remote (gs://, az://) where blobfile reads them. Does not know torch.
 """
 
@@ -158,19 +158,24 @@ def _opened_zip(path: str, pid: int) -> zipfile.ZipFile:
 
 
 class Npz:
-    """guided-diffusion's sample files: `arr_0` uint8 [N, H, W, 3], perhaps `arr_1` labels [N]."""
+    """guided-diffusion's sample files: `arr_0` uint8 [N, H, W, 3], perhaps `arr_1` labels [N].
+
+    Ours may have `class_names` too: text, the name of each label, "" where there is none.
+    """
 
     names = None
 
     def __init__(self, path: str):
         try:
             with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
-                arrays = {name: archive[name] for name in archive.files if name[:4] == "arr_"}
+                wanted = ("arr_0", "arr_1", "class_names")
+                arrays = {name: archive[name] for name in wanted if name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if "arr_0" not in arrays:
             raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")
         self.path, self.images, self.labels = path, arrays["arr_0"], arrays.get("arr_1")
+        self.class_names = arrays.get("class_names")
         shape, dtype = self.images.shape, self.images.dtype
         if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
             raise ValueError(f"arr_0 of {path} is {dtype} {shape}, expected uint8 (N, H, W, 3)")
@@ -188,51 +193,6 @@ def _decode(name: str, opened) -> Image.Image:
             return image.convert("RGB")
     except Exception as error:  # decoders raise nearly anything on broken bytes
         raise ValueError(f"cannot read the image {name}: {error}; repair or remove it") from error
-
-
-# Classes
-
-
-def classes_of(source: "Folder | Zip | Npz", class_from: str) -> tuple[list[str], np.ndarray]:
-    """Names of the classes and the label of each image, int64 [N].
-
-    The class of a file is its name before the first _ (class_from "prefix", guided-diffusion's
-    rule) or its folder's name ("folder"); labels count the sorted distinct classes. An npz brings
-    its labels in arr_1. ValueError if an image has no class.
-    """
-    if class_from not in ("prefix", "folder"):
-        raise ValueError(f"class_from is {class_from!r}, expected 'prefix' or 'folder'")
-    if source.names is None:
-        return _npz_classes(source)
-    class_names = [_class_name(name, class_from) for name in source.names]
-    classes = sorted(set(class_names))
-    label = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([label[name] for name in class_names], dtype=np.int64)
-
-
-def _class_name(name: str, class_from: str) -> str:
-    folder, _, base = name.rpartition("/")
-    if class_from == "folder" and folder:
-        return folder.rpartition("/")[2]
-    if class_from == "prefix" and "_" in base:
-        return base.split("_")[0]
-    wanted = "cat_001.png" if class_from == "prefix" else "cat/001.png"
-    raise ValueError(
-        f"the image {name} has no class: class_cond with class_from {class_from!r} expects names "
-        f"like {wanted}; rename, choose the other class_from, or train without class_cond"
-    )
-
-
-def _npz_classes(source: Npz) -> tuple[list[str], np.ndarray]:
-    labels = source.labels
-    if labels is None:
-        raise ValueError(f"{source.path} has no labels (arr_1), which class_cond needs")
-    if labels.shape != (len(source),) or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(
-            f"arr_1 of {source.path} is {labels.dtype} {labels.shape}, expected {len(source)} "
-            "non-negative integers, one label an image"
-        )
-    return [str(i) for i in range(labels.max() + 1)], labels.astype(np.int64)
 
 
 # And back

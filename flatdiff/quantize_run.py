@@ -8,12 +8,10 @@ by `forward`, past torch.compile, which would not notice that their layers chang
 import csv
 import dataclasses
 import os
-from types import SimpleNamespace
 
 import torch
 
 from . import checkpoint, config, dist_util, int8, logger, packing, probe, run_util, script_util
-from .image_datasets import ImageDataset
 from .quantize import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from .rng import generator
 
@@ -107,7 +105,8 @@ def _about(flags, quant):
     trained, _ = checkpoint.config_of(flags.sample.model_path)
     groups = trained or config.to_dict(flags)
     rounding = {name: getattr(quant, name) for name in ROUNDING}
-    return {"model": groups["model"], "diffusion": groups["diffusion"], "quant": rounding}
+    kept = {name: groups[name] for name in ("model", "diffusion", "classes") if name in groups}
+    return kept | {"quant": rounding}
 
 
 def _install(layers, weights, quant):
@@ -198,13 +197,7 @@ def _loss_meter(model, diffusion, flags):
     """A function that gives the losses of images of --data_dir: float64 [N] each; {} without it."""
     if not flags.data.data_dir:
         return dict
-    labelled = SimpleNamespace(
-        class_cond=model.num_classes is not None, num_classes=model.num_classes
-    )
-    dataset = ImageDataset(
-        flags.data.data_dir, model.image_size, labelled.class_cond, flags.data.class_from
-    )
-    run_util.check_classes(dataset, labelled)
+    dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = min(flags.quant.num_images, dataset.num_images)
     images, cond = probe.images_of(dataset, num_images, flags.run.seed)
     draws = probe.fixed_draws(

@@ -9,9 +9,8 @@ import inspect
 import math
 import os
 import tempfile
-from types import SimpleNamespace
 
-from . import checkpoint, dist_util, generate, image_datasets, logger, script_util
+from . import checkpoint, classes, dist_util, generate, image_datasets, logger, script_util
 from .config import to_dict
 from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
@@ -38,7 +37,7 @@ def open_log(flags, step=None):
 
 
 def start_training(flags):
-    """Find what to go on from, open the log, keep config.json; returns the checkpoint or ""."""
+    """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
     if train.resume not in ("", "auto"):
@@ -61,7 +60,6 @@ def start_training(flags):
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
         checkpoint.clean(folder)
-        checkpoint.save_json(to_dict(flags), os.path.join(folder, checkpoint.CONFIG))
     return path
 
 
@@ -82,21 +80,49 @@ def _refuse_another_network(flags, path):
                 )
 
 
-def open_dataset(data, image_size, num_classes=None):
-    """The images of a DataFlags, with labels for a network of `num_classes`, None: without."""
-    class_cond = num_classes is not None
-    dataset = image_datasets.ImageDataset(data.data_dir, image_size, class_cond, data.class_from)
-    check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
+def training_data(flags, resume_checkpoint, image_size, num_classes=None):
+    """The images of a training run, labelled as the weights that it begins with have them.
+
+    `num_classes`: as in `open_dataset`. Keeps config.json, with the flags and the classes.
+    """
+    begun = resume_checkpoint or flags.train.init_from
+    known = classes.saved(*checkpoint.config_of(begun)) if begun else None
+    dataset = open_dataset(flags.data, image_size, num_classes, known)
+    if num_classes is not None and len(classes.trained(dataset.classes, num_classes)) < num_classes:
+        logger.warn(
+            f"warning: the network has rows for {num_classes} classes, and the images are of "
+            f"{len(classes.trained(dataset.classes, num_classes))}: no image trains the other "
+            "rows, and no sample is drawn from them"
+        )
+    if dist_util.rank() == 0:
+        named = {} if num_classes is None else {"classes": dataset.classes}
+        path = os.path.join(logger.get_dir(), checkpoint.CONFIG)
+        checkpoint.save_json(to_dict(flags) | named, path)
     return dataset
 
 
-def check_classes(dataset, model_flags):
-    """Refuse labels that the network has no row for."""
-    if model_flags.class_cond and len(dataset.classes) > model_flags.num_classes:
-        raise ValueError(
-            f"the data has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...), "
-            f"the network {model_flags.num_classes}; give --num_classes {len(dataset.classes)}"
+def open_dataset(data, image_size, num_classes=None, known=None):
+    """The images of a DataFlags, with labels for a network of `num_classes`, None: without.
+
+    `known`: the classes that the network was trained on, empty if its names were not saved; None:
+    it is to be trained, on those of these images.
+    """
+    dataset = image_datasets.ImageDataset(
+        data.data_dir, image_size, num_classes is not None, data.class_from
+    )
+    if num_classes is None:
+        return dataset
+    if known is not None:
+        dataset.relabel(known)
+    classes.trained(dataset.classes, num_classes)  # which refuses more classes than rows
+    logger.log(f"labels: {classes.text(dataset.classes)}")
+    if known is not None and not known:
+        logger.warn(
+            "warning: no class names were saved with the checkpoint, so labels count the classes "
+            "of these images in the order of text, as guided-diffusion's: they are right if the "
+            "network was trained on exactly these classes"
         )
+    return dataset
 
 
 def training_loop(
@@ -146,20 +172,22 @@ def loop_arguments(train):
     return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
 
 
-def preview(flags, image_size, conditions=None):
+def preview(flags, dataset, conditions=None):
     """A function of the network that draws images in at most 100 steps, the same each time.
 
     It takes the images' indices too, by default the first 64. `conditions`: indices -> tensors
-    [N, ...] for the network, by name; default labels, if class_cond.
+    [N, ...] for the network, by name; default labels of the dataset's classes, if class_cond.
     """
     steps = min(100, flags.diffusion.diffusion_steps)
     short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
     diffusion = script_util.create_chain(dataclasses.asdict(short))
-    shape, seed = (3, image_size, image_size), flags.run.seed
+    shape, seed = (3, dataset.image_size, dataset.image_size), flags.run.seed
 
     def labels(indices):
-        classes = flags.model.num_classes
-        return {"y": generate.draw_labels(indices, seed, classes)} if flags.model.class_cond else {}
+        if dataset.labels is None:
+            return {}
+        rows = classes.trained(dataset.classes, flags.model.num_classes)
+        return {"y": generate.draw_labels(indices, seed, rows)}
 
     def sample(model, indices=range(64)):
         given = (conditions or labels)(indices)

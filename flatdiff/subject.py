@@ -8,25 +8,22 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import blobfile as bf
 import torch
 from torch import Tensor
 
-from . import checkpoint, dist_util, hessian, logger, perturb, probe, run_util, script_util
-from .image_datasets import ImageDataset
+from . import checkpoint, classes, dist_util, hessian, logger, perturb, probe, run_util, script_util
 
 TERMS = ("loss", "mse", "vb")
 
 
-def load_images(flags, image_size: int, num_classes: int | None) -> tuple[Tensor, dict]:
-    """The images of the study, and their labels for a network of classes."""
-    class_cond, wanted = num_classes is not None, flags.flatness.num_images
-    dataset = ImageDataset(
-        flags.data.data_dir, image_size, class_cond, flags.data.class_from, cache_bytes=0
-    )
-    run_util.check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
+def load_images(
+    flags, image_size: int, num_classes: int | None, known: classes.Classes
+) -> tuple[Tensor, dict]:
+    """The images of the study, and their labels for a network whose classes are `known`."""
+    wanted = flags.flatness.num_images
+    dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
     if dataset.num_images < wanted:
         logger.warn(
             f"warning: there are {dataset.num_images} images, and num_images is {wanted}: some are "
@@ -42,7 +39,7 @@ class Subject:
     each of `terms`. `at_w`: those at its own weights; `errors`: their standard errors over images.
     `key` names everything that its losses depend on, but the weights' moves.
 
-    :param images: (image_size, num_classes) -> (images, labels), as `load_images`.
+    :param images: (image_size, num_classes, classes) -> (images, labels), as `load_images`.
     """
 
     def __init__(self, name: str, path: str, flags, images: Callable):
@@ -51,7 +48,7 @@ class Subject:
         self.weights = list(self.model.parameters())
         self.autocast = script_util.autocast(flags, dist_util.dev())
         self.t_range = self._t_range(flags.flatness.t_range)
-        x_start, cond = images(self.model.image_size, self.model.num_classes)
+        x_start, cond = images(self.model.image_size, self.model.num_classes, self.model.classes)
         x_start = x_start.to(dist_util.dev())
         self.draws = probe.fixed_draws(x_start, self.t_range, flags.run.seed, cond)
         self.quarters = probe.quarters(self.draws.t, self.t_range)

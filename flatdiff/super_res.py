@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import checkpoint, generate
+from . import checkpoint, classes, generate
 from .image_datasets import to_float
 
 
@@ -39,6 +39,7 @@ class BaseSamples:
             raise ValueError(f"no file {path!r}: give --base_samples FILE.npz, as image_sample's")
         with np.load(path) as file:
             self.images, self.labels = file["arr_0"], file.get("arr_1")
+            self.names = file.get("class_names")
         self.path = path
         shape = (len(self.images), small_size, small_size, 3)
         if self.images.shape != shape or self.images.dtype != np.uint8:
@@ -51,13 +52,14 @@ class BaseSamples:
         """Image indices -> {"low_res": [N, 3, h, w] in [-1, 1]}."""
         return {"low_res": to_float(self.images[self._rows(indices)])}
 
-    def labels_for(self, flags, num_classes):
+    def labels_for(self, flags, model):
         """A function of image indices that gives labels, or None for a network without classes.
 
-        They are the file's, unless there are --class_labels.
+        They are the file's, by name if it has names, unless there are --class_labels.
         """
+        num_classes = model.num_classes
         if num_classes is None or flags.sample.class_labels:
-            return generate.labels_of(flags, num_classes)
+            return generate.labels_of(flags, num_classes, model.classes)
         if self.labels is None:
             raise ValueError(
                 f"{self.path} has no labels (arr_1), and the network needs them; "
@@ -68,7 +70,12 @@ class BaseSamples:
                 f"{self.path} has labels up to {self.labels.max()}, and the network "
                 f"{num_classes} classes: give base samples of the same classes"
             )
-        return lambda indices: torch.from_numpy(self.labels[self._rows(indices)].astype(np.int64))
+        labels = self.labels.astype(np.int64)
+        if model.classes:
+            names = classes.named(labels, self.names, self.path)
+            numbered = classes.is_numbered(names)
+            _, labels = classes.relabelled(names, labels, model.classes, numbered)
+        return lambda indices: torch.from_numpy(labels[self._rows(indices)])
 
     def _rows(self, indices):
         return [i % len(self.images) for i in indices]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flatdiff import generate, logger, script_util
+from flatdiff import config, generate, logger, script_util
 from flatdiff.generate import ImageNoise, draw_labels, sample_images
 
 
@@ -62,12 +62,31 @@ def test_noise_is_standard_normal_and_fresh_at_each_step():
 
 
 def test_labels():
-    assert draw_labels(range(5), 0, 10, wanted=[3, 7]).tolist() == [3, 7, 3, 7, 3]
-    labels = draw_labels(range(2000), 0, 10)
+    labels = draw_labels(range(2000), 0, range(10))
     assert torch.bincount(labels, minlength=10).min() > 140
-    assert torch.equal(labels[100:110], draw_labels(range(100, 110), 0, 10))
+    assert torch.equal(labels[100:110], draw_labels(range(100, 110), 0, range(10)))
+
+
+def flags_of(class_labels):
+    sample, run = config.SampleFlags(class_labels=class_labels), config.RunFlags()
+    return types.SimpleNamespace(sample=sample, run=run)
+
+
+def test_labels_that_are_asked_for_come_in_turn():
+    assert generate.labels_of(flags_of("3,7"), 10)(range(5)).tolist() == [3, 7, 3, 7, 3]
     with pytest.raises(ValueError, match=r"class_labels \[10\] are not in 0..9"):
-        draw_labels(range(5), 0, 10, wanted=[10])
+        generate.labels_of(flags_of("10"), 10)
+
+
+def test_labels_are_those_that_occurred_in_training(tmp_path):
+    """All rows where names are not known, as guided-diffusion draws them."""
+    logger.configure(str(tmp_path), ["log"])
+    draw = generate.labels_of(flags_of(""), 1000, ("cat", None, "dog"))
+    assert set(draw(range(100)).tolist()) == {0, 2}
+    assert len(set(generate.labels_of(flags_of(""), 1000)(range(100)).tolist())) > 80
+    assert generate.labels_of(flags_of("1,2"), 3, ("cat", None, "dog"))([0]).tolist() == [1]
+    said = (tmp_path / "log.txt").read_text()
+    assert "0 cat, 2 dog" in said and "no image of class_labels [1] was" in said
 
 
 def fake(indices):
@@ -112,6 +131,5 @@ def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
 
 
 def test_class_labels_are_read():
-    flags = types.SimpleNamespace(sample=types.SimpleNamespace(class_labels="1;2"), run=None)
     with pytest.raises(ValueError, match="separated by commas"):
-        generate.labels_of(flags, 10)
+        generate.labels_of(flags_of("1;2"), 10)
