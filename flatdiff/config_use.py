@@ -169,7 +169,7 @@ class NllFlags:
     """The variational bound of images, in bits per dimension."""
 
     model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
-    num_samples: int = flag(1000, "number of images, chosen at random by the seed", low=1)
+    num_samples: int = flag(1000, "images, chosen at random by the seed, none twice", low=1)
     batch_size: int = flag(1, "images per rank and network call", low=1)
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
 

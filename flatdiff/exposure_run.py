@@ -99,10 +99,10 @@ def _images(flags, models) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         )
     if dataset.num_images < wanted:
         logger.warn(
-            f"warning: {dataset.num_images} images for num_images {wanted}: some are used again, "
-            "with other noise"
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: each is "
+            "used once"
         )
-    return probe.images_of(dataset, wanted, flags.run.seed)
+    return probe.images_of(dataset, min(wanted, dataset.num_images), flags.run.seed)
 
 
 def _settings(flags) -> dict:

@@ -8,7 +8,17 @@ import pytest
 from PIL import Image
 from preparation import run as prepare
 
-from flatdiff import classes, config, logger, run_util, script_util
+from flatdiff import (
+    classes,
+    config,
+    exposure_run,
+    generate,
+    logger,
+    quantize_run,
+    run_util,
+    script_util,
+    super_res,
+)
 from flatdiff.image_datasets import ImageDataset, load_data
 
 DIFFUSION = config.DiffusionFlags(diffusion_steps=10, noise_schedule="cosine")
@@ -183,3 +193,51 @@ def test_previews_show_only_what_is_trained(tmp_path):
 
     draw(model)
     assert seen == {0, 1}
+
+
+def test_samples_carry_the_names_and_are_enlarged_by_name(tmp_path):
+    def sample(indices):
+        return np.zeros((len(indices), 8, 8, 3), np.uint8), np.array([0, 2])[indices]
+
+    path = generate.generate(sample, 2, 2, str(tmp_path), key="a", known=("ape", None, "cat"))
+    assert ImageDataset(path, 8, class_cond=True).classes == ["ape", None, "cat"]
+    base, flags = super_res.BaseSamples(path, 8), flags_of("", 4)
+    flags.sample = config.SampleFlags()
+
+    def labels(*known):
+        model = types.SimpleNamespace(num_classes=4, classes=known)
+        return base.labels_for(flags, model)([0, 1]).tolist()
+
+    assert labels("cat", "dog", "ape") == [2, 0]
+    assert labels() == [0, 2]
+    with pytest.raises(ValueError, match="not trained on the classes cat: it has ape, dog"):
+        labels("ape", "dog")
+
+
+def test_packed_weights_keep_the_names(tmp_path):
+    flags = flags_of(folder_of(tmp_path / "a", "cat", "dog"), 2)
+    begin(flags, tmp_path)
+    path = checkpoint_of(flags, tmp_path / "run/model000001.pt")
+    flags.sample = config.SampleFlags(model_path=path)
+    about = quantize_run._about(flags, config.QuantFlags(quant=8))
+    assert about["classes"] == ["cat", "dog"] and about["quant"]["quant"] == 8
+
+
+def test_networks_in_one_study_of_exposure_mean_the_same(tmp_path):
+    flags = flags_of(folder_of(tmp_path / "a", "cat", "dog"), 3)
+    flags.exposure = config.ExposureFlags(num_images=4)
+
+    def labels(*networks):
+        models = [types.SimpleNamespace(image_size=8, num_classes=3, classes=c) for c in networks]
+        return sorted(exposure_run._images(flags, models)[1]["y"].tolist())
+
+    assert labels(("ape", "cat", "dog"), (None, "cat", "dog")) == [1, 1, 2, 2]
+    with pytest.raises(ValueError, match="other labels for the same classes"):
+        labels(("ape", "cat", "dog"), ("cat", "dog"))
+
+
+def test_a_config_that_no_run_has_written_is_named():
+    with pytest.raises(ValueError, match="classes of c.json is 5, expected a list of names"):
+        classes.saved({"classes": 5}, "c.json")
+    with pytest.raises(ValueError, match="2 classes .*give --num_classes 2"):
+        classes.trained(["a", "b"], 1)
