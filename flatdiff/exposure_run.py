@@ -93,7 +93,13 @@ def _images(flags, models) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     wanted = flags.exposure.num_images
     num_classes = [m.num_classes for m in models if m.num_classes is not None]
     data = flags.data
-    dataset = ImageDataset(data.data_dir, models[0].image_size, bool(num_classes), data.class_from)
+    dataset = ImageDataset(
+        data.data_dir,
+        models[0].image_size,
+        bool(num_classes),
+        data.class_from,
+        transparent=data.transparent,
+    )
     for number in num_classes:
         run_util.check_classes(dataset, SimpleNamespace(class_cond=True, num_classes=number))
     if dataset.num_images < wanted:

@@ -202,7 +202,11 @@ def _loss_meter(model, diffusion, flags):
         class_cond=model.num_classes is not None, num_classes=model.num_classes
     )
     dataset = ImageDataset(
-        flags.data.data_dir, model.image_size, labelled.class_cond, flags.data.class_from
+        flags.data.data_dir,
+        model.image_size,
+        labelled.class_cond,
+        flags.data.class_from,
+        transparent=flags.data.transparent,
     )
     run_util.check_classes(dataset, labelled)
     num_images = min(flags.quant.num_images, dataset.num_images)

@@ -85,7 +85,9 @@ def _refuse_another_network(flags, path):
 def open_dataset(data, image_size, num_classes=None):
     """The images of a DataFlags, with labels for a network of `num_classes`, None: without."""
     class_cond = num_classes is not None
-    dataset = image_datasets.ImageDataset(data.data_dir, image_size, class_cond, data.class_from)
+    dataset = image_datasets.ImageDataset(
+        data.data_dir, image_size, class_cond, data.class_from, transparent=data.transparent
+    )
     check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
     return dataset
 

@@ -24,7 +24,12 @@ def load_images(flags, image_size: int, num_classes: int | None) -> tuple[Tensor
     """The images of the study, and their labels for a network of classes."""
     class_cond, wanted = num_classes is not None, flags.flatness.num_images
     dataset = ImageDataset(
-        flags.data.data_dir, image_size, class_cond, flags.data.class_from, cache_bytes=0
+        flags.data.data_dir,
+        image_size,
+        class_cond,
+        flags.data.class_from,
+        cache_bytes=0,
+        transparent=flags.data.transparent,
     )
     run_util.check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
     if dataset.num_images < wanted:
