@@ -46,6 +46,16 @@ def add_classes(parser) -> None:
     )
 
 
+def add_transparent(parser) -> None:
+    """--transparent, as in training."""
+    parser.add_argument(
+        "--transparent",
+        choices=("white", "refuse", "drop"),
+        default="white",
+        help="transparent images are laid on white (default), refused, or show hidden colours",
+    )
+
+
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 1 or more")

@@ -100,12 +100,9 @@ def on_white(png: bytes):
     """The picture with its transparent parts white, RGB."""
     import io
 
-    from PIL import Image
+    from flatdiff import pictures
 
-    with Image.open(io.BytesIO(png)) as image:
-        picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    return pictures.read(lambda: io.BytesIO(png), "of an emoji", "white")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is t
 class_names the name of each. One image is in memory at a time.
 """
 
-from common import add_classes, add_image_size, argparser, in_threads, write_npz
+from common import add_classes, add_image_size, add_transparent, argparser, in_threads, write_npz
 
 
 def create_argparser():
@@ -20,6 +20,7 @@ def create_argparser():
     )
     parser.add_argument("--seed", type=int, default=0, help="of the subset; default 0")
     add_classes(parser)
+    add_transparent(parser)
     return parser
 
 
@@ -34,7 +35,13 @@ def main(argv: list[str] | None = None) -> None:
     from flatdiff.image_datasets import ImageDataset
 
     try:
-        dataset = ImageDataset(args.data_dir, args.image_size, args.class_cond, args.class_from)
+        dataset = ImageDataset(
+            args.data_dir,
+            args.image_size,
+            args.class_cond,
+            args.class_from,
+            transparent=args.transparent,
+        )
         indices = subset(dataset.num_images, args.num_images, args.seed)
         images = tqdm(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
         labels = dataset.labels[indices] if args.class_cond else None

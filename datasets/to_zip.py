@@ -11,13 +11,14 @@ with --image_size. Names, and so classes, stay.
 
 import os
 
-from common import add_image_size, argparser, in_threads
+from common import add_image_size, add_transparent, argparser, in_threads
 
 
 def create_argparser():
     parser = argparser(__doc__, out="FILE.zip to write")
     parser.add_argument("--data_dir", required=True, help="folder of images")
     add_image_size(parser, help="store PNG squares of this side; default: the files as they are")
+    add_transparent(parser)
     return parser
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     from flatdiff.image_files import Folder, open_images
 
     try:
-        source = open_images(args.data_dir)
+        source = open_images(args.data_dir, args.transparent)
         if not isinstance(source, Folder):
             raise ValueError(f"--data_dir is {args.data_dir}, expected a folder of images")
         contents = in_threads(lambda i: content(source, i, args.image_size), range(len(source)))

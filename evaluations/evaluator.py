@@ -35,6 +35,12 @@ def create_argparser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the subsets drawn; default 0")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     parser.add_argument(
+        "--transparent",
+        choices=("white", "refuse", "drop"),
+        default="white",
+        help="transparent pictures are laid on white (default), refused, or show hidden colours",
+    )
+    parser.add_argument(
         "--cache_dir",
         help="where features of references are kept; default ~/.cache/flatdiff; '' keeps nothing",
     )
@@ -70,6 +76,7 @@ def run(args: argparse.Namespace) -> dict:
         cache_dir=args.cache_dir,
         seed=args.seed,
         progress=sys.stderr.isatty(),
+        transparent=args.transparent,
     )
     paths = {key: os.path.abspath(getattr(args, key)) for key in ("reference", "samples")}
     return {**paths, **result, "weights_sha256": features.fingerprint, "seed": args.seed}

@@ -147,6 +147,12 @@ class DataFlags:
         "a class is the file name before its first _ (prefix), or the folder",
         choices=("prefix", "folder"),
     )
+    transparent: str = flag(
+        "white",
+        "transparent images are laid on white; refuse: they are an error; drop: they show the "
+        "colours that they hide, as in guided-diffusion",
+        choices=("white", "refuse", "drop"),
+    )
     num_workers: int = flag(2, "processes that decode images, if they do not fit memory", low=0)
 
 

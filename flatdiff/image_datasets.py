@@ -54,7 +54,8 @@ class ImageDataset:
     """The images of a folder, zip or npz (`arr_0`), as squares of `image_size`.
 
     num_images: how many; classes: the name of each label, [] without `class_cond`; labels: int64
-    [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands.
+    [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands;
+    `transparent` ("white", "refuse" or "drop") what becomes of transparent images.
     ValueError names what is missing or broken.
     """
 
@@ -65,8 +66,9 @@ class ImageDataset:
         class_cond: bool = False,
         class_from: str = "prefix",
         cache_bytes: int = 2 << 30,
+        transparent: str = "white",
     ):
-        self.source = open_images(data_dir)
+        self.source = open_images(data_dir, transparent)
         self.image_size = image_size
         self.num_images = len(self.source)
         self.classes, self.labels = (
@@ -195,12 +197,28 @@ def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[B
     if num_workers == 0 or batches.in_memory:
         yield from _ahead(batches, start)
     else:
-        yield from map(tuple, _worker_processes(batches, start, num_workers))
+        for batch in _worker_processes(batches, start, num_workers):
+            if isinstance(batch, ValueError):
+                raise batch
+            yield tuple(batch)
+
+
+class _OrError:
+    """Batches, or the ValueError in their place: DataLoader would make a traceback of its text."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.batches[step]
+        except ValueError as error:
+            return error
 
 
 def _worker_processes(batches: Batches, start: int, num_workers: int) -> DataLoader:
     return DataLoader(
-        batches,
+        _OrError(batches),
         batch_size=None,  # an item is a batch
         sampler=range(start, sys.maxsize),
         num_workers=num_workers,
@@ -242,6 +260,7 @@ def load_data(
     num_workers: int = 0,
     start: int = 0,
     class_from: str = "prefix",
+    transparent: str = "white",
 ) -> Iterator[Batch]:
     """guided-diffusion's endless generator of (images, cond); `shard` defaults to this rank's.
 
@@ -249,7 +268,7 @@ def load_data(
     """
     from . import dist_util  # here alone: with the arguments given, data need no ranks
 
-    dataset = ImageDataset(data_dir, image_size, class_cond, class_from)
+    dataset = ImageDataset(data_dir, image_size, class_cond, class_from, transparent=transparent)
     if class_cond:
         dataset.relabel(())
     batches = Batches(

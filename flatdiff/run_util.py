@@ -108,7 +108,11 @@ def open_dataset(data, image_size, num_classes=None, known=None):
     it is to be trained, on those of these images.
     """
     dataset = image_datasets.ImageDataset(
-        data.data_dir, image_size, num_classes is not None, data.class_from
+        data.data_dir,
+        image_size,
+        num_classes is not None,
+        data.class_from,
+        transparent=data.transparent,
     )
     if num_classes is None:
         return dataset

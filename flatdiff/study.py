@@ -118,7 +118,11 @@ def fingerprint(flags) -> str:
     """A hash of the images as the network sees them: of all names, and of up to 1000 images."""
     data = flags.data
     dataset = ImageDataset(
-        data.data_dir, flags.model.image_size, flags.model.class_cond, data.class_from
+        data.data_dir,
+        flags.model.image_size,
+        flags.model.class_cond,
+        data.class_from,
+        transparent=data.transparent,
     )
     digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
     count = min(dataset.num_images, LOOKED_AT)
