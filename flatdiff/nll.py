@@ -67,11 +67,10 @@ def _batch(dataset, rows):
 def report(total, terms, folder):
     """Log the bound with its standard error over images; write guided-diffusion's three files."""
     count = len(total)
-    known = f"+- {total.std() / count**0.5:.5f} (standard error over {count} images)"
-    logger.log(
-        f"bits per dimension: {total.mean():.5f} "
-        + (known if count > 1 else "(of one image, so there is no error over images)")
-    )
+    error = "(of one image, so there is no error over images)"
+    if count > 1:
+        error = f"+- {total.std() / count**0.5:.5f} (standard error over {count} images)"
+    logger.log(f"bits per dimension: {total.mean():.5f} {error}")
     if dist_util.rank() == 0:
         for name, values in terms.items():
             path = os.path.join(folder, f"{FILES[name]}.npz")
