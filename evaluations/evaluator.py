@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> dict:
         result = run(args)
     except ValueError as error:
         raise SystemExit(f"evaluator: {error}") from error
-    print(table(result))
+    code = sys.stdout.encoding or "utf-8"  # ascii, in some terminals
+    print(table(result).encode(code, "backslashreplace").decode(code))
     if args.json:
         print(f"JSON: {write_json(result, args.json)}")
     return result

@@ -168,8 +168,10 @@ def check_same_size(reference, samples) -> None:
 def _check(name, dtype, shape):
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise ValueError(f"{name} is {dtype} {list(shape)}; expected uint8 [N, H, W, 3], 0 to 255")
-    if shape[0] < 2 or 0 in shape:
-        raise ValueError(f"{name} is {list(shape)}: expected 2 or more images, and pixels in them")
+    if shape[0] < 2:
+        raise ValueError(f"{name} has {shape[0]} images; expected 2 or more")
+    if 0 in shape:
+        raise ValueError(f"{name} is {list(shape)}: its images have no pixels")
 
 
 def _check_statistics(path, statistics):

@@ -35,9 +35,11 @@ class Text(Output):
 
     def say(self, text: str) -> None:
         if self.path:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
         else:
+            code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
+            text = text.encode(code, "backslashreplace").decode(code)
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 

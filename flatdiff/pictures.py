@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 LEFT_BEHIND = frozenset(  # beside what begins with a dot: macOS, Windows, ext4, NAS systems
@@ -112,6 +112,8 @@ def read(
             shown = picture.shown()
     except _Refused as error:
         raise ValueError(f"the image {name} {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is empty or of no known image format: remove it") from error
     except Exception as error:  # decoders raise nearly anything on broken bytes
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(f"cannot read the image {name}: {reason}; repair or remove it") from error

@@ -220,7 +220,7 @@ def test_what_has_no_pixels_is_refused_by_name(tmp_path):
         whole = (tmp_path / "a.png").read_bytes()
         for kept in (0, 20, 60, len(whole) // 2):
             (tmp_path / "a.png").write_bytes(whole[:kept])
-            fails("cannot read the image .*a.png: .*; repair or remove it$")
+            fails("a.png.* (repair or remove it|is empty or of no known image format: remove it)$")
     Image.new("1", (16000, 12000)).save(tmp_path / "bomb.png")
     fails("bomb.png: Image size .* exceeds", "bomb.png")
     fails("No such file", "gone.png")
@@ -327,9 +327,9 @@ def test_each_kind_is_logged_once_by_all_processes(tmp_path, num_workers):
 
 
 def test_an_error_in_a_process_is_the_sentence_alone(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "a.png").write_bytes(b"no image")
     batches = Batches(ImageDataset(str(tmp_path), 8, cache_bytes=0), 4)
-    with pytest.raises(ValueError, match=r"^cannot read the image .*a.png: .*remove it$"):
+    with pytest.raises(ValueError, match=r"a.png is empty or of no known image format: remove it$"):
         next(loader(batches, num_workers=2))
 
 
