@@ -92,7 +92,8 @@ class NpzImages:
             self.num_images, self.size = self.shape[0], self.shape[1:3]
         elif not {"mu", "sigma"} <= self.statistics.keys():
             raise ValueError(
-                f"{path} has no arr_0 (the images, uint8 [N, H, W, 3]); it has {', '.join(keys)}"
+                f"{path} has no arr_0 (the images, uint8 [N, H, W, 3]); it has "
+                + ", ".join(keys[:5] + ["..."] * (len(keys) > 5))
             )
         _check_statistics(path, self.statistics)
 

@@ -223,6 +223,8 @@ def test_the_command_names_a_mistake_in_a_line(tmp_path):
         (["a.npz", "b.npz", "--inception_weights", "w.pth"], "no Inception weights at /"),
         (["a.npz", "b.npz", "--features", "lite0"], "a.npz does not exist"),
         (["a.npz", "b.npz", "--batch_size", "0"], "--batch_size is 0"),
+        (["a.npz", "b.npz", "--seed", "-1"], "--seed is -1"),
+        (["a.npz", "b.npz", "--features", "digits", "--device", "x"], "the device 'x', expected"),
     ):
         with pytest.raises(SystemExit) as caught:
             evaluator.main([*arguments, "--cache_dir", str(tmp_path)])
@@ -299,3 +301,17 @@ def test_the_script_needs_no_installed_flatdiff():
         env={"PATH": ""},
     )
     assert done.stdout.strip() == str(EVALUATIONS.parent / "flatdiff" / "pictures.py"), done.stderr
+
+
+def test_numbers_that_cannot_be_written_or_are_none_are_a_sentence(features, tmp_path, monkeypatch):
+    monkeypatch.setattr("features.load_features", lambda *args: features)
+    monkeypatch.chdir(tmp_path)
+    np.savez("reference.npz", pictures(30))
+    command = ["reference.npz", "reference.npz", "--cache_dir", ""]
+    for path in (tmp_path, "reference.npz/numbers.json"):
+        with pytest.raises(SystemExit, match="evaluator: .*(Is a directory|exists|Not a dir)"):
+            evaluator.main([*command, "--json", str(path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
+    monkeypatch.setattr(Means, "forward", lambda self, x: {"pool": x.float().mean((2, 3)) / 0 - 1})
+    with pytest.raises(SystemExit, match="features inception of 30 images of .* NaN or infinite"):
+        evaluator.main(command)
