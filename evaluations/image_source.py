@@ -10,7 +10,6 @@ import hashlib
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,6 @@ sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not install
 from flatdiff import pictures
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
-DAMAGES = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
-    NotImplementedError, MemoryError,
-)  # fmt: skip
 PIXELS = b"pixels 2"  # goes into fingerprints: another number where `pictures` reads otherwise
 
 
@@ -83,7 +78,7 @@ class NpzImages:
             if "arr_0" in keys:
                 with self._stream() as stream:
                     self.shape, is_fortran, dtype = _header(stream)
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"{path} is damaged, write it anew: {error}") from error
         if "arr_0" in keys:
             _check(path, dtype, self.shape)
@@ -113,7 +108,7 @@ class NpzImages:
                     shape = (min(batch_size, self.num_images - start), *self.shape[1:])
                     data = stream.read(int(np.prod(shape)))
                     yield np.frombuffer(data, np.uint8).reshape(shape)
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"{self.name} is damaged, write it anew: {error}") from error
 
 

@@ -10,6 +10,8 @@ import contextlib
 import functools
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -20,6 +22,10 @@ LEFT_BEHIND = frozenset(  # beside what begins with a dot: macOS, Windows, ext4,
     "__macosx|$recycle.bin|system volume information|lost+found|@eadir|#recycle|@recycle"
     "|#snapshot|@snapshot|@recently-snapshot".split("|")
 )
+DAMAGES = (  # what a broken zip or npz raises
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
+    NotImplementedError, MemoryError,
+)  # fmt: skip
 TRANSPARENT = ("white", "refuse", "drop")
 NOTES = {  # what is worth a sentence where it is met first
     "turned": "{} is stored turned: such images are turned as their EXIF orientation says",

@@ -267,3 +267,10 @@ def test_a_terminal_or_a_locale_without_the_letters_stops_nothing(tmp_path):
     assert done.returncode == 0 and r"gr\xf6\xdfe \u56f3 \udcff" in done.stdout, done.stderr
     text = (tmp_path / "log.txt").read_text(encoding="utf-8")
     assert "gr\u00f6\u00dfe \u56f3 \\udcff" in text
+
+
+def test_a_folder_that_tensorboard_cannot_name_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="TensorBoard cannot write to .*OPENAI_LOG_FORMAT"):
+        logger.configure(str(tmp_path / "gr\udcfc"))
+    logger.configure(str(tmp_path / "gr\udcfc"), FILES)
+    logger.log("written")
