@@ -112,6 +112,11 @@ def measure(
 def _compute(images, features, batch_size, progress):
     found = features.extract(images, batch_size, progress)
     mu, sigma = statistics(found["pool"])
+    if bad := int((~torch.isfinite(found["pool"])).any(1).sum()):
+        raise ValueError(
+            f"the features {features.name} of {bad} images of {images.name} are NaN or infinite: "
+            "their weights are damaged"
+        )
     arrays = {"pool": found["pool"], "mu": mu, "sigma": sigma}
     if "spatial" in found:
         arrays["mu_s"], arrays["sigma_s"] = statistics(found["spatial"])

@@ -51,13 +51,17 @@ def main(argv: list[str] | None = None) -> dict:
     args = create_argparser().parse_args(argv)
     if args.batch_size < 1:
         raise SystemExit(f"--batch_size is {args.batch_size}, expected 1 or more")
+    if args.seed < 0:
+        raise SystemExit(f"--seed is {args.seed}, expected 0 or more")
     try:
         result = run(args)
-    except ValueError as error:
+        written = args.json and write_json(result, args.json)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"evaluator: {error}") from error
-    print(table(result))
-    if args.json:
-        print(f"JSON: {write_json(result, args.json)}")
+    code = sys.stdout.encoding or "utf-8"  # ascii, in some terminals
+    print(table(result).encode(code, "backslashreplace").decode(code))
+    if written:
+        print(f"JSON: {written}")
     return result
 
 

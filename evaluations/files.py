@@ -20,5 +20,6 @@ def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
             write(file)
         os.replace(part, path)
     except BaseException:
-        os.unlink(part)
+        if os.path.exists(part):
+            os.unlink(part)
         raise

@@ -10,7 +10,6 @@ import hashlib
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,6 @@ sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not install
 from flatdiff import pictures
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
-DAMAGES = (
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
-    NotImplementedError, MemoryError,
-)  # fmt: skip
 PIXELS = b"pixels 2"  # goes into fingerprints: another number where `pictures` reads otherwise
 
 
@@ -83,7 +78,7 @@ class NpzImages:
             if "arr_0" in keys:
                 with self._stream() as stream:
                     self.shape, is_fortran, dtype = _header(stream)
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"{path} is damaged, write it anew: {error}") from error
         if "arr_0" in keys:
             _check(path, dtype, self.shape)
@@ -92,7 +87,8 @@ class NpzImages:
             self.num_images, self.size = self.shape[0], self.shape[1:3]
         elif not {"mu", "sigma"} <= self.statistics.keys():
             raise ValueError(
-                f"{path} has no arr_0 (the images, uint8 [N, H, W, 3]); it has {', '.join(keys)}"
+                f"{path} has no arr_0 (the images, uint8 [N, H, W, 3]); it has "
+                + ", ".join(keys[:5] + ["..."] * (len(keys) > 5))
             )
         _check_statistics(path, self.statistics)
 
@@ -112,7 +108,7 @@ class NpzImages:
                     shape = (min(batch_size, self.num_images - start), *self.shape[1:])
                     data = stream.read(int(np.prod(shape)))
                     yield np.frombuffer(data, np.uint8).reshape(shape)
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"{self.name} is damaged, write it anew: {error}") from error
 
 
@@ -168,8 +164,10 @@ def check_same_size(reference, samples) -> None:
 def _check(name, dtype, shape):
     if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
         raise ValueError(f"{name} is {dtype} {list(shape)}; expected uint8 [N, H, W, 3], 0 to 255")
-    if shape[0] < 2 or 0 in shape:
-        raise ValueError(f"{name} is {list(shape)}: expected 2 or more images, and pixels in them")
+    if shape[0] < 2:
+        raise ValueError(f"{name} has {shape[0]} images; expected 2 or more")
+    if 0 in shape:
+        raise ValueError(f"{name} is {list(shape)}: its images have no pixels")
 
 
 def _check_statistics(path, statistics):

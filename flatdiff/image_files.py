@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import blobfile as bf
@@ -25,10 +24,6 @@ from . import logger, pictures
 
 LARGEST = 1 << 28  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
-DAMAGES = (  # what a broken archive raises
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
-    NotImplementedError, MemoryError,
-)  # fmt: skip
 
 
 def list_image_files(data_dir: str) -> list[str]:
@@ -165,7 +160,7 @@ class Zip:
         self.path, self.transparent, self.note = path, transparent, Notes()
         try:
             members = _opened_zip(path, os.getpid()).namelist()
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         # some writers of Windows part folders by \; of two members with one name the last counts
         self.members = {name.replace("\\", "/"): name for name in members}
@@ -205,7 +200,7 @@ class Npz:
             with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
                 wanted = ("arr_0", "arr_1", "class_names")
                 arrays = {name: archive[name] for name in wanted if name in archive.files}
-        except DAMAGES as error:
+        except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if "arr_0" not in arrays:
             raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")

@@ -35,9 +35,11 @@ class Text(Output):
 
     def say(self, text: str) -> None:
         if self.path:
-            with open(self.path, "a") as file:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text + "\n")
         else:
+            code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
+            text = text.encode(code, "backslashreplace").decode(code)
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -115,6 +117,13 @@ class TensorBoard(Output):
     """Events; the package is imported with the first table, because that takes seconds."""
 
     def __init__(self, folder: Path, append: bool):
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"TensorBoard cannot write to {folder}, whose name is not UTF-8 here: choose "
+                "another log_dir, a UTF-8 locale, or OPENAI_LOG_FORMAT=stdout,log,csv,json"
+            ) from error
         self.folder, self.append = folder, append
         self.purge_step: int | None = None
         self.writer: Any = None

@@ -10,16 +10,22 @@ import contextlib
 import functools
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
 LEFT_BEHIND = frozenset(  # beside what begins with a dot: macOS, Windows, ext4, NAS systems
     "__macosx|$recycle.bin|system volume information|lost+found|@eadir|#recycle|@recycle"
     "|#snapshot|@snapshot|@recently-snapshot".split("|")
 )
+DAMAGES = (  # what a broken zip or npz raises
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
+    NotImplementedError, MemoryError,
+)  # fmt: skip
 TRANSPARENT = ("white", "refuse", "drop")
 NOTES = {  # what is worth a sentence where it is met first
     "turned": "{} is stored turned: such images are turned as their EXIF orientation says",
@@ -112,6 +118,8 @@ def read(
             shown = picture.shown()
     except _Refused as error:
         raise ValueError(f"the image {name} {error}") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is empty or of no known image format: remove it") from error
     except Exception as error:  # decoders raise nearly anything on broken bytes
         reason = str(error).rstrip(".") or type(error).__name__
         raise ValueError(f"cannot read the image {name}: {reason}; repair or remove it") from error

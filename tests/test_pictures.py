@@ -1,6 +1,5 @@
 """Which files are images and which pixels they have, against closed forms and OpenCV's readers."""
 
-import itertools
 import os
 import struct
 import sys
@@ -13,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flatdiff import logger, pictures
-from flatdiff.image_datasets import Batches, ImageDataset, list_image_files, loader
+from flatdiff import pictures
+from flatdiff.image_datasets import ImageDataset, list_image_files
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
 import image_source
@@ -220,7 +219,7 @@ def test_what_has_no_pixels_is_refused_by_name(tmp_path):
         whole = (tmp_path / "a.png").read_bytes()
         for kept in (0, 20, 60, len(whole) // 2):
             (tmp_path / "a.png").write_bytes(whole[:kept])
-            fails("cannot read the image .*a.png: .*; repair or remove it$")
+            fails("a.png.* (repair or remove it|is empty or of no known image format: remove it)$")
     Image.new("1", (16000, 12000)).save(tmp_path / "bomb.png")
     fails("bomb.png: Image size .* exceeds", "bomb.png")
     fails("No such file", "gone.png")
@@ -309,30 +308,6 @@ def test_a_zip_with_backslashes_and_a_repeated_name_is_its_unpacked_folder(tmp_p
     assert dataset.squares()[:, 0, 0, 0].tolist() == [2, 1]
 
 
-# What is said
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_kind_is_logged_once_by_all_processes(tmp_path, num_workers):
-    for i, name in itertools.product(range(6), ("rgba", "deep")):
-        array = np.full((8, 8, 4), i, np.uint8) if name == "rgba" else EVERY[:8, :8]
-        Image.fromarray(array).save(tmp_path / f"{name}{i}.png")
-    with logger.scoped_configure(dir=str(tmp_path / "log"), format_strs=["log"]):
-        data = loader(Batches(ImageDataset(str(tmp_path), 8, cache_bytes=0), 4), 0, num_workers)
-        for _ in range(6):
-            next(data)
-        data.close()
-    text = (tmp_path / "log" / "log.txt").read_text()
-    assert text.count("laid on white") == text.count("value / 257") == 1
-
-
-def test_an_error_in_a_process_is_the_sentence_alone(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    batches = Batches(ImageDataset(str(tmp_path), 8, cache_bytes=0), 4)
-    with pytest.raises(ValueError, match=r"^cannot read the image .*a.png: .*remove it$"):
-        next(loader(batches, num_workers=2))
-
-
 def test_refuse_reaches_the_data(tmp_path):
     Image.new("RGBA", (8, 8), (0, 0, 0, 7)).save(tmp_path / "a.png")
     Image.new("RGBA", (8, 8), (0, 0, 0, 7)).save(tmp_path / "b.png")
@@ -340,9 +315,3 @@ def test_refuse_reaches_the_data(tmp_path):
         ImageDataset(str(tmp_path), 8, transparent="refuse").squares()
     with pytest.raises(ValueError, match="a.png is transparent in 64 of 64 pixels"):
         image_source.open_images(tmp_path, "refuse")
-
-
-def test_a_line_is_not_made_a_plane(tmp_path):
-    Image.new("RGB", (65500, 1)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="a.png is 65500x1 pixels: too long"):
-        ImageDataset(str(tmp_path), 256).image(0)
