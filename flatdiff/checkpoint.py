@@ -279,9 +279,13 @@ def _contents(folder: str) -> str:
 
 def complete_steps(folder: str) -> list[int]:
     """Steps in `folder` whose state file, and so everything else, was written; ascending."""
-    names = set(_names(folder))
-    steps = {int(found[1]) for name in names if (found := STEP_FILE.fullmatch(name))}
-    return sorted(s for s in steps if {model_name(s), state_name(s)} <= names)
+    files = step_files(folder)
+    return sorted(s for s in set(files.values()) if {model_name(s), state_name(s)} <= files.keys())
+
+
+def step_files(folder: str) -> dict[str, int]:
+    """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
+    return {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:
@@ -301,7 +305,7 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
     if keep_last <= 0:
         return
     kept = {absolute(path) for path in keep if path}
-    files = {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
+    files = step_files(folder)
     steps = sorted(step for name, step in files.items() if name == state_name(step))
     doomed = {s for s in steps[:-keep_last] if absolute(bf.join(folder, model_name(s))) not in kept}
     files = [name for name, step in files.items() if step in doomed]
