@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import dist_util, exposure_bias, keys, logger, probe, run_util, script_util
+from . import dist_util, exposure_bias, finite, keys, logger, probe, run_util, script_util
 from .checkpoint import sha256
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
 from .flatness_run import find_models, short_names
@@ -39,6 +39,8 @@ def study(flags) -> dict:
     x_start, labels = _images(flags, [model for model, _ in networks.values()])
     measured = _measure(networks, x_start, labels, priors, flags)
 
+    for name, path in zip(names, paths):
+        finite.check(vars(measured[name]), f"exposure bias of {path}")
     _, diffusion = networks[names[0]]
     real = {name: v.numpy() for name, v in exposure_bias.image_statistics(x_start).items()}
     models = [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def check(content: Any, source: str, advice: str = "") -> None:
-    """ValueError if a number in nested dicts and lists of tensors and plain values is not finite.
+    """ValueError if a number in nested dicts and lists of tensors, arrays and values is not finite.
 
     None stands for a number that there is not, and text is no number. On finite tensors this costs
     one norm of them all.
@@ -59,3 +59,5 @@ def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{where}[{i}]")
     elif isinstance(content, Tensor | int | float):
         yield where, content
+    elif hasattr(content, "__array__"):
+        yield where, torch.as_tensor(content)

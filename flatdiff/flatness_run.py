@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoint, config, dist_util, flatness, hessian, keys, logger, script_util, surface
+from . import (
+    checkpoint,
+    config,
+    dist_util,
+    finite,
+    flatness,
+    hessian,
+    keys,
+    logger,
+    script_util,
+    surface,
+)
 from .checkpoint import sha256
 from .finished import Finished
 from .subject import Subject, load_images
@@ -101,6 +112,7 @@ def spectrum(subject: Subject, flags, finished: Finished) -> dict:
     lanczos = functools.partial(_lanczos, product, size, f.num_eigenvalues, seed)
     trace = finished.compute(samples, together=True)
     found = finished.compute({f"{subject.key} top {f.num_eigenvalues}": lanczos}, together=True)
+    finite.check([trace, found], f"Hessian of {subject.path}")
     return {"of": subject.hessian_term, "trace": trace, **found[0]}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import dist_util, logger
+from . import dist_util, finite, logger
 from .generate import ImageNoise
 from .image_datasets import to_float
 from .rng import generator
@@ -60,6 +60,7 @@ def _batch(dataset, rows):
 
 def report(total, terms, folder):
     """Log the bound with its standard error over images; write guided-diffusion's three files."""
+    finite.check(terms | {"total": total}, "bits per dimension")
     error = total.std().item() / math.sqrt(len(total)) if len(total) > 1 else math.nan
     logger.log(
         f"bits per dimension: {total.mean():.5f} +- {error:.5f} (standard error over "

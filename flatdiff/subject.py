@@ -11,7 +11,18 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from . import checkpoint, dist_util, hessian, keys, logger, perturb, probe, run_util, script_util
+from . import (
+    checkpoint,
+    dist_util,
+    finite,
+    hessian,
+    keys,
+    logger,
+    perturb,
+    probe,
+    run_util,
+    script_util,
+)
 from .checkpoint import sha256
 from .image_datasets import ImageDataset
 
@@ -128,7 +139,9 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            return probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+        finite.check(losses, f"losses by image, at or around the weights of {self.path}")
+        return losses
 
     def _table(self, of: Callable, losses: dict[str, Tensor]) -> Tensor:
         rows = [of(losses[term], self.quarters) for term in TERMS if term in losses]
