@@ -47,7 +47,7 @@ def start_training(flags):
             "for a file of your choice give --resume_checkpoint FILE"
         )
     path = _begin_from(folder, train) if folder else train.resume_checkpoint
-    own = not folder or bool(checkpoint.config_in(folder))
+    own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
     step = max(0, checkpoint.parse_resume_step_from_filename(path))
     folder = open_log(flags, step=step, own=own)
     if path:
@@ -82,10 +82,11 @@ def _begin_from(folder, train):
     if not own and checkpoint.exists(f"{folder}/{checkpoint.CONFIG}"):
         taken.append(f"the {checkpoint.CONFIG} of another program")
     if taken:
+        go_on = "--resume auto to go on, or " if not train.resume and (newest or own) else ""
         raise ValueError(
             f"{checkpoint.absolute(folder)} already holds a run ({', '.join(taken[:3])}), whose "
             "files would be overwritten. Give "
-            f"{'' if train.resume else '--resume auto to go on, or '}another --log_dir"
+            f"{go_on}another --log_dir"
         )
     return path
 
@@ -102,10 +103,7 @@ def _newest_model(folder, held):
 
 def _refuse_another_network(flags, path):
     """A resumed run has the network and the chain that it had, defaults included."""
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
-    if not checkpoint.exists(source):
-        return
-    trained = checkpoint.load_json(source)
+    trained, source = checkpoint.config_of(path)
     for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
         for field in dataclasses.fields(group):
