@@ -6,6 +6,7 @@ Model, averages and optimizer files are guided-diffusion's, both ways. Paths may
 remote (gs://, az://). Nothing here runs code from a file.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,8 @@ import blobfile as bf
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from . import finite
 
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
@@ -47,10 +50,14 @@ def state_name(step: int) -> str:
 
 
 def parse_resume_step_from_filename(filename: str) -> int:
-    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0."""
+    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0.
+
+    A date, `model2024_05_01.pt`, is none, though Python would read it as one.
+    """
     _, found, rest = filename.rpartition("model")
+    number = rest.split(".")[0]
     try:
-        return int(rest.split(".")[0]) if found else 0
+        return int(number) if found and "_" not in number else 0
     except ValueError:
         return 0
 
@@ -67,10 +74,13 @@ def absolute(path: str) -> str:
     return path if _is_remote(path) else os.path.abspath(path)
 
 
-def stamp(path: str) -> str:
-    """Size and time of a file: text that changes when the file is written anew."""
-    stat = bf.stat(path)
-    return f"{stat.size} bytes, {stat.mtime}"
+def sha256(path: str) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with bf.BlobFile(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_remote(path: str) -> bool:
@@ -157,10 +167,17 @@ def _sync_folder(folder: str) -> None:
 def load(path: str, map_location: Any = "cpu") -> Any:
     """Read a .pt or .safetensors file. No code in it is run (weights_only).
 
-    ValueError if the file is missing, damaged, or holds more than tensors and plain values.
+    ValueError if the file is missing, damaged, or holds more than tensors and plain values, or
+    numbers that are not finite.
     """
     if bf.isdir(path) or not bf.exists(path):
         raise ValueError(f"no file {path}; {_contents(path if bf.isdir(path) else _folder(path))}")
+    content = _read(path, map_location)
+    finite.check(content, path, "Take an earlier checkpoint, and delete this one's step")
+    return content
+
+
+def _read(path: str, map_location: Any) -> Any:
     with _open(path) as file:
         try:
             if path.endswith(".safetensors"):
@@ -192,11 +209,28 @@ def about(path: str) -> Any:
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither."""
-    beside = bf.join(_folder(path), CONFIG)
+    config.json beside it; {} if there is neither, or if it is another program's."""
     if own := about(path):
         return own, path
-    return (load_json(beside) if exists(beside) else {}), beside
+    return config_in(_folder(path)), bf.join(_folder(path), CONFIG)
+
+
+def config_in(folder: str) -> dict[str, Any]:
+    """Our config.json of a folder, by group; {} if there is none, or another program's."""
+    path = bf.join(folder, CONFIG)
+    content = load_json(path) if exists(path) else {}
+    ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
+    return content if ours else {}
+
+
+def identity(path: str) -> list:
+    """What a key of a kept result says of a checkpoint: its bytes, and what tells how to read them.
+
+    That is its configuration, but for how it was trained.
+    """
+    trained, _ = config_of(path)
+    aside = ("run", "data", "train", "evaluation")
+    return [sha256(path), {k: v for k, v in trained.items() if k not in aside}]
 
 
 def _open(path: str) -> BinaryIO:
@@ -245,9 +279,13 @@ def _contents(folder: str) -> str:
 
 def complete_steps(folder: str) -> list[int]:
     """Steps in `folder` whose state file, and so everything else, was written; ascending."""
-    names = set(_names(folder))
-    steps = {int(found[1]) for name in names if (found := STEP_FILE.fullmatch(name))}
-    return sorted(s for s in steps if {model_name(s), state_name(s)} <= names)
+    files = step_files(folder)
+    return sorted(s for s in set(files.values()) if {model_name(s), state_name(s)} <= files.keys())
+
+
+def step_files(folder: str) -> dict[str, int]:
+    """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
+    return {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:
@@ -267,7 +305,7 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
     if keep_last <= 0:
         return
     kept = {absolute(path) for path in keep if path}
-    files = {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
+    files = step_files(folder)
     steps = sorted(step for name, step in files.items() if name == state_name(step))
     doomed = {s for s in steps[:-keep_last] if absolute(bf.join(folder, model_name(s))) not in kept}
     files = [name for name, step in files.items() if step in doomed]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import dist_util, logger, report, run_util
+from . import dist_util, finite, logger, report, run_util
 from .flatness_report import table
 
 EVALUATIONS = Path(__file__).parents[1] / "evaluations"
@@ -76,6 +76,8 @@ def of_runs(folders: list[str], flags) -> list[dict]:
                     "infinity": metrics.get(f"{name}_infinity"),
                 }
             )
+    for row in rows:
+        finite.check({name: row["value"]}, f"distance of {row['run']}")
     for warning in warnings:
         logger.warn(f"warning: {warning}")
     return rows

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import config, dist_util, exposure_bias, logger, probe, run_util, script_util
+from . import dist_util, exposure_bias, finite, keys, logger, probe, run_util, script_util
+from .checkpoint import sha256
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
 from .flatness_run import find_models, short_names
 from .generate import ImageNoise
-from .subject import sha256
 
 
 def study(flags) -> dict:
@@ -37,6 +37,8 @@ def study(flags) -> dict:
     x_start, labels = _images(flags, [model for model, _ in networks.values()])
     measured = _measure(networks, x_start, labels, priors, flags)
 
+    for name, path in zip(names, paths):
+        finite.check(vars(measured[name]), f"exposure bias of {path}")
     _, diffusion = networks[names[0]]
     real = {name: v.numpy() for name, v in exposure_bias.image_statistics(x_start).items()}
     models = [
@@ -107,10 +109,8 @@ def _images(flags, models) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
 
 def _settings(flags) -> dict:
     """Every flag that a number depends on, and torch's version."""
-    groups = config.to_dict(flags)
-    groups["run"].pop("log_dir")
-    kept = {k: groups[k] for k in ("exposure", "run", "data", "model", "diffusion")}
-    return kept | {"torch": torch.__version__, "device": dist_util.dev().type}
+    told = {"torch": torch.__version__, "device": dist_util.dev().type}
+    return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
 
 
 # Measuring

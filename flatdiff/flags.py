@@ -17,13 +17,20 @@ BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
 )
 
 
-def flag(default, help, *, choices=None, low=None, fixed=False):
+def flag(default, help, *, choices=None, low=None, fixed=False, changes="numbers"):
     """A field that is a flag. Its type is its default's.
 
     `low`: the least value allowed. `fixed`: part of what a checkpoint's network or chain is, so
-    that a sampler may not contradict the value it was trained with.
+    that a sampler may not contradict the value it was trained with. `changes`: what another value
+    changes, from which `keys` knows what a kept result depends on:
+
+    - "numbers": all that is computed, as far as anybody knows
+    - "sampling": how a chain is walked, of which a study leaves its trainings without
+    - "parts": how many images, draws or points there are, but none of them
+    - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
+      logged and when
     """
-    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed}
+    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -4,9 +4,10 @@ Finished batches are kept on disk as parts, so that 50,000 images need little me
 run goes on; the parts are joined at the end.
 """
 
-import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -14,11 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, classes, dist_util, logger, script_util
+from . import checkpoint, classes, dist_util, finite, keys, logger, script_util
 from .image_datasets import save_grid, to_uint8
 from .rng import LABEL, SAMPLE, generator, seed_of
 
-KEY_GROUPS = ("sample", "diffusion", "quant", "guidance", "base")
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
 
@@ -77,6 +77,7 @@ def sample_images(
         device=device,
         randn=noise,
     )
+    finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
     return to_uint8(x).cpu().numpy()
 
 
@@ -139,14 +140,9 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
 
 
 def key(flags, *files):
-    """What the images of these flags depend on, as text: the sampler, its checkpoints and files."""
-    groups = [v for k, v in vars(flags).items() if k in KEY_GROUPS]
-    values = {k: v for group in groups for k, v in dataclasses.asdict(group).items()}
-    for name in ("batch_size", "num_samples", "num_images", "save_quantized"):
-        values.pop(name, None)
-    stamps = [checkpoint.stamp(path) for path in (flags.sample.model_path, *files)]
-    values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "files": stamps}
-    return json.dumps(values, sort_keys=True)
+    """What the images of these flags depend on, as text: flags, checkpoint, and other files."""
+    paths = (flags.sample.model_path, *files)
+    return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
 
 
 def _class_labels(text):
@@ -164,18 +160,21 @@ def save_samples(sample, flags, folder, *files, suffix="", known=()):
     `known`: the classes of the network, whose names go into the file.
     """
     amount = flags.sample.num_samples, flags.sample.batch_size
-    text = json.dumps([key(flags, *files), known])
-    path = generate(sample, *amount, folder, key=text, suffix=suffix, known=known)
+    own = key(flags, *files)
+    path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
     logger.log(f"sampling complete: {path}")
 
 
 def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
 
-    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: text that names
+    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: JSON that names
     everything that the images depend on; parts of an earlier run with the same key are used.
     `suffix`: of the file's name. `known`: classes whose names go into the file, by label.
+    ValueError if the folder has such a file of another key.
     """
+    if dist_util.rank() == 0:
+        _refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
     done = dist_util.broadcast_object(_done(parts))
@@ -192,7 +191,7 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
-    path = _join(parts, num_samples, folder, suffix, known)
+    path = _join(parts, num_samples, folder, suffix, known, key)
     shutil.rmtree(parts)
     return path
 
@@ -216,8 +215,50 @@ def _done(parts):
     return where
 
 
-def _join(parts, num_samples, folder, suffix, known):
-    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
+def _refuse_to_replace(folder, num_samples, suffix, key):
+    """Samples of other settings under the name that these will have, if there are any."""
+    os.makedirs(folder, exist_ok=True)
+    name = re.compile(rf"samples_{num_samples}x\d+x\d+x3{suffix}\.npz")
+    for path in (os.path.join(folder, file) for file in os.listdir(folder) if name.fullmatch(file)):
+        there = _comment_of(path)
+        if there != _comment(key):
+            raise ValueError(
+                f"{os.path.abspath(path)} would be replaced, and {_unlike(there, key)}. Give "
+                "another --log_dir, or move that file away"
+            )
+
+
+def _comment(key):
+    """What `_join` writes of a key into the npz, as the comment of a zip: 64 KiB at most."""
+    text = key.encode()
+    return text if len(text) < 1 << 16 else hashlib.sha256(text).hexdigest().encode()
+
+
+def _comment_of(path):
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
+
+
+def _unlike(there, key):
+    """In words, how the samples with that comment were drawn otherwise."""
+    try:
+        old, new = json.loads(there), json.loads(key)
+        was, now = ({k: v for g in x["flags"].values() for k, v in g.items()} for x in (old, new))
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another program, or too long
+        return "it does not say how it was drawn"
+    told = [f"--{k} {was[k]!r}, now {now.get(k)!r}" for k in was if was[k] != now.get(k)]
+    if old["files"] != new["files"]:
+        told.append("from another checkpoint, or one with another config.json")
+    return f"it was drawn with {'; '.join(told) or 'other flags'}"
+
+
+def _join(parts, num_samples, folder, suffix, known, key):
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time.
+
+    Its comment, as a zip, is the key.
+    """
     where = _done(parts)
     opened = {}
 
@@ -241,6 +282,7 @@ def _join(parts, num_samples, folder, suffix, known):
             if known:
                 names = classes.array(known)
                 _write(archive, "class_names", names.shape, names.dtype, names)
+        archive.comment = _comment(key)
     os.replace(f"{path}.tmp", path)
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")

@@ -21,6 +21,7 @@ _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
     *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
 )
+TOLD = (ValueError, OSError, FloatingPointError)  # in a sentence, for the user to mend
 
 _ending = threading.Lock()
 
@@ -85,7 +86,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return PEER_FAILED, 1
     if isinstance(error, RuntimeError) and "Timed out waiting" in text:
         return f"waited in vain for the other ranks ({text})", 1
-    if os.environ.get("FLATDIFF_DEBUG") == "1" or not isinstance(error, (ValueError, OSError)):
+    if os.environ.get("FLATDIFF_DEBUG") == "1" or not isinstance(error, TOLD):
         text = "".join(traceback.format_exception(error)).rstrip()
     return text, 1
 

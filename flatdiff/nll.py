@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import dist_util, logger
+from . import dist_util, finite, logger
 from .generate import ImageNoise
 from .image_datasets import to_float
 from .rng import generator
@@ -66,6 +66,7 @@ def _batch(dataset, rows):
 
 def report(total, terms, folder):
     """Log the bound with its standard error over images; write guided-diffusion's three files."""
+    finite.check(terms | {"total": total}, "bits per dimension")
     count = len(total)
     error = "(of one image, so there is no error over images)"
     if count > 1:

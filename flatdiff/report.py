@@ -11,16 +11,19 @@ import re
 import matplotlib
 import numpy as np
 
+from . import finite
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+CURVES = ("mse", "vb", "loss")
 WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
 
 
 def training_curves(folders: list[str], path: str) -> str:
     """Loss against step, one line a run, and its variational part where there is one."""
     runs = {run_name(f): _progress(f) for f in folders}
-    keys = [k for k in ("mse", "vb", "loss") if all(k in rows for rows in runs.values())]
+    keys = [k for k in CURVES if all(k in rows for rows in runs.values())]
     keys = keys if len(keys) == 3 else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
     labels = {
@@ -119,7 +122,10 @@ def _progress(folder):
     with open(path) as file:
         rows = list(csv.DictReader(file))
     keys = [k for k in rows[0] if all(row[k] not in ("", None) for row in rows)]
-    return {k: np.array([float(row[k]) for row in rows]) for k in keys}
+    columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
+    shown = {k: v for k, v in columns.items() if k in CURVES}
+    finite.check(shown, path, "The training diverged: leave this run out, or its last rows")
+    return columns
 
 
 def _save(figure, path):

@@ -16,11 +16,11 @@ from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
 
 
-def open_log(flags, step=None):
+def open_log(flags, step=None, own=True):
     """One folder for all ranks, made if needed; returns its absolute path.
 
     What is logged there already stays. With `step`, the first of a training run, tables are kept
-    too, without what older runs wrote after that step.
+    too; if they are our own, without what older runs wrote after that step.
     """
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
     if not folder:
@@ -29,7 +29,7 @@ def open_log(flags, step=None):
     folder = dist_util.broadcast_object(checkpoint.absolute(folder))
     formats = ["stdout", "log"] if step is None else None
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
-    if step is not None:
+    if step is not None and own:
         logger.truncate(step)
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
@@ -45,14 +45,10 @@ def start_training(flags):
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
             "for a file of your choice give --resume_checkpoint FILE"
         )
-    newest = checkpoint.find_resume_checkpoint(folder) if folder else None
-    path = (train.resume and newest) or train.resume_checkpoint
-    if newest and checkpoint.absolute(path) != checkpoint.absolute(newest):
-        raise ValueError(
-            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), "
-            "whose files would be overwritten. Give --resume auto to go on, or another --log_dir"
-        )
-    folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
+    path = _begin_from(folder, train) if folder else train.resume_checkpoint
+    own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
+    step = max(0, checkpoint.parse_resume_step_from_filename(path))
+    folder = open_log(flags, step=step, own=own)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
@@ -63,12 +59,50 @@ def start_training(flags):
     return path
 
 
+def _begin_from(folder, train):
+    """The checkpoint that a training in this folder goes on from, or "".
+
+    ValueError where files would be written over that are not of the run that goes on.
+    """
+    held, own = checkpoint.step_files(folder), checkpoint.config_in(folder)
+    newest = checkpoint.find_resume_checkpoint(folder)
+    half_saved = False
+    if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
+        begun = own.get("train", {}).get("resume_checkpoint", "")
+        half_saved = bool(own) and not _is_in(folder, begun)
+        newest = "" if half_saved else begun or _newest_model(folder, held)
+    path = (train.resume and newest) or train.resume_checkpoint
+    taken = [os.path.basename(newest)] if newest else sorted(held)
+    taken += [n for n in ("progress.csv", "progress.json") if checkpoint.exists(f"{folder}/{n}")]
+    goes_on = newest and checkpoint.absolute(path) == checkpoint.absolute(newest)
+    begins_again = train.resume and own and (half_saved or not held)
+    if goes_on or begins_again:
+        taken = []
+    if not own and checkpoint.exists(f"{folder}/{checkpoint.CONFIG}"):
+        taken.append(f"the {checkpoint.CONFIG} of another program")
+    if taken:
+        go_on = "--resume auto to go on, or " if not train.resume and (newest or own) else ""
+        raise ValueError(
+            f"{checkpoint.absolute(folder)} already holds a run ({', '.join(taken[:3])}), whose "
+            "files would be overwritten. Give "
+            f"{go_on}another --log_dir"
+        )
+    return path
+
+
+def _is_in(folder, path):
+    return bool(path) and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
+
+
+def _newest_model(folder, held):
+    """guided-diffusion's newest step, if its model file is there."""
+    name = checkpoint.model_name(max(held.values()))
+    return f"{folder}/{name}" if name in held else ""
+
+
 def _refuse_another_network(flags, path):
     """A resumed run has the network and the chain that it had, defaults included."""
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
-    if not checkpoint.exists(source):
-        return
-    trained = checkpoint.load_json(source)
+    trained, source = checkpoint.config_of(path)
     for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
         for field in dataclasses.fields(group):
@@ -154,7 +188,12 @@ def training_loop(
         "schedule_sampler": sampler,
         "resume_checkpoint": resume_checkpoint,
     }
-    return TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+    loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+    if dist_util.rank() == 0:  # now that the weights to go on from have turned out to fit
+        told = to_dict(flags)
+        told["train"]["resume_checkpoint"] = resume_checkpoint
+        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
+    return loop
 
 
 def batches(flags, dataset, random_crop):

@@ -3,17 +3,27 @@
 What is done to the weights, and why, is not its business.
 """
 
-import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable
 
-import blobfile as bf
 import torch
 from torch import Tensor
 
-from . import checkpoint, classes, dist_util, hessian, logger, perturb, probe, run_util, script_util
+from . import (
+    checkpoint,
+    classes,
+    dist_util,
+    finite,
+    hessian,
+    keys,
+    logger,
+    perturb,
+    probe,
+    run_util,
+    script_util,
+)
+from .checkpoint import sha256
 
 TERMS = ("loss", "mse", "vb")
 
@@ -127,7 +137,9 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            return probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+        finite.check(losses, f"losses by image, at or around the weights of {self.path}")
+        return losses
 
     def _table(self, of: Callable, losses: dict[str, Tensor]) -> Tensor:
         rows = [of(losses[term], self.quarters) for term in TERMS if term in losses]
@@ -144,27 +156,14 @@ class Subject:
 
     def _key(self, flags) -> str:
         """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
-        config, _ = checkpoint.config_of(self.path)
         images = [self.draws.x_start, *self.draws.model_kwargs.values()]
         self.sha256 = sha256(self.path)
-        everything = {
-            "file": self.sha256,
-            "config": config and {k: config.get(k) for k in ("model", "diffusion")},
-            "model": dataclasses.asdict(flags.model),
-            "diffusion": dataclasses.asdict(flags.diffusion),
-            "run": [flags.run.seed, flags.run.dtype, flags.run.compile],
-            "images": [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in images],
-            "draws": [self.t_range, self.batch_size],
-            "torch": [torch.__version__, dist_util.dev().type],
-        }
-        text = json.dumps(everything, sort_keys=True)
+        text = keys.key(
+            flags,
+            "part",
+            file=checkpoint.identity(self.path),
+            images=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in images],
+            draws=[self.t_range, self.batch_size],
+            torch=[torch.__version__, dist_util.dev().type],
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def sha256(path: str) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with bf.BlobFile(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,7 +7,12 @@ data are functions of seed and step, and need no bytes.
 
 import os
 
-from . import checkpoint, dist_util, logger, restore
+from . import checkpoint, dist_util, finite, logger, restore
+
+DIVERGED = (
+    "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
+    "--dtype fp32"
+)
 
 
 def save(loop, folder):
@@ -19,6 +24,8 @@ def save(loop, folder):
         files[checkpoint.swa_name(loop.step)] = _named(loop, loop.swa.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
     files[checkpoint.state_name(loop.step)] = _rest(loop)
+    for name, content in files.items():  # before any is written, and any older one pruned
+        finite.check(content, f"{name} was not saved", DIVERGED)
     for name, content in files.items():
         checkpoint.save(content, f"{folder}/{name}")
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
@@ -30,7 +37,7 @@ def resume(loop, path):
 
     guided-diffusion's files have no state file, and a file number of 0 means weights only.
     """
-    loop.step = checkpoint.parse_resume_step_from_filename(path)
+    loop.step = max(0, checkpoint.parse_resume_step_from_filename(path))
     if not loop.step:
         logger.log(f"the name of {path} has no step: only its weights are used, from step 0 on")
         return
@@ -39,12 +46,12 @@ def resume(loop, path):
     optimizer = _load(path, checkpoint.opt_name(step))
     if optimizer:
         restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
+    if not rest:
+        _correct_number(loop)
     for rate, ema in loop.emas.items():
         _fill(loop, ema.weights, path, checkpoint.ema_name(rate, step))
     if loop.swa:
         _resume_swa(loop, rest.get("swa"), path)
-    if not rest:
-        _correct_number(loop)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):

@@ -1,5 +1,6 @@
 """Files of a run: guided-diffusion's names, writes that a kill cannot harm, errors that help."""
 
+import math
 import os
 import pickle
 import signal
@@ -32,6 +33,7 @@ def test_names_are_guided_diffusions():
         ("model-5.pt", -5),
         ("gs://bucket/model_v2/model1234567.pt", 1234567),
         ("models/last.pt", 0),
+        ("model2024_05_01.pt", 0),
     ],
 )
 def test_the_step_in_a_file_name(filename, step):
@@ -248,13 +250,42 @@ def test_an_interrupted_prune_leaves_no_half_step(deletions, tmp_path, monkeypat
     assert not [name for name in os.listdir(folder) if "000100" in name]
 
 
-def test_stamp_changes_with_the_file(tmp_path):
-    path = str(tmp_path / "x.pt")
+def test_identity_is_of_what_is_in_the_file_and_beside_it(tmp_path):
+    path, again = str(tmp_path / "x.pt"), str(tmp_path / "sub" / "y.pt")
+    os.makedirs(tmp_path / "sub")
     checkpoint.save({"a": 1}, path)
-    stamp = checkpoint.stamp(path)
-    assert checkpoint.stamp(path) == stamp
+    checkpoint.save({"a": 1}, again)
     os.utime(path, (1, 1))
-    assert checkpoint.stamp(path) != stamp
+    first = checkpoint.identity(path)
+    assert first == checkpoint.identity(again)
+    checkpoint.save({"a": 2}, again)
+    assert first != checkpoint.identity(again)
+    config = {"model": {"num_heads": 4}, "diffusion": {}, "train": {"lr": 1.0}}
+    checkpoint.save_json(config, str(tmp_path / "config.json"))
+    configured = checkpoint.identity(path)
+    assert configured != first
+    checkpoint.save_json(config | {"train": {"lr": 2.0}}, str(tmp_path / "config.json"))
+    assert checkpoint.identity(path) == configured
+    checkpoint.save_json(config | {"model": {"num_heads": 1}}, str(tmp_path / "config.json"))
+    assert checkpoint.identity(path) != configured
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"_class_name": "UNet"}', '{"diffusion": "cosine"}'])
+def test_another_programs_config_is_none_of_ours(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert checkpoint.config_of(str(tmp_path / "model000001.pt"))[0] == {}
+
+
+@pytest.mark.parametrize("name", ["model000007.pt", "model000007.safetensors"])
+def test_numbers_that_are_none_are_counted_on_loading(tmp_path, name):
+    weights = {"a": torch.ones(5), "b": torch.tensor([1.0, math.nan, math.inf]).half()}
+    path = str(tmp_path / name)
+    save = checkpoint.save if name.endswith("pt") else safetensors.torch.save_file
+    save(weights, path)
+    with pytest.raises(ValueError, match=rf"{path}: 2 of 8 numbers are not finite.* first in b"):
+        checkpoint.load(path)
+    save(weights | {"b": torch.full((9,), 1e30)}, path)  # the norm of these is no float32
+    assert len(checkpoint.load(path)["b"]) == 9
 
 
 def test_remote_folders(tmp_path, monkeypatch):
