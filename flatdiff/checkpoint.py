@@ -20,9 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .disk import PART, reading, writing
+
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
-PART = ".flatdiff-part"  # ends the name of a file that is still being written
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
 
 
@@ -47,12 +48,12 @@ def state_name(step: int) -> str:
 
 
 def parse_resume_step_from_filename(filename: str) -> int:
-    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0."""
-    _, found, rest = filename.rpartition("model")
-    try:
-        return int(rest.split(".")[0]) if found else 0
-    except ValueError:
-        return 0
+    """The number between a file name's last "model" and the next dot, `model000100.pt` -> 100.
+
+    0 where there is none, or more than digits: `model2024_05_01.pt`, `model-5.pt`.
+    """
+    found = re.search(r"model([0-9]+)(?:\.[^/]*)?$", filename)
+    return int(found[1]) if found else 0
 
 
 # Paths
@@ -129,26 +130,8 @@ def _write(path: str, write: Callable[[BinaryIO], Any]) -> None:
         with bf.BlobFile(path, "wb") as file:
             file.write(buffer.getvalue())
         return
-    part = path + PART
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
-    _sync_folder(_folder(path))
-
-
-def _sync_folder(folder: str) -> None:
-    """Let the new name, too, survive a power cut (Windows has no such call)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    with writing(path) as file:
+        write(file)
 
 
 # Loading
@@ -177,7 +160,7 @@ def load_json(path: str) -> Any:
     with bf.BlobFile(path, "rb") as file:
         try:
             return json.loads(file.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
 
 
@@ -185,18 +168,27 @@ def about(path: str) -> Any:
     """What `save_tensors` was told about the file; {} for a file from elsewhere."""
     if not path.endswith(".safetensors"):
         return {}
-    with bf.BlobFile(path, "rb") as file:
+    with bf.BlobFile(path, "rb") as file, reading(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        if told and not _is_config(told):
+            raise ValueError(f"its header tells of no network and chain: {str(told)[:80]}")
+        return told
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither."""
-    beside = bf.join(_folder(path), CONFIG)
+    config.json beside it; {} if there is neither, or if config.json is another tool's."""
     if own := about(path):
         return own, path
-    return (load_json(beside) if exists(beside) else {}), beside
+    beside = bf.join(_folder(path), CONFIG)
+    found = load_json(beside) if exists(beside) else {}
+    return (found if _is_config(found) else {}), beside
+
+
+def _is_config(found: Any) -> bool:
+    """Whether it is of flatdiff, which always tells of the chain."""
+    return isinstance(found, dict) and isinstance(found.get("diffusion"), dict)
 
 
 def _open(path: str) -> BinaryIO:

@@ -12,7 +12,7 @@ import tempfile
 from types import SimpleNamespace
 
 from . import checkpoint, dist_util, generate, image_datasets, logger, script_util
-from .config import to_dict
+from .config import checked, to_dict
 from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
 
@@ -67,14 +67,12 @@ def start_training(flags):
 
 def _refuse_another_network(flags, path):
     """A resumed run has the network and the chain that it had, defaults included."""
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
-    if not checkpoint.exists(source):
-        return
-    trained = checkpoint.load_json(source)
+    trained, source = checkpoint.config_of(path)
     for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
+        values = checked(type(group), trained.get(name, {}), source)
         for field in dataclasses.fields(group):
-            was, now = trained.get(name, {}).get(field.name), getattr(group, field.name)
+            was, now = values.get(field.name), getattr(group, field.name)
             if field.metadata["fixed"] and was is not None and was != now:
                 raise ValueError(
                     f"{field.name} was {was!r} when {path} was trained ({source}), and is "

@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from . import checkpoint, config, dist_util, logger, packing, restore
+from . import checkpoint, config, disk, dist_util, logger, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
@@ -277,8 +277,12 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     """
     if not path:
         raise ValueError(f"no checkpoint: give --{flag} FILE (model*.pt, ema_*.pt or swa_*.pt)")
-    weights = packing.unpack(dist_util.load_state_dict(path))
+    weights = dist_util.load_state_dict(path)
+    with disk.reading(path):
+        weights = packing.unpack(weights)
     trained, source = checkpoint.config_of(path)
+    if not trained and checkpoint.exists(source):
+        logger.warn(f"warning: {source} is another tool's: network and chain are as flags say")
     given = {name: getattr(flags, name) for name in groups}
     model, diffusion = build(
         *(
@@ -288,7 +292,8 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
             for name, group in given.items()
         )
     )
-    restore.load_weights(model, weights, path)
+    with disk.reading(path):
+        restore.load_weights(model, weights, path)
     place(model).eval()
     if flags.run.compile:
         compile_network(model)
