@@ -171,24 +171,25 @@ def about(path: str) -> Any:
     with bf.BlobFile(path, "rb") as file, reading(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
-        if told and not _is_config(told):
-            raise ValueError(f"its header tells of no network and chain: {str(told)[:80]}")
+        if told and not isinstance(told["diffusion"], dict):
+            raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
         return told
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither, or if config.json is another tool's."""
+    config.json beside it; {} if there is neither, or if it is another program's."""
     if own := about(path):
         return own, path
-    beside = bf.join(_folder(path), CONFIG)
-    found = load_json(beside) if exists(beside) else {}
-    return (found if _is_config(found) else {}), beside
+    return config_in(_folder(path)), bf.join(_folder(path), CONFIG)
 
 
-def _is_config(found: Any) -> bool:
-    """Whether it is of flatdiff, which always tells of the chain."""
-    return isinstance(found, dict) and isinstance(found.get("diffusion"), dict)
+def config_in(folder: str) -> dict[str, Any]:
+    """Our config.json of a folder, by group; {} if there is none, or another program's."""
+    path = bf.join(folder, CONFIG)
+    content = load_json(path) if exists(path) else {}
+    ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
+    return content if ours else {}
 
 
 def _open(path: str) -> BinaryIO:

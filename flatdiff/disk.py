@@ -5,23 +5,24 @@ nothing of what is in the files.
 """
 
 import contextlib
+import csv
 import os
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 PART = ".flatdiff-part"  # ends the name of a file that is still being written
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[BinaryIO]:
-    """A binary file that is at `path` once the block has ended; until then the old one is.
+def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
+    """A new file that is at `path` once the block has ended; until then the old one is.
 
     OSError, with the path, where the disk does not take it: the old file stays as it was.
     """
     part = f"{path}{PART}"
     try:
         with naming(path):
-            with open(part, "wb") as file:
+            with open(part, mode, **how) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -31,6 +32,15 @@ def writing(path: str) -> Iterator[BinaryIO]:
             os.remove(part)
         raise
     _sync_folder(os.path.dirname(path) or ".")
+
+
+def write_csv(rows: list[dict], path: str) -> str:
+    """A table of the rows' keys, in the order in which they come; returns the absolute path."""
+    with writing(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return os.path.abspath(path)
 
 
 @contextlib.contextmanager
@@ -61,6 +71,8 @@ def reading(path: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and path in str(error):
             raise
+        if isinstance(error, ValueError):
+            raise ValueError(f"{path}: {error}") from error
         reason = str(error).strip().partition("\n")[0] or "no more is known"
         raise ValueError(
             f"{path} is damaged, or of another kind ({type(error).__name__}: {reason[:200]})"

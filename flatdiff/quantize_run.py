@@ -5,14 +5,24 @@ far better than the loss itself. All ranks do the same; the first one writes. Ne
 by `forward`, past torch.compile, which would not notice that their layers change.
 """
 
-import csv
 import dataclasses
 import os
 from types import SimpleNamespace
 
 import torch
 
-from . import checkpoint, config, dist_util, int8, logger, packing, probe, run_util, script_util
+from . import (
+    checkpoint,
+    config,
+    disk,
+    dist_util,
+    int8,
+    logger,
+    packing,
+    probe,
+    run_util,
+    script_util,
+)
 from .image_datasets import ImageDataset
 from .quantize import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from .rng import generator
@@ -184,10 +194,7 @@ def _log_errors(layers, weights, folder):
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:
-        with open(os.path.join(folder, "quantization.csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        disk.write_csv(rows, os.path.join(folder, "quantization.csv"))
 
 
 def _share(part, whole):

@@ -282,7 +282,9 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
         weights = packing.unpack(weights)
     trained, source = checkpoint.config_of(path)
     if not trained and checkpoint.exists(source):
-        logger.warn(f"warning: {source} is another tool's: network and chain are as flags say")
+        logger.warn(
+            f"warning: {source} is another program's: the network is built by the flags alone"
+        )
     given = {name: getattr(flags, name) for name in groups}
     model, diffusion = build(
         *(
