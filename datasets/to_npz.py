@@ -8,7 +8,7 @@ uint8 [N, H, W, 3] in the order of the files, arr_1 the labels with --class_cond
 in memory at a time.
 """
 
-from common import add_classes, add_image_size, argparser, in_threads, write_npz
+from common import add_classes, add_image_size, argparser, in_threads, run, write_npz
 
 
 def create_argparser():
@@ -54,4 +54,4 @@ def subset(num_images: int, wanted: int, seed: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -47,11 +47,11 @@ def main(argv: list[str] | None = None) -> dict:
         raise SystemExit(f"--batch_size is {args.batch_size}, expected 1 or more")
     try:
         result = run(args)
-    except ValueError as error:
+        print(table(result))
+        if args.json:
+            print(f"JSON: {write_json(result, args.json)}")
+    except (ValueError, OSError) as error:
         raise SystemExit(f"evaluator: {error}") from error
-    print(table(result))
-    if args.json:
-        print(f"JSON: {write_json(result, args.json)}")
     return result
 
 

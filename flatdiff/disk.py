@@ -45,7 +45,7 @@ def write_csv(rows: list[dict], path: str) -> str:
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """In it, an OSError of a nameless file gets `path`.
+    """In it, an OSError of a nameless file, or of one that is to become `path`, gets `path`.
 
     Also one that hides behind what its handling raised: torch.save cannot close its archive on a
     full disk, and says so instead.
@@ -56,7 +56,7 @@ def naming(path: str) -> Iterator[None]:
         cause = error
         while cause and not (isinstance(cause, OSError) and cause.errno):
             cause = cause.__context__
-        if cause is None or cause.filename not in (None, path, f"{path}{PART}"):
+        if cause is None or not str(cause.filename or path).startswith(path):
             raise
         raise OSError(cause.errno, cause.strerror, path) from error
 
