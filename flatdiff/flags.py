@@ -7,7 +7,6 @@ several groups. A name that two groups share is one flag, and each group keeps i
 import argparse
 import dataclasses
 import difflib
-import math
 import shlex
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
 )
 
 EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+HUGE = 1e38  # of the numbers that fp32 holds
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
@@ -175,8 +175,8 @@ def _outside(field, value):
         return f"expected one of {', '.join(choices)}{hint}"
     if low is not None and not value >= low:
         return f"expected {low} or more"
-    if isinstance(value, float) and not math.isfinite(value):
-        return "expected a finite number"
+    if isinstance(value, float) and not abs(value) <= HUGE:
+        return f"expected a finite number, {HUGE:g} at most"
     if isinstance(value, int) and abs(value) > LARGEST:
         return f"expected at most {LARGEST} (2^63 - 1)"
     return ""

@@ -156,6 +156,8 @@ def _output(model):
 
 
 def _off(output, reference):
+    if not reference.any():  # as of a network that was never trained: there is nothing to share
+        return f"{(output - reference).norm():.3g} (of zeros)"
     return f"{(output - reference).norm() / reference.norm():.2%}"
 
 

@@ -189,6 +189,11 @@ def describe(flags, loop, dataset):
     }
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
+    if loop.swa and loop.step < loop.end_step < loop.swa_start + train.swa_window:
+        logger.warn(
+            f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
+            "there will be no swa_ file"
+        )
 
 
 def _gradient(train):

@@ -33,10 +33,9 @@ def channel_multipliers(image_size, channel_mult, table=CHANNEL_MULT):
         given = tuple(float(m) for m in channel_mult.split(",") if m)
     except ValueError:
         given = (math.nan,)
-    if not all(0 < m < math.inf for m in given):
+    if not all(0 < m <= 1000 for m in given):
         raise ValueError(
-            f"channel_mult is {channel_mult!r}; expected positive numbers separated by commas, as "
-            "1,2,2,2"
+            f"channel_mult is {channel_mult!r}; expected numbers above 0 and up to 1000, as 1,2,2,2"
         )
     if not given and image_size not in table:
         raise ValueError(

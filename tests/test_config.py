@@ -86,6 +86,7 @@ def test_shared_names_have_one_type_and_every_flag_says_what_it_is():
         ("--rho nan", "expected 0 or more"),
         ("--rho inf", "got 'inf', expected a finite number"),
         ("--eps_scaler nan", "expected a finite number"),
+        ("--eps_scaler 1e39", "expected a finite number"),
         ("--end_step 9223372036854775808", "expected at most 9223372036854775807"),
         ("32", "'32' belongs to no flag"),
     ],

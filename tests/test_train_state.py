@@ -1,10 +1,12 @@
 """Files beside the resumed one that hold something else: one sentence with the file's name."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_train_util import equal, log, loop  # noqa: F401
 
-from flatdiff import checkpoint, logger
+from flatdiff import checkpoint, config, logger, run_util
 
 
 def resumed(change, name):
@@ -53,3 +55,14 @@ CHANGES = {
 def test_what_does_not_fit_names_its_file(name, change):
     with pytest.raises(ValueError, match=name):
         resumed(CHANGES[name][change], name)
+
+
+@pytest.mark.parametrize(("end", "warned"), [(5, True), (6, False)])
+def test_an_average_that_no_window_reaches_is_warned_of(end, warned, monkeypatch):
+    said = []
+    monkeypatch.setattr(logger, "warn", said.append)
+    groups = {"train": config.TrainFlags, "data": config.DataFlags}
+    flags = config.parse("", ["--use_swa", "True", "--swa_window", "4"], **groups)
+    run = loop(use_swa=True, swa_window=4, swa_start=2, end_step=end)
+    run_util.describe(flags, run, SimpleNamespace(image_size=8, num_images=4))
+    assert bool(said) == warned
