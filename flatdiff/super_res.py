@@ -3,6 +3,8 @@
 What a shrunk image is in training, the samples of a base model are afterwards.
 """
 
+import os
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ class BaseSamples:
     """
 
     def __init__(self, path, small_size):
-        if not path or not checkpoint.exists(path):
+        if not path or not checkpoint.exists(path) or os.path.isdir(path):
             raise ValueError(f"no file {path!r}: give --base_samples FILE.npz, as image_sample's")
         with disk.reading(path), np.load(path) as file:
             self.images, self.labels = file["arr_0"], file.get("arr_1")
