@@ -9,7 +9,7 @@ https://github.com/NVlabs/ffhq-dataset
 
 import os
 
-from common import add_image_size, add_transparent, argparser, need_file, write_folder
+from common import add_image_size, add_transparent, argparser, need_file, run, write_folder
 
 
 def create_argparser():
@@ -45,4 +45,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,7 @@ package of that name.
 
 import os
 
-from common import add_image_size, argparser, need_file, write_folder
+from common import add_image_size, argparser, need_file, run, write_folder
 
 
 def create_argparser():
@@ -68,4 +68,4 @@ def square(data: bytes, image_size: int, i: int = 0):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,7 +11,7 @@ CC-BY 2.0.
 
 import os
 
-from common import add_image_size, argparser, splits, write_folder
+from common import add_image_size, argparser, run, splits, write_folder
 
 PHOTOS = {
     "astronaut": "astronaut.png",
@@ -82,4 +82,4 @@ def cut(name: str, photo, size: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

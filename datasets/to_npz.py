@@ -8,7 +8,15 @@ uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is t
 class_names the name of each. One image is in memory at a time.
 """
 
-from common import add_classes, add_image_size, add_transparent, argparser, in_threads, write_npz
+from common import (
+    add_classes,
+    add_image_size,
+    add_transparent,
+    argparser,
+    in_threads,
+    run,
+    write_npz,
+)
 
 
 def create_argparser():
@@ -63,4 +71,4 @@ def subset(num_images: int, wanted: int, seed: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,7 +11,7 @@ with --image_size. Names, and so classes, stay.
 
 import os
 
-from common import add_image_size, add_transparent, argparser, in_threads
+from common import add_image_size, add_transparent, argparser, in_threads, run
 
 
 def create_argparser():
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
+    from flatdiff.disk import writing
     from flatdiff.image_files import Folder, open_images
 
     try:
@@ -38,12 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         if not isinstance(source, Folder):
             raise ValueError(f"--data_dir is {args.data_dir}, expected a folder of images")
         contents = in_threads(lambda i: content(source, i, args.image_size), range(len(source)))
-        with zipfile.ZipFile(f"{args.out}.partial", "w", zipfile.ZIP_STORED) as archive:
+        with writing(args.out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in tqdm(contents, desc="packing images", total=len(source)):
                 archive.writestr(name, data)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    os.replace(f"{args.out}.partial", args.out)
     print(f"{len(source)} images written: {os.path.abspath(args.out)}")
 
 
@@ -65,4 +65,4 @@ def content(source, i: int, image_size: int | None) -> tuple[str, bytes]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

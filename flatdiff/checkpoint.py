@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from . import finite
+from .disk import PART, reading, writing
 
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
-PART = ".flatdiff-part"  # ends the name of a file that is still being written
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
 
 
@@ -50,16 +50,12 @@ def state_name(step: int) -> str:
 
 
 def parse_resume_step_from_filename(filename: str) -> int:
-    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0.
+    """The number between a file name's last "model" and the next dot, `model000100.pt` -> 100.
 
-    A date, `model2024_05_01.pt`, is none, though Python would read it as one.
+    0 where there is none, or more than digits: `model2024_05_01.pt`, `model-5.pt`.
     """
-    _, found, rest = filename.rpartition("model")
-    number = rest.split(".")[0]
-    try:
-        return int(number) if found and "_" not in number else 0
-    except ValueError:
-        return 0
+    found = re.search(r"model([0-9]+)(?:\.[^/]*)?$", filename)
+    return int(found[1]) if found else 0
 
 
 # Paths
@@ -139,26 +135,8 @@ def _write(path: str, write: Callable[[BinaryIO], Any]) -> None:
         with bf.BlobFile(path, "wb") as file:
             file.write(buffer.getvalue())
         return
-    part = path + PART
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
-    _sync_folder(_folder(path))
-
-
-def _sync_folder(folder: str) -> None:
-    """Let the new name, too, survive a power cut (Windows has no such call)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    with writing(path) as file:
+        write(file)
 
 
 # Loading
@@ -194,7 +172,7 @@ def load_json(path: str) -> Any:
     with bf.BlobFile(path, "rb") as file:
         try:
             return json.loads(file.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
 
 
@@ -202,9 +180,12 @@ def about(path: str) -> Any:
     """What `save_tensors` was told about the file; {} for a file from elsewhere."""
     if not path.endswith(".safetensors"):
         return {}
-    with bf.BlobFile(path, "rb") as file:
+    with bf.BlobFile(path, "rb") as file, reading(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        if told and not isinstance(told["diffusion"], dict):
+            raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
+        return told
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:

@@ -19,7 +19,7 @@ from .config_use import (
     SampleFlags,
     StudyFlags,
 )
-from .flags import as_trained, flag, group_of, parse, run, to_dict
+from .flags import as_trained, checked, flag, group_of, parse, run, to_dict
 
 __all__ = [
     "BaseFlags",
@@ -34,6 +34,7 @@ __all__ = [
     "SampleFlags",
     "StudyFlags",
     "as_trained",
+    "checked",
     "flag",
     "group_of",
     "parse",

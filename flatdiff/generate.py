@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, classes, dist_util, finite, keys, logger, script_util
+from . import checkpoint, classes, disk, dist_util, finite, keys, logger, script_util
 from .image_datasets import save_grid, to_uint8
 from .rng import LABEL, SAMPLE, generator, seed_of
 
@@ -201,16 +201,17 @@ def _save_part(parts, indices, images, labels):
     if labels is not None:
         content["labels"] = np.asarray(labels)
     path = os.path.join(parts, f"{indices[0]:08d}_{len(indices)}")
-    np.savez(f"{path}.tmp", **content)
-    os.replace(f"{path}.tmp.npz", f"{path}.npz")
+    with disk.writing(f"{path}.npz") as file:
+        np.savez(file, **content)
 
 
 def _done(parts):
     """Image index -> the part that holds it."""
     where = {}
     for name in sorted(os.listdir(parts)):
-        if not name.endswith(".tmp.npz"):
-            with np.load(os.path.join(parts, name)) as part:
+        if name.endswith(".npz"):
+            path = os.path.join(parts, name)
+            with disk.reading(path), np.load(path) as part:
                 where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
     return where
 
@@ -268,14 +269,15 @@ def _join(parts, num_samples, folder, suffix, known, key):
             if name not in opened:
                 if len(opened) > 16:
                     opened.clear()
-                with np.load(os.path.join(parts, name)) as part:
+                path = os.path.join(parts, name)
+                with disk.reading(path), np.load(path) as part:
                     opened[name] = dict(part)
             yield opened[name].get(field, (None,) * (row + 1))[row]
 
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
     path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
-    with zipfile.ZipFile(f"{path}.tmp", "w") as archive:
+    with disk.writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         _write(archive, "arr_0", shape, np.uint8, rows("images"))
         if next(rows("labels")) is not None:
             _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
@@ -283,7 +285,6 @@ def _join(parts, num_samples, folder, suffix, known, key):
                 names = classes.array(known)
                 _write(archive, "class_names", names.shape, names.dtype, names)
         archive.comment = _comment(key)
-    os.replace(f"{path}.tmp", path)
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
     return os.path.abspath(path)

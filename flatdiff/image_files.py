@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import logger, pictures
+from .disk import naming, writing
 
 LARGEST = 1 << 28  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
@@ -230,7 +231,9 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)
     for name, image in tqdm(pairs, desc="writing images", total=len(names)):
-        Image.fromarray(np.asarray(image)).save(os.path.join(partial, f"{name}.png"))
+        path = os.path.join(partial, f"{name}.png")
+        with naming(path):
+            Image.fromarray(np.asarray(image)).save(path)
     os.replace(partial, folder)
 
 
@@ -261,5 +264,5 @@ def _save_png(image: np.ndarray, path: str) -> None:
     if _is_remote(path):  # where a write is atomic by itself
         bf.write_bytes(path, png.getvalue())
     else:
-        bf.write_bytes(f"{path}.partial", png.getvalue())
-        os.replace(f"{path}.partial", path)
+        with writing(path) as file:
+            file.write(png.getvalue())

@@ -5,13 +5,23 @@ far better than the loss itself. All ranks do the same; the first one writes. Ne
 by `forward`, past torch.compile, which would not notice that their layers change.
 """
 
-import csv
 import dataclasses
 import os
 
 import torch
 
-from . import checkpoint, config, dist_util, int8, logger, packing, probe, run_util, script_util
+from . import (
+    checkpoint,
+    config,
+    disk,
+    dist_util,
+    int8,
+    logger,
+    packing,
+    probe,
+    run_util,
+    script_util,
+)
 from .quantize import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from .rng import generator
 
@@ -145,6 +155,8 @@ def _output(model):
 
 
 def _off(output, reference):
+    if not reference.any():  # as of a network that was never trained: there is nothing to share
+        return f"{(output - reference).norm():.3g} (of zeros)"
     return f"{(output - reference).norm() / reference.norm():.2%}"
 
 
@@ -183,10 +195,7 @@ def _log_errors(layers, weights, folder):
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:
-        with open(os.path.join(folder, "quantization.csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        disk.write_csv(rows, os.path.join(folder, "quantization.csv"))
 
 
 def _share(part, whole):

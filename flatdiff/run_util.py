@@ -11,7 +11,7 @@ import os
 import tempfile
 
 from . import checkpoint, classes, dist_util, generate, image_datasets, logger, script_util
-from .config import to_dict
+from .config import checked, to_dict
 from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
 
@@ -105,8 +105,9 @@ def _refuse_another_network(flags, path):
     trained, source = checkpoint.config_of(path)
     for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
+        values = checked(type(group), trained.get(name, {}), source)
         for field in dataclasses.fields(group):
-            was, now = trained.get(name, {}).get(field.name), getattr(group, field.name)
+            was, now = values.get(field.name), getattr(group, field.name)
             if field.metadata["fixed"] and was is not None and was != now:
                 raise ValueError(
                     f"{field.name} was {was!r} when {path} was trained ({source}), and is "
@@ -262,6 +263,11 @@ def describe(flags, loop, dataset):
     }
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
+    if loop.swa and loop.step < loop.end_step < loop.swa_start + train.swa_window:
+        logger.warn(
+            f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
+            "there will be no swa_ file"
+        )
 
 
 def _gradient(train):

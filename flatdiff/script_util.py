@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from . import checkpoint, classes, config, dist_util, logger, packing, restore
+from . import checkpoint, classes, config, disk, dist_util, logger, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
@@ -278,8 +278,14 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     """
     if not path:
         raise ValueError(f"no checkpoint: give --{flag} FILE (model*.pt, ema_*.pt or swa_*.pt)")
-    weights = packing.unpack(dist_util.load_state_dict(path))
+    weights = dist_util.load_state_dict(path)
+    with disk.reading(path):
+        weights = packing.unpack(weights)
     trained, source = checkpoint.config_of(path)
+    if not trained and checkpoint.exists(source):
+        logger.warn(
+            f"warning: {source} is another program's: the network is built by the flags alone"
+        )
     given = {name: getattr(flags, name) for name in groups}
     model, diffusion = build(
         *(
@@ -289,7 +295,8 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
             for name, group in given.items()
         )
     )
-    restore.load_weights(model, weights, path)
+    with disk.reading(path):
+        restore.load_weights(model, weights, path)
     model.classes = classes.saved(trained, source)
     place(model).eval()
     if flags.run.compile:

@@ -10,7 +10,7 @@ import glob
 import os
 import time
 
-from . import checkpoint, config, dist_util, evaluation, exposure_run, flatness_run, run_util
+from . import checkpoint, config, disk, dist_util, evaluation, exposure_run, flatness_run, run_util
 from .exposure_report import CURVES
 from .flatness_report import curve_rows
 from .study import GROUPS, RESULT, Cell, read_result
@@ -39,11 +39,21 @@ def work(path: str, train, sample) -> None:
         "HESSIAN": _spectrum,
         "exposure": _exposure,
     }
-    for cell in checkpoint.load_json(path)["cells"]:
+    for cell in _cells(path, bodies):
         with _locked(cell["folder"]):
             known = dist_util.broadcast_object(read_result(cell["folder"]))
             if known is None:
                 _do(cell, bodies[cell["kind"]])
+
+
+def _cells(path: str, kinds) -> list[dict]:
+    with disk.reading(path):
+        cells = checkpoint.load_json(path)["cells"]
+        for cell in cells:
+            types = [type(cell[name]) for name in ("folder", "flags")]
+            if cell["kind"] not in kinds or types != [str, dict]:
+                raise ValueError(f"this is no cell of a study: {cell!r:.80}")
+    return cells
 
 
 def _do(cell: dict, body) -> None:

@@ -3,11 +3,13 @@
 What a shrunk image is in training, the samples of a base model are afterwards.
 """
 
+import os
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import checkpoint, classes, generate
+from . import checkpoint, classes, disk, generate
 from .image_datasets import to_float
 
 
@@ -35,14 +37,14 @@ class BaseSamples:
     """
 
     def __init__(self, path, small_size):
-        if not path or not checkpoint.exists(path):
+        if not path or not checkpoint.exists(path) or os.path.isdir(path):
             raise ValueError(f"no file {path!r}: give --base_samples FILE.npz, as image_sample's")
-        with np.load(path) as file:
+        with disk.reading(path), np.load(path) as file:
             self.images, self.labels = file["arr_0"], file.get("arr_1")
             self.names = file.get("class_names")
+            shape = (len(self.images), small_size, small_size, 3)
         self.path = path
-        shape = (len(self.images), small_size, small_size, 3)
-        if self.images.shape != shape or self.images.dtype != np.uint8:
+        if not len(self.images) or self.images.shape != shape or self.images.dtype != np.uint8:
             raise ValueError(
                 f"arr_0 of {path} is {self.images.dtype} {self.images.shape}; expected uint8 "
                 f"{shape}: --small_size of the network is {small_size}"

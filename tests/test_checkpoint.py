@@ -30,7 +30,12 @@ def test_names_are_guided_diffusions():
         ("mymodel000007.pt", 7),
         ("ema_0.9999_000010.pt", 0),
         ("64x64_diffusion.pt", 0),
-        ("model-5.pt", -5),
+        ("model-5.pt", 0),
+        ("model2024_05_01.pt", 0),
+        ("model１２.pt", 0),
+        ("model000020 (1).pt", 0),
+        ("runs/model1.0/64x64_diffusion.pt", 0),
+        ("runs/model1.0/model000020.pt", 20),
         ("gs://bucket/model_v2/model1234567.pt", 1234567),
         ("models/last.pt", 0),
         ("model2024_05_01.pt", 0),
@@ -114,6 +119,27 @@ def test_kill_9_during_a_save_leaves_the_old_file(call, tmp_path, monkeypatch):
     (tmp_path / "notes.part").touch()
     checkpoint.clean(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["model000001.pt", "notes.part"]
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], None, {"model": "adm8", "diffusion": "cosine"}, {"_class_name": "UNet"}]
+)
+def test_a_config_of_another_program_is_none(content, tmp_path):
+    checkpoint.save_json(content, str(tmp_path / checkpoint.CONFIG))
+    path = str(tmp_path / "model000001.pt")
+    assert checkpoint.config_of(path) == ({}, str(tmp_path / checkpoint.CONFIG))
+
+
+def test_deep_json_and_an_odd_header_are_told(tmp_path):
+    path = str(tmp_path / checkpoint.CONFIG)
+    with open(path, "w") as file:
+        file.write("[" * 99999)
+    with pytest.raises(ValueError, match="config.json is not whole"):
+        checkpoint.load_json(path)
+    path = str(tmp_path / "a.safetensors")
+    checkpoint.save_tensors({"w": torch.zeros(1)}, path, {"model": 3})
+    with pytest.raises(ValueError, match="a.safetensors is damaged, or of another kind"):
+        checkpoint.about(path)
 
 
 # What is wrong with a file
