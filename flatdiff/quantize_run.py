@@ -40,13 +40,13 @@ def quantize(model, diffusion, flags, folder):
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
         logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
-    losses = _loss_meter(model, diffusion, flags)
+    losses, plan = _loss_meter(model, diffusion, flags)
     before = losses()
     if quant.quant_backend == "int8":
         _install_int8(model, layers, weights, quant)
     else:
         _install(layers, weights, quant)
-    _log_losses(before, losses())
+    _log_losses(before, losses(), plan)
     return quant
 
 
@@ -195,9 +195,12 @@ def _share(part, whole):
 
 
 def _loss_meter(model, diffusion, flags):
-    """A function that gives the losses of images of --data_dir: float64 [N] each; {} without it."""
+    """A function that gives the losses of images of --data_dir, and their Plan; {} without it.
+
+    On the chain of the training, whatever the one that is sampled: float64 [N] each.
+    """
     if not flags.data.data_dir:
-        return dict
+        return dict, None
     labelled = SimpleNamespace(
         class_cond=model.num_classes is not None, num_classes=model.num_classes
     )
@@ -205,25 +208,26 @@ def _loss_meter(model, diffusion, flags):
         flags.data.data_dir, model.image_size, labelled.class_cond, flags.data.class_from
     )
     run_util.check_classes(dataset, labelled)
-    num_images = min(flags.quant.num_images, dataset.num_images)
+    num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
     images, cond = probe.images_of(dataset, num_images, flags.run.seed)
-    draws = probe.fixed_draws(
-        images.to(dist_util.dev()), diffusion.num_timesteps, flags.run.seed, cond
-    )
+    steps = diffusion.num_timesteps
+    plan = probe.plan(num_images, steps, steps, flags.run.seed, dataset.num_images)
+    draws = probe.fixed_draws(images.to(dist_util.dev()), plan, flags.run.seed, cond)
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def losses():
         with autocast():
             return probe.losses(model.forward, diffusion, draws, flags.sample.batch_size)
 
-    return losses
+    return losses, plan
 
 
-def _log_losses(before, after):
-    everything = [slice(None)]
-    for name in before:
-        (old,), (new,) = (probe.means(x[name], everything) for x in (before, after))
-        (error,) = probe.errors(after[name] - before[name], everything)
+def _log_losses(before, after, plan):
+    """mse first, where there is one; a rise is paired image by image."""
+    for name in [term for term in ("mse", "vb", "loss") if term in before]:
+        everything = [torch.ones_like(plan.t, dtype=torch.bool)]
+        (old,), (new,) = (plan.means(x[name], everything) for x in (before, after))
+        (error,) = plan.errors(after[name] - before[name], everything)
         logger.log(
             f"{name} on {len(before[name])} images: {old:.5g} before, {new:.5g} after, "
             f"rise {new - old:.3g} +- {error:.2g}"
