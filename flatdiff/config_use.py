@@ -69,7 +69,7 @@ class FlatnessFlags:
     num_draws: int = flag(
         20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
     )
-    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
+    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=6)
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
     num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1)
     surface_points: int = flag(21, "SURFACE: points along a side of the plane, odd", low=3)
@@ -145,7 +145,7 @@ class QuantFlags:
         "", "FILE.safetensors for the packed weights, to give as model_path; empty: not saved"
     )
     num_images: int = flag(
-        256, "images of data_dir on which the loss is measured before and after", low=2
+        256, "images of data_dir on which the loss is measured before and after", low=6
     )
 
 

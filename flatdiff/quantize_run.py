@@ -22,7 +22,7 @@ STREAM = 5000  # of the noise that the int8 arithmetic is tried on, far from rng
 
 
 @torch.no_grad()
-def quantize(model, diffusion, flags, folder):
+def quantize(model, flags, folder):
     """Round the network in place as --quant and its companions say; returns the flags in force.
 
     How weights are rounded is the file's own, if it holds packed weights. Writes quantization.csv
@@ -40,7 +40,7 @@ def quantize(model, diffusion, flags, folder):
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
         logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
-    losses, plan = _loss_meter(model, diffusion, flags)
+    losses, plan = _loss_meter(model, flags)
     before = losses()
     if quant.quant_backend == "int8":
         _install_int8(model, layers, weights, quant)
@@ -194,7 +194,7 @@ def _share(part, whole):
     return part / whole if whole else 0.0
 
 
-def _loss_meter(model, diffusion, flags):
+def _loss_meter(model, flags):
     """A function that gives the losses of images of --data_dir, and their Plan; {} without it.
 
     On the chain of the training, whatever the one that is sampled: float64 [N] each.
@@ -210,16 +210,28 @@ def _loss_meter(model, diffusion, flags):
     run_util.check_classes(dataset, labelled)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
     images, cond = probe.images_of(dataset, num_images, flags.run.seed)
-    steps = diffusion.num_timesteps
+    chain = _training_chain(flags)
+    steps = chain.num_timesteps
     plan = probe.plan(num_images, steps, steps, flags.run.seed, dataset.num_images)
     draws = probe.fixed_draws(images.to(dist_util.dev()), plan, flags.run.seed, cond)
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def losses():
         with autocast():
-            return probe.losses(model.forward, diffusion, draws, flags.sample.batch_size)
+            return probe.losses(model.forward, chain, draws, flags.sample.batch_size)
 
     return losses, plan
+
+
+def _training_chain(flags):
+    """The checkpoint's, at the timesteps that it was trained on, and not those of the sampling."""
+    path, chain = flags.sample.model_path, flags.diffusion
+    trained, source = checkpoint.config_of(path)
+    known = trained.get("diffusion", {})
+    if known:
+        chain = config.as_trained(type(chain), known, flags.given, source)
+    steps = known.get("timestep_respacing", "")
+    return script_util.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
 def _log_losses(before, after, plan):

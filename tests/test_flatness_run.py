@@ -13,9 +13,18 @@ import pytest
 import torch
 from launch import ROOT, mpirun
 
-from flatdiff import checkpoint, config, flatness_run, logger, perturb, script_util
+from flatdiff import (
+    checkpoint,
+    config,
+    flatness,
+    flatness_report,
+    flatness_run,
+    logger,
+    perturb,
+    script_util,
+)
 from flatdiff.finished import Finished
-from flatdiff.subject import Subject, load_images
+from flatdiff.subject import Subject, load_images, packed, unpacked
 
 KINDS = ("LPF", "HESSIAN", "SURFACE")
 MODEL = config.ModelFlags(
@@ -40,9 +49,9 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """runs/a and runs/b with a network each, and 8 images."""
+    """runs/a and runs/b with a network each, and 16 images."""
     folder = tmp_path_factory.mktemp("study")
-    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
     np.savez(folder / "images.npz", arr_0=images)
     for seed, name in enumerate(("a/model000007.pt", "b/ema_0.9_000007.pt")):
         torch.manual_seed(seed)
@@ -66,17 +75,17 @@ def arguments(folder, log_dir, *more):
         "sigma": "0.02,0.005",
         "radius": "1",
         "num_draws": 4,
-        "num_images": 8,
+        "num_images": 16,
         "num_eigenvalues": 1,
         "surface_points": 3,
-        "batch_size": 5,
+        "batch_size": 9,
     }
     return [str(x) for k, v in fixed.items() for x in (f"--{k}", v)] + list(more)
 
 
 def study_of(kind, folder, log_dir):
     """Arguments of a study for the tests of files and ranks; products with H take long."""
-    few = ("--model_path", f"{folder}/runs/b/*", "--num_images", "4", "--batch_size", "3")
+    few = ("--model_path", f"{folder}/runs/b/*", "--num_images", "6", "--batch_size", "4")
     return arguments(folder, log_dir, "--flatness", kind, *(few if kind == "HESSIAN" else ()))
 
 
@@ -141,11 +150,14 @@ def test_hessian_of_a_network_is_what_its_lpf_says(folder):
     sigma, flags = 1e-3, parse(arguments(folder, folder / "both"))
     images = functools.partial(load_images, flags)
     subject = Subject("a", f"{folder}/runs/a/model000007.pt", flags, images)
-    z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 0)])
-    losses = [subject.at(perturb.gaussian(s, 0, 0))["losses"] for s in (sigma, -sigma)]
-    assert subject.terms[1] == subject.hessian_term == "mse"
-    curvature = (losses[0][1][0] + losses[1][1][0] - 2 * subject.at_w[1, 0]) / sigma**2
-    assert float(z @ subject.hessian_product()(z)) == pytest.approx(float(curvature), rel=0.02)
+    z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 1)])
+    losses = [subject.at(perturb.gaussian(s, 0, 1))["losses"] for s in (sigma, -sigma)]
+    assert subject.terms == ["mse", "vb", "loss"] and subject.headline == "mse"
+    curvature = (losses[0][0][0] + losses[1][0][0] - 2 * subject.at_w[0, 0]) / sigma**2
+    found = float(z @ subject.hessian_product()(z))
+    assert found == pytest.approx(float(curvature), rel=0.02)
+    each = subject.curvatures(z)
+    assert float(subject.means(each[None])[0, 0]) == pytest.approx(found, rel=1e-4)
 
 
 def test_rows_are_means_over_pairs_of_the_draws(alone):
@@ -173,6 +185,57 @@ def test_rows_are_means_over_pairs_of_the_draws(alone):
         assert row["timesteps"] == ["0..39", "0..9", "10..19", "20..29", "30..39"][part]
     assert {r["minus_first"] for r in study["rows"] if r["model"] == first["name"]} == {None}
     assert study["settings"]["flatness"]["num_draws"] == 4 and len(first["sha256"]) == 64
+
+
+def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path):
+    """Both errors, and those of a difference, by each image's losses, looked at from outside."""
+    argv = arguments(folder, tmp_path, "--sigma", "0.02")
+    record, flags = study(argv), parse(argv)
+    rows = [r for r in flatness_report.curve_rows(record) if r["part"] == "all"]
+    images, rises = functools.partial(load_images, flags), []
+    for path in flatness_run.find_models(flags.flatness.model_path):
+        subject = Subject("", path, flags, images)
+        own, moved = subject.measure(), []
+        for draw in range(4):
+            with perturb.at(subject.weights, flatness.perturbation("LPF", 0.02, 0, draw)):
+                moved.append(subject.measure())
+        rises.append(torch.stack(moved).mean(dim=0) - own)
+    everything, plan = subject.quarters[:1], subject.plan
+    for i, term in enumerate(("mse", "vb", "loss")):
+        first, second = (row for row in rows if row["term"] == term)
+        for values, error in (
+            (rises[0], first["error_images"]),
+            (rises[1], second["error_images"]),
+            (rises[1] - rises[0], second["minus_first_error_images"]),
+        ):
+            assert error == pytest.approx(plan.errors(values[i], everything)[0], rel=1e-5)
+        for row in (first, second):
+            assert row["rise"] == pytest.approx(plan.means(rises[row is second][i], everything)[0])
+            assert row["error_larger"] == max(row["error"], row["error_images"])
+        assert first["minus_first_error_images"] is None
+        kept = second["minus_first_error"], second["minus_first_error_images"]
+        assert second["minus_first_error_larger"] == max(kept)
+
+
+def test_other_timesteps_are_not_paired(folder, tmp_path):
+    flags = parse(arguments(folder, tmp_path))
+    images = functools.partial(load_images, flags)
+    path = f"{folder}/runs/a/model000007.pt"
+    a = Subject("a", path, flags, images)
+    fewer = replace(flags.flatness, t_range=20)
+    b = Subject("b", path, SimpleNamespace(**vars(flags) | {"flatness": fewer}), images)
+    values = torch.rand(3, 16, dtype=torch.float64)
+    found = flatness_run._of_difference(b, values, a, values)
+    expected = torch.hypot(a.errors_of(values[:1]), b.errors_of(values[:1]))[0, 0]
+    assert found["mse"][0] == pytest.approx(float(expected))
+    assert flatness_run._of_difference(a, values, a, values)["mse"][0] == 0
+
+
+def test_values_of_images_are_kept_as_text():
+    values = torch.randn(3, 5, dtype=torch.float64) * 1e-9
+    kept = json.loads(json.dumps(packed(values)))
+    assert torch.equal(unpacked(kept), values.float().double())
+    assert len(kept[1]) == 4 * 3 * 5 * 4 / 3
 
 
 def test_distances_are_those_asked_for(folder, alone, tmp_path):
@@ -204,7 +267,7 @@ def test_files_to_read(alone):
         assert (alone / f"flatness_{name}.png").read_bytes().startswith(b"\x89PNG")
     log = (alone / "log.txt").read_text()
     assert str(alone / "flatness.json") in log
-    table = log[log.index("mse") :].splitlines()[:5]
+    table = log[log.index("mse  ") :].splitlines()[:5]
     assert len({len(line) for line in table[:5]}) == 1
 
 
@@ -240,7 +303,7 @@ def test_an_interrupted_study_goes_on(folder, alone, monkeypatch, capsys):
     [
         ("--seed", "1"),
         ("--t_range", "10"),
-        ("--num_images", "6"),
+        ("--num_images", "7"),
         ("--dtype", "bf16"),
         ("--noise_scale", "filter"),
         ("--timestep_respacing", "20"),
@@ -249,7 +312,7 @@ def test_an_interrupted_study_goes_on(folder, alone, monkeypatch, capsys):
 def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        Subject, "measure", lambda self: calls.append(self) or torch.zeros(len(self.terms), 5)
+        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self._own)
     )
     argv = arguments(folder, tmp_path, "--model_path", f"{folder}/runs/a/model000007.pt")
     study(argv)
@@ -277,7 +340,7 @@ def test_classes(folder, tmp_path):
     checkpoint.save(network.state_dict(), str(tmp_path / "model000001.pt"))
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 1, 0]))
-    argv = arguments(folder, tmp_path, "--flatness", "MC", "--num_images", "4")
+    argv = arguments(folder, tmp_path, "--flatness", "MC", "--num_images", "6")
     argv += ["--model_path", f"{tmp_path}/model000001.pt", "--data_dir", f"{tmp_path}/data.npz"]
     for name, value in (vars(model) | vars(DIFFUSION)).items():
         argv += [f"--{name}", str(value)]
