@@ -13,18 +13,9 @@ import pytest
 import torch
 from launch import ROOT, mpirun
 
-from flatdiff import (
-    checkpoint,
-    config,
-    flatness,
-    flatness_report,
-    flatness_run,
-    logger,
-    perturb,
-    script_util,
-)
+from flatdiff import checkpoint, config, flatness_run, logger, perturb, script_util
 from flatdiff.finished import Finished
-from flatdiff.subject import Subject, load_images, packed, unpacked
+from flatdiff.subject import Subject, load_images
 
 KINDS = ("LPF", "HESSIAN", "SURFACE")
 MODEL = config.ModelFlags(
@@ -53,6 +44,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
     np.savez(folder / "images.npz", arr_0=images)
+    many = np.random.default_rng(1).integers(0, 256, (2000, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "many.npz", arr_0=many)
     for seed, name in enumerate(("a/model000007.pt", "b/ema_0.9_000007.pt")):
         torch.manual_seed(seed)
         model, _ = script_util.build(MODEL, DIFFUSION)
@@ -185,57 +178,6 @@ def test_rows_are_means_over_pairs_of_the_draws(alone):
         assert row["timesteps"] == ["0..39", "0..9", "10..19", "20..29", "30..39"][part]
     assert {r["minus_first"] for r in study["rows"] if r["model"] == first["name"]} == {None}
     assert study["settings"]["flatness"]["num_draws"] == 4 and len(first["sha256"]) == 64
-
-
-def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path):
-    """Both errors, and those of a difference, by each image's losses, looked at from outside."""
-    argv = arguments(folder, tmp_path, "--sigma", "0.02")
-    record, flags = study(argv), parse(argv)
-    rows = [r for r in flatness_report.curve_rows(record) if r["part"] == "all"]
-    images, rises = functools.partial(load_images, flags), []
-    for path in flatness_run.find_models(flags.flatness.model_path):
-        subject = Subject("", path, flags, images)
-        own, moved = subject.measure(), []
-        for draw in range(4):
-            with perturb.at(subject.weights, flatness.perturbation("LPF", 0.02, 0, draw)):
-                moved.append(subject.measure())
-        rises.append(torch.stack(moved).mean(dim=0) - own)
-    everything, plan = subject.quarters[:1], subject.plan
-    for i, term in enumerate(("mse", "vb", "loss")):
-        first, second = (row for row in rows if row["term"] == term)
-        for values, error in (
-            (rises[0], first["error_images"]),
-            (rises[1], second["error_images"]),
-            (rises[1] - rises[0], second["minus_first_error_images"]),
-        ):
-            assert error == pytest.approx(plan.errors(values[i], everything)[0], rel=1e-5)
-        for row in (first, second):
-            assert row["rise"] == pytest.approx(plan.means(rises[row is second][i], everything)[0])
-            assert row["error_larger"] == max(row["error"], row["error_images"])
-        assert first["minus_first_error_images"] is None
-        kept = second["minus_first_error"], second["minus_first_error_images"]
-        assert second["minus_first_error_larger"] == max(kept)
-
-
-def test_other_timesteps_are_not_paired(folder, tmp_path):
-    flags = parse(arguments(folder, tmp_path))
-    images = functools.partial(load_images, flags)
-    path = f"{folder}/runs/a/model000007.pt"
-    a = Subject("a", path, flags, images)
-    fewer = replace(flags.flatness, t_range=20)
-    b = Subject("b", path, SimpleNamespace(**vars(flags) | {"flatness": fewer}), images)
-    values = torch.rand(3, 16, dtype=torch.float64)
-    found = flatness_run._of_difference(b, values, a, values)
-    expected = torch.hypot(a.errors_of(values[:1]), b.errors_of(values[:1]))[0, 0]
-    assert found["mse"][0] == pytest.approx(float(expected))
-    assert flatness_run._of_difference(a, values, a, values)["mse"][0] == 0
-
-
-def test_values_of_images_are_kept_as_text():
-    values = torch.randn(3, 5, dtype=torch.float64) * 1e-9
-    kept = json.loads(json.dumps(packed(values)))
-    assert torch.equal(unpacked(kept), values.float().double())
-    assert len(kept[1]) == 4 * 3 * 5 * 4 / 3
 
 
 def test_distances_are_those_asked_for(folder, alone, tmp_path):
