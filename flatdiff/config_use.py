@@ -79,7 +79,7 @@ class FlatnessFlags:
         low=2,
         changes="parts",
     )
-    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
+    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=6)
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
     num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1, changes="parts")
     surface_points: int = flag(
@@ -166,7 +166,7 @@ class QuantFlags:
     num_images: int = flag(
         256,
         "images of data_dir on which the loss is measured before and after",
-        low=2,
+        low=6,
         changes="nothing",
     )
 
