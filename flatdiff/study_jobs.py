@@ -54,6 +54,7 @@ def work(path: str, train, sample) -> None:
         "MC": _curve,
         "HESSIAN": _spectrum,
         "exposure": _exposure,
+        "floor": _floor,
     }
     for cell in checkpoint.load_json(path)["cells"]:
         with _locked(cell["folder"]):
@@ -128,22 +129,43 @@ def _distance(cell, _) -> dict | None:
         return None
     f = cell["flags"]
     measure = evaluation.measure_by(f["features"], f["inception_weights"])
-    dataset = run_util.open_dataset(config.DataFlags(data_dir=f["data_dir"]), f["image_size"])
-    found = measure(evaluation.reference_of(dataset), samples_in(f["samples"]))
+    found = measure(_reference(f), samples_in(f["samples"]))
     name = evaluation.distance_name(f["features"])
     metrics = found["metrics"]
-    return {"name": name, "value": metrics[name], "error": metrics[f"{name}_error"]} | found
+    return {"name": name, "value": metrics.get(name), "error": metrics.get(f"{name}_error")} | found
+
+
+def _floor(cell, _) -> dict | None:
+    """Of as many real images as there are samples."""
+    if dist_util.rank() > 0:
+        return None
+    f = cell["flags"]
+    floor = evaluation.floor_by(f["features"], f["inception_weights"])
+    return floor(_reference(f), f["num_samples"]) or {}
+
+
+def _reference(f: dict):
+    dataset = run_util.open_dataset(config.DataFlags(data_dir=f["data_dir"]), f["image_size"])
+    return evaluation.reference_of(dataset)
 
 
 def _curve(cell, flags) -> dict:
-    """Of each sigma or radius, the rise of the loss over the whole chain."""
+    """Of each sigma or radius, the rise over the whole chain: of mse, or else of the loss."""
     flatness_run.check(flags)
     run_util.open_log(flags)
     record = flatness_run.study(flags, cell["folder"])
-    rows = [r for r in curve_rows(record) if r["part"] == "all" and r["term"] == "loss"]
+    rows = [r for r in curve_rows(record) if r["part"] == "all"]
+    terms = {row["term"] for row in rows}
+    term = "mse" if "mse" in terms else "loss"
+    if term not in terms:
+        raise ValueError(
+            f"{cell['kind']} of {flags.flatness.model_path} measured {sorted(terms) or 'nothing'}; "
+            "expected mse or loss: delete this cell's folder and run the study again"
+        )
     size = "sigma" if cell["kind"] == "LPF" else "radius"
-    kept = (size, "distance", "at_w", "at_w_error", "rise", "error")
-    return {"curve": [{name: row[name] for name in kept} for row in rows]}
+    kept = (size, "distance", "at_w", "at_w_error", "rise", "error", "error_images")
+    curve = [{k: row[k] for k in kept if k in row} for row in rows if row["term"] == term]
+    return {"term": term, "curve": curve}
 
 
 def _spectrum(cell, flags) -> dict:
@@ -157,4 +179,5 @@ def _exposure(cell, flags) -> dict:
     run_util.open_log(flags)
     record = exposure_run.study(flags)
     model = record["models"][0]
-    return {"timesteps": record["timesteps"]} | {name: model[name] for name in CURVES}
+    about = {name: record[name] for name in ("timesteps", "noise_norm")}
+    return about | {name: model[name] for name in CURVES}
