@@ -177,9 +177,7 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
         "features": features_of(flags),
         "inception_weights": s.inception_weights,
     }
-    cells = {
-        "floor": Cell("floor", compared | {"num_samples": s.num_samples}, {"data": data}, store)
-    }
+    cells = {}
     for steps, bits in _sampled(s):
         name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
         own = {"num_samples": s.num_samples, "batch_size": s.measure_batch, "quant": bits}
@@ -199,6 +197,8 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
         cells[name] = Cell(kind, measured, made_of | {"data": data}, store)
     steps = {"timestep_respacing": str(whole_numbers("sampling_steps", s.sampling_steps)[0])}
     cells["exposure"] = Cell("exposure", on_data | steps, made_of | {"data": data}, store)
+    as_many = compared | {"num_samples": s.num_samples}
+    cells["floor"] = Cell("floor", as_many, {"data": data}, store)  # of all models
     return cells
 
 

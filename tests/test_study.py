@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from flatdiff import config, presets, study, study_axes
+from flatdiff import config, presets, study, study_axes, study_run
 from flatdiff.image_files import save_images
 from flatdiff.train_util import learning_rate, num_ascent
 
@@ -196,6 +196,14 @@ def test_two_studies_share_cells(data):
     assert small.items() <= large.items()
     each = [m.training.cell.key for m in models_of(data)]
     assert len(set(each)) == 3 * 2  # kinds x seeds
+
+
+def test_each_job_has_a_file_of_its_own(data):
+    """It is named after the first of its cells, and models share the last, the real images'."""
+    jobs = study_run.jobs_of(models_of(data))
+    files = {(job.cells[0].kind, job.cells[0].key) for job in jobs}
+    assert len(files) == len(jobs) == 3 * 2 + 3 * 2 * 3
+    assert len({job.cells[-1].key for job in jobs if job.kind == "measure"}) == 1
 
 
 def test_data_count_by_their_pixels(data, tmp_path):
