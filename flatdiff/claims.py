@@ -7,6 +7,7 @@ correction for all claims of its family: the paper's, and those at equal cost.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -230,12 +231,17 @@ def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
 
 
 def _underfitted(claim: Claim, rows: list[dict]) -> bool:
-    """Whether the claim is about a gap, and one of the two kinds of model underfits there."""
+    """Of a claim about a gap: whether one of the two underfits there, and the gaps differ more by
+    the norm in training than by that in sampling."""
     if claim.column not in GAPS:
         return False
     where = claim.column.removeprefix("gap_")
     sides = [r for r in rows for k in (claim.a, claim.b) if all(r[n] == v for n, v in k.items())]
-    return any(underfits(row, where) for row in sides)
+    by_training, by_sampling = (
+        abs(math.fsum(paired(rows, claim.a, claim.b, f"{norm}_{where}")))
+        for norm in ("training", "sampling")
+    )
+    return by_training > by_sampling and any(underfits(row, where) for row in sides)
 
 
 def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:

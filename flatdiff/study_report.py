@@ -50,9 +50,9 @@ def write(models: list[Model], flags) -> list[str]:
     folder = flags.run.log_dir
     paths = {name: os.path.join(folder, name) for name in FILES}
     content = Report(models, rows, found, settings)
+    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
     _write_text(paths["report.html"], content.html())
     _write_text(paths["report.md"], content.markdown())
-    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
     for name, (svg, _) in content.pictures.items():
         _write_text(os.path.join(folder, "figures", f"{name}.svg"), svg)
     write_csv([_without_helpers(row) for row in rows], paths["study.csv"])

@@ -17,10 +17,10 @@ PLAIN = {
     "eigenvalue": "largest eigenvalue",
     "training_start": "in training",
     "sampling_start": "in sampling",
-    "gap_start": "gap",
+    "gap_start": "size of the gap",
     "training_mean": "in training",
     "sampling_mean": "in sampling",
-    "gap_mean": "gap",
+    "gap_mean": "size of the gap",
 }
 Table = tuple[list[str], list[list[str]]]
 

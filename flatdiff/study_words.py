@@ -7,20 +7,22 @@ from .study_rows import underfits
 
 def underfitting(summary: list[dict]) -> str:
     """Which kinds of model predict too little noise on real images for a gap to say much."""
-    found = {
-        where: [study_tables.label(row) for row in summary if underfits(row, key)]
-        for key, where in (("start", "nearest t = 0"), ("mean", "over the rest of the chain"))
-    }
-    told = [f"{where}: {', '.join(names)}" for where, names in found.items() if names]
-    noise = next((r["noise_norm"] for r in summary if r["noise_norm"]), None)
-    if not noise:
+    measured = [row for row in summary if row["noise_norm"]]
+    if not measured:
         return ""
-    text = (
-        f"The noise's own norm is √(3HW) = {noise:.4g}. Where the norm in training is below "
-        f"{UNDERFIT:.0%} of it, the network predicts too little of the noise of real images "
-        "too, and a gap there comes from underfitting as much as from exposure bias"
+    told = []
+    for key, where in (("start", "nearest t = 0"), ("mean", "over the rest of the chain")):
+        names = [study_tables.label(row) for row in measured if underfits(row, key)]
+        every = len(names) == len(measured)
+        told += [f"{where} of {'every model' if every else ', '.join(names)}"] if names else []
+    return (
+        f"The noise's own norm is √(3HW) = {measured[0]['noise_norm']:.4g}. Where the norm in "
+        f"training is below {UNDERFIT:.0%} of it, the network predicts too little of the noise of "
+        "real images too, as it fits them too little or as nobody can tell their noise from them; "
+        "a gap there is no measure of exposure bias alone. "
+        f"So it is {'; '.join(told) or 'nowhere here'}. A verdict on gaps says underfitting where, "
+        "besides, they differ more by the norm in training than by that in sampling."
     )
-    return f"{text}. So it is {'; '.join(told)}." if told else f"{text}. It is so nowhere here."
 
 
 def notes(report) -> list[str]:
@@ -33,8 +35,8 @@ def notes(report) -> list[str]:
         f"Frechet distance between features of {s['num_samples']} samples and of the training "
         "data: compare it within this study only. Bold: the lowest of a column.",
         f"The last row of the first table: {s['num_samples']} images drawn from the training "
-        "data with replacement, ± over ten draws. A perfect copy of the data would get that; "
-        "less of a distance cannot be told from it. Endless samples: where a line through the "
+        "data with replacement, ± over ten draws. A perfect copy of the data would get that, and "
+        "no lower distance means more. Endless samples: where a line through the "
         "distances of all samples and of half of them ends.",
         f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
         "only watch the weights. SWA is the mean over the last quarter of the steps, unless "

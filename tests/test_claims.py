@@ -173,10 +173,20 @@ def test_each_claim_says_what_it_could_have_seen():
     assert power == pytest.approx(0.8, abs=1e-6)
 
 
-@pytest.mark.parametrize(("norm", "why"), [(9.5, ""), (8.5, "underfitting")])
-def test_a_gap_of_a_network_that_underfits_is_told(norm, why):
-    about = {"noise_norm": 10.0, "training_start": norm}
-    rows = [r | about for r in rows_of([3.0, 3.1], [1.0, 1.2], "gap_start")]
+@pytest.mark.parametrize(
+    ("training", "sampling", "why"),
+    [
+        ((9.5, 11.5), (9.6, 9.6), ""),  # both near the noise's norm, 10
+        ((6.5, 8.5), (9.6, 9.6), "underfitting"),
+        ((8.5, 8.5), (10.5, 8.5), ""),  # it is the norm in sampling that differs
+    ],
+)
+def test_gaps_that_differ_by_the_norm_in_training_are_told(training, sampling, why):
+    rows = rows_of([3.0, 3.1], [1.0, 1.2], "gap_start")
+    for r in rows:
+        side = r["gradient"] == "adam"
+        about = {"training_start": training[side], "sampling_start": sampling[side]}
+        r |= about | {"noise_norm": 10.0}
     found = claims.judge(Claim("", "", "gap_start", A, B), rows)
     assert (found.verdict, found.why) == (claims.FAILS, why)
 

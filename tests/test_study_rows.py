@@ -63,9 +63,11 @@ def test_underfitting_is_a_norm_in_training_below_nine_tenths_of_the_noises():
     assert not study_rows.underfits(row | {"noise_norm": None}, "start")
     summary = study_rows.summary([row])
     told = study_words.underfitting(summary)
-    assert told.endswith("So it is nearest t = 0: adam.") and "√(3HW) = 10" in told
-    good = study_words.underfitting([summary[0] | {"training_start": 9.2}])
-    assert good.endswith("It is so nowhere here.")
+    assert "So it is nearest t = 0 of every model. " in told and "√(3HW) = 10" in told
+    good = summary[0] | {"training_start": 9.2, "gradient": "adam-sam"}
+    assert "So it is nearest t = 0 of adam. " in study_words.underfitting([*summary, good])
+    assert "So it is nowhere here. " in study_words.underfitting([good])
+    assert study_words.underfitting([good | {"noise_norm": None}]) == ""
 
 
 @pytest.mark.parametrize("kind", list(RESULTS))
