@@ -71,6 +71,7 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
         axis.axhline(0, color="0.6", linewidth=0.8)
         xlabel = f"LPF rise of {term_of(models)}"
         axis.set(title=title, xlabel=xlabel, ylabel="distance lost to rounding")
+        axis.locator_params(axis="x", nbins=4)
     return _finish(figure, axes)
 
 
