@@ -83,7 +83,7 @@ def test_two_cells_end_to_end(whole):
     assert "FD-digits, 3 steps" in text
     floor = json.loads((cell(folder, "floor") / "result.json").read_text())
     (real,) = [line for line in text.splitlines() if line.startswith("| 20 real images")]
-    assert len(floor["values"]) == 10 and f"{np.mean(floor['values']):.1f}" in real
+    assert len(floor["values"]) == 10 and f"{np.mean(floor['values']):.2f}" in real
     figures = re.findall(r"\]\((.*?)\)", text)
     assert len(figures) == 4 and all((folder / path).exists() for path in figures)
 
