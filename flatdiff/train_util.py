@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from . import dist_util, image_datasets, logger, restore, train_state
-from .averaging import EMA, SWA, parse_rates
+from .averaging import EMA, SWA, caution, parse_rates
 from .checkpoint import parse_resume_step_from_filename
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
@@ -137,6 +137,8 @@ class TrainLoop:
             )
             return
         total = None if self.end_step == math.inf else self.end_step
+        for rate in self.emas if total else ():
+            logger.caution(caution(rate, total))
         hidden = dist_util.rank() > 0
         with tqdm(total=total, initial=self.step, unit="step", disable=hidden) as bar:
             while self.step < self.end_step:
