@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoint, config, dist_util, flatness, hessian, logger, script_util, surface
+from . import (
+    checkpoint,
+    config,
+    dist_util,
+    flatness,
+    hessian,
+    logger,
+    rounding_log,
+    script_util,
+    surface,
+)
 from .finished import Finished
 from .subject import Subject, load_images, sha256
 
@@ -60,6 +70,7 @@ def study(flags, folder: str) -> dict:
 def curve(subject: Subject, flags, finished: Finished) -> dict:
     """A dict of "curve": of each sigma or radius, its "size", "distances" and "losses" by draw."""
     f = flags.flatness
+    warn_of_rounding(subject, flags)
     draws = [(size, draw) for size in sizes(f) for draw in range(f.num_draws)]
     results = finished.compute(
         {
@@ -80,6 +91,18 @@ def curve(subject: Subject, flags, finished: Finished) -> dict:
             for size, row in zip(sizes(f), rows)
         ]
     }
+
+
+def warn_of_rounding(subject: Subject, flags) -> None:
+    """Say at which sizes the dtype makes other moves of those that are asked for."""
+    f, name = flags.flatness, {"LPF": "sigma", "MC": "radius"}[flags.flatness.flatness]
+    dtype = "fp16" if flags.model.use_fp16 else flags.run.dtype
+    filterwise = f.noise_scale == "filter"
+    moves = (
+        (size, flatness.perturbation(f.flatness, size, flags.run.seed, 0, filterwise))
+        for size in sizes(f)
+    )
+    rounding_log.warn_of_small_moves(subject, dtype, name, moves)
 
 
 def _at_draw(subject, f, size, seed, draw):
