@@ -29,7 +29,7 @@ def arithmetics(model: nn.Module, dtype: str, tf32: bool = False) -> dict[nn.Par
 
 
 class ClimbLog:
-    """What the network sees of SAM's climbs, into the log: a function (w, w + eps, weights).
+    """What the network sees of SAM's climbs, into the log: a function of w and w + eps.
 
     It looks at the first climb after each line of the log, and, since a new network has zeros where
     a climb is exact, at climbs 1, 2, 4, 8, ... Once, it warns of a cosine below GOOD. In fp32 it
@@ -38,22 +38,21 @@ class ClimbLog:
 
     def __init__(self, model: nn.Module, dtype: str, device, rho: float):
         self.dtype, self.rho = dtype, rho
-        self.used = arithmetics(model, dtype)
-        self.seen = {"seen": (dtype, self.used)}
+        self.seen = {"seen": (dtype, arithmetics(model, dtype))}
         if dtype == "fp32":
             self.seen["tf32"] = ("tf32", arithmetics(model, dtype, tf32=True))
             if device.type == "cuda" and cudnn.allow_tf32:
                 self.seen["seen"] = self.seen["tf32"]
         self.num_climbs, self.due, self.warned = 0, True, False
 
-    def __call__(self, start: list[Tensor], moved: list[Tensor], weights: list[Tensor]) -> None:
-        """:param weights: the parameters that `start` and `moved` are values of."""
+    def __call__(self, start: list[Tensor], moved: list[Tensor]) -> None:
+        """:param moved: some of the model's parameters, where they are now; `start`: were."""
         self.num_climbs += 1
         early = self.num_climbs & (self.num_climbs - 1) == 0
         if dist_util.rank() > 0 or not (self.due or early):
             return
         for name, (arithmetic, used) in self.seen.items():
-            formats = [used.get(w, "fp32") for w in weights]
+            formats = [used.get(w, "fp32") for w in moved]
             length, cosine = seen(start, moved, formats)
             if cosine != cosine:  # an overflow of fp16, or a zero gradient: the next one
                 return
@@ -66,7 +65,7 @@ class ClimbLog:
     def warn(self, arithmetic: str, length: float, cosine: float, factor: float) -> None:
         away = {"tf32": "export NVIDIA_TF32_OVERRIDE=0"}.get(arithmetic, "train with --dtype fp32")
         logger.warn(
-            f"warning: in {arithmetic} rounded weights hide SAM's climb of rho {self.rho:g}: the "
+            f"warning: in {arithmetic} rounding adds noise to SAM's climb of rho {self.rho:g}: the "
             f"network sees one {length:.3g} times as long, at a cosine of {cosine:.3g} to what was "
             f"meant. Give --rho {self.rho * factor:.2g} or more, where the cosine is {GOOD}, or "
             f"{away}"

@@ -5,23 +5,21 @@
     MSAM (Becker et al. 2024, Alg. 1):  g(w + eps),  eps = -rho m / ||m||,  m the momentum
 
 It leaves that gradient in `.grad` and the weights where they were; the optimizer stays a plain one.
-It knows a list of weights and a closure: no batch, no loss, no ranks. Where the network uses its
-weights rounded, w is round(w), which is what it has seen below: round(w) + eps loses less of eps.
+It knows a list of weights and a closure: no batch, no loss, no ranks.
 """
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .perturb import Perturbation, along, at
-from .rounding import rounded
 
 Result = TypeVar("Result")
-Look = Callable[[list[Tensor], list[Tensor], list[Tensor]], None]
+Look = Callable[[list[Tensor], list[Tensor]], None]
 
 
 def sam_gradient(
@@ -30,7 +28,6 @@ def sam_gradient(
     rho: float,
     adaptive: bool = False,
     ascent: Callable[[], Result] | None = None,
-    used: Mapping[Tensor, str] | None = None,
     look: Look | None = None,
 ) -> Result:
     """Leave the gradient at w + eps in `.grad`; return what the first pass returned.
@@ -47,9 +44,7 @@ def sam_gradient(
     :param adaptive: ASAM instead of SAM.
     :param ascent: the closure of the first pass, for example without synchronizing ranks
         (m-sharpness); None takes `closure`.
-    :param used: the weights that the network uses rounded, and in which arithmetic (see
-        `rounding`); None: none of them.
-    :param look: called at the ridge with w, w + eps and the weights themselves, all as lists.
+    :param look: called at the ridge with w and with the weights, which are at w + eps.
     """
     _check(rho)
     if rho == 0:
@@ -59,7 +54,7 @@ def sam_gradient(
     grads = [w.grad for w in moving]
     for w in moving:
         w.grad = None
-    with ridge(moving, climb(grads, rho, adaptive), used or {}, look):
+    with _ridge(moving, climb(grads, rho, adaptive), look):
         closure()
     return result
 
@@ -69,7 +64,6 @@ def msam_gradient(
     weights: Sequence[Tensor],
     momenta: list[Tensor],
     rho: float,
-    used: Mapping[Tensor, str] | None = None,
     look: Look | None = None,
 ) -> Result:
     """Leave the gradient at w - rho m / ||m|| in `.grad`; return what the pass returned.
@@ -78,12 +72,12 @@ def msam_gradient(
     about to carry them anyway, rho ahead. Without momenta, as before the first step, nothing moves.
 
     :param momenta: one for each of `weights`, sums of gradients (Adam's exp_avg); not changed.
-    :param used: see `sam_gradient`, as is `look`.
+    :param look: see `sam_gradient`.
     """
     _check(rho)
     if not momenta:
         return closure()
-    with ridge(list(weights), climb(list(torch._foreach_neg(momenta)), rho), used or {}, look):
+    with _ridge(list(weights), climb(list(torch._foreach_neg(momenta)), rho), look):
         return closure()
 
 
@@ -93,23 +87,12 @@ def _check(rho: float) -> None:
 
 
 @contextlib.contextmanager
-def ridge(
-    weights: list[Tensor], move: Perturbation, used: Mapping[Tensor, str], look: Look | None
-) -> Iterator[None]:
-    """Hold the weights at w + eps inside the block, w rounded where it is `used` so."""
-
-    def move_from_rounded(moving: list[Tensor]) -> None:
-        for w in moving:
-            if w in used:
-                w.copy_(rounded(w, used[w]))
-        move(moving)
-
+def _ridge(weights: list[Tensor], move: Perturbation, look: Look | None) -> Iterator[None]:
+    """Hold the weights at w + eps inside the block."""
     saved = [torch.empty_like(w) for w in weights]
-    with at(weights, move_from_rounded, saved, measure=False):
+    with at(weights, move, saved, measure=False):
         if look:
-            start = [rounded(s, used[w]) if w in used else s for s, w in zip(saved, weights)]
-            look(start, weights, weights)
-            del start
+            look(saved, weights)
         yield
 
 

@@ -183,11 +183,10 @@ class TrainLoop:
         since = self.step - self.sam_start
         if self.optimizer == "adam" or self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
-        precision = {"used": self.climbs.used, "look": self.climbs}
         if self.optimizer == "adam-msam":
             moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
             momenta = [self.opt.state[w]["exp_avg"] for w in moving]
-            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, **precision)
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, self.climbs)
         seen = batch_draw.slice(0, self.num_ascent)
         terms = sam_gradient(
             closure,
@@ -195,7 +194,7 @@ class TrainLoop:
             self.rho,
             adaptive=self.optimizer == "adam-asam",
             ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
-            **precision,
+            look=self.climbs,
         )
         return seen, terms
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff.rounding import seen
 from flatdiff.sam import msam_gradient, sam_gradient
 
 
@@ -263,55 +262,22 @@ def test_negative_rho_and_half_weights_are_refused():
         sam_gradient(lambda: (w**2).sum().backward(), [w], 0.1)
 
 
-def test_where_weights_are_used_rounded_the_climb_starts_from_round_w():
-    """The weights that were seen below, plus eps: not w + eps, of which more is rounded away."""
-    weights, hessian, closure = quadratic(torch.float32)
-    before, used = flat(weights), {weights[0]: "bf16"}
-    start = torch.cat([weights[0].detach().bfloat16().float().flatten(), before[6:]])
-    g = hessian @ before
-    passes, looks = [], []
+def test_a_look_from_the_ridge():
+    """It is shown w, and the weights at w + eps; afterwards they are w."""
+    weights, hessian, closure = quadratic()
+    w, looks = flat(weights), []
+    g = hessian @ w
 
-    def noting():
-        passes.append(flat(weights))
-        return closure()
+    def look(start, moved):
+        assert all(a is b for a, b in zip(moved, weights, strict=True))
+        looks.append((flat(start), flat(moved)))
 
-    def look(*lists):
-        looks.extend(flat(each) for each in lists)
-
-    sam_gradient(noting, weights, 0.3, used=used, look=look)
-    expected = start + 0.3 * g / g.norm()
-    torch.testing.assert_close(passes[1], expected)
-    assert torch.equal(passes[0], before) and torch.equal(flat(weights), before)
-    assert torch.equal(looks[0], start)
-    assert torch.equal(looks[1], passes[1]) and torch.equal(looks[2], passes[1])
-    momenta = [torch.ones_like(w) for w in weights]
-    msam_gradient(noting, weights, momenta, 0.3, used)
-    torch.testing.assert_close(passes[2], start - 0.3 / math.sqrt(10))
-    assert torch.equal(flat(weights), before)
-
-
-def test_from_round_w_the_network_sees_more_of_the_climb():
-    """eps a tenth of a step of bf16 for most weights, a whole one for a few."""
-    torch.manual_seed(0)
-    w = nn.Parameter(1 + torch.rand(50_000))
-    g = torch.full_like(w, 0.1)
-    g[::100] = 1.0
-    rho, cosines = float(2.0**-7 * g.norm()), []
-
-    def closure():
-        (w * g).sum().backward()
-
-    def look(start, moved, _):
-        # what is meant starts where the climb starts
-        cosines.append(seen(start, moved, ["bf16"])[1])
-
-    for used in ({}, {w: "bf16"}):
-        w.grad = None
-        sam_gradient(closure, [w], rho, used=used, look=look)
-    share = 500 / 50_000  # seen: those alone; their part of the squares is share / mean(g^2)
-    expected = math.sqrt(share / (share + (1 - share) * 0.01))
-    assert cosines[1] == pytest.approx(expected, rel=1e-2)
-    assert cosines[0] < 0.5 < cosines[1]
+    sam_gradient(closure, weights, 0.3, look=look)
+    msam_gradient(closure, weights, [torch.ones_like(w) for w in weights], 0.3, look)
+    for (start, moved), eps in zip(looks, (g / g.norm(), -torch.ones(10) / math.sqrt(10))):
+        assert torch.equal(start, w)
+        torch.testing.assert_close(moved, w + 0.3 * eps)
+    assert torch.equal(flat(weights), w)
 
 
 @pytest.mark.parametrize("rho", [-0.1, math.inf, math.nan])
