@@ -67,8 +67,8 @@ class ClimbLog:
         logger.warn(
             f"warning: in {arithmetic} rounding adds noise to SAM's climb of rho {self.rho:g}: the "
             f"network sees one {length:.3g} times as long, at a cosine of {cosine:.3g} to what was "
-            f"meant. Give --rho {self.rho * factor:.2g} or more, where the cosine is {GOOD}, or "
-            f"{away}"
+            f"meant (along that, {length * cosine:.3g} of it). Give --rho {self.rho * factor:.2g} "
+            f"or more, where the cosine is {GOOD}, or {away}"
         )
 
 
