@@ -24,6 +24,7 @@ from . import (
     hessian,
     keys,
     logger,
+    rounding_log,
     script_util,
     surface,
 )
@@ -80,6 +81,7 @@ def curve(subject: Subject, flags, finished: Finished, first: dict) -> dict:
     :param first: of each size, the first network and its rises [terms, N]; filled by the first.
     """
     f = flags.flatness
+    warn_of_rounding(subject, flags)
     draws = [(size, draw) for size in sizes(f) for draw in range(f.num_draws)]
     results = finished.compute(
         {
@@ -91,6 +93,18 @@ def curve(subject: Subject, flags, finished: Finished, first: dict) -> dict:
     )
     rows = [results[i : i + f.num_draws] for i in range(0, len(draws), f.num_draws)]
     return {"curve": [_point(subject, size, row, first) for size, row in zip(sizes(f), rows)]}
+
+
+def warn_of_rounding(subject: Subject, flags) -> None:
+    """Say at which sizes the dtype makes other moves of those that are asked for."""
+    f, name = flags.flatness, {"LPF": "sigma", "MC": "radius"}[flags.flatness.flatness]
+    dtype = "fp16" if flags.model.use_fp16 else flags.run.dtype
+    filterwise = f.noise_scale == "filter"
+    moves = (
+        (size, flatness.perturbation(f.flatness, size, flags.run.seed, 0, filterwise))
+        for size in sizes(f)
+    )
+    rounding_log.warn_of_small_moves(subject, dtype, name, moves)
 
 
 def _at_draw(subject, f, size, seed, draw):

@@ -20,6 +20,7 @@ from .loss_scale import LossScale
 from .perturb import at, replace
 from .resample import UniformSampler, draw
 from .rng import DROPOUT, TRAIN, generator, seed_all
+from .rounding_log import ClimbLog
 from .sam import msam_gradient, sam_gradient
 from .script_util import casting
 
@@ -97,6 +98,7 @@ class TrainLoop:
         self.device = self.weights[0].device
         dtype = "fp16" if use_fp16 else dtype
         self.autocast = casting(dtype, self.device)
+        self.climbs = ClimbLog(model, dtype, self.device, rho)
         self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
         self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
         self.step = self.resume_step = 0
@@ -186,7 +188,7 @@ class TrainLoop:
         if self.optimizer == "adam-msam":
             moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
             momenta = [self.opt.state[w]["exp_avg"] for w in moving]
-            return batch_draw, msam_gradient(closure, moving, momenta, self.rho)
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, self.climbs)
         seen = batch_draw.slice(0, self.num_ascent)
         terms = sam_gradient(
             closure,
@@ -194,6 +196,7 @@ class TrainLoop:
             self.rho,
             adaptive=self.optimizer == "adam-asam",
             ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
+            look=self.climbs,
         )
         return seen, terms
 
@@ -256,6 +259,7 @@ class TrainLoop:
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
+        self.climbs.due = True
         loss = logged[f"{self.prefix}loss"]
         if not math.isfinite(loss):
             raise FloatingPointError(

@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).parents[1] / "flatdiff"
 LEVELS = [
     """losses noising respace gaussian_diffusion samplers resample nn unet unet_blocks unet_encoder
     unet_trunk kernels perturb averaging rng sizes learning_rate""",
-    """sam restore probe flatness hessian surface quantize packing int8 exposure_bias
+    """sam rounding restore probe flatness hessian surface quantize packing int8 exposure_bias
     diffusers_config diffusers_format""",
-    """disk image_datasets image_files dist_util shared_sum allocator compiler launcher lifeline
+    """disk finite keys classes pictures image_datasets image_files dist_util shared_sum allocator compiler launcher lifeline
     logger log_outputs checkpoint flags config config_use presets""",
-    """script_util train_util train_state generate run_util report finished subject flatness_run
+    """script_util train_util train_state rounding_log generate run_util report finished subject flatness_run
     flatness_report flatness_pictures quantize_run exposure_run exposure_report
     classifier_util super_res nll loss_scale evaluation study study_axes study_jobs study_run
     study_board study_rows study_tables study_pictures study_page study_report study_words claims
@@ -24,7 +24,7 @@ LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 NETWORKS = {"nn", "kernels", "unet", "unet_blocks", "unet_encoder", "unet_trunk"}
 CHAINS = {"losses", "noising", "respace", "gaussian_diffusion", "samplers", "resample"}
-WEIGHTS = {"perturb", "averaging", "sam"}
+WEIGHTS = {"perturb", "averaging", "sam", "rounding"}
 
 
 def imports(path):
