@@ -37,7 +37,7 @@ class ClimbLog:
     """
 
     def __init__(self, model: nn.Module, dtype: str, device, rho: float):
-        self.dtype, self.rho = dtype, rho
+        self.rho = rho
         self.seen = {"seen": (dtype, arithmetics(model, dtype))}
         if dtype == "fp32":
             self.seen["tf32"] = ("tf32", arithmetics(model, dtype, tf32=True))
