@@ -11,7 +11,7 @@ Learning Multiple Layers of Features from Tiny Images.
 import hashlib
 import os
 
-from common import argparser, need_file, write_folder
+from common import argparser, need_file, run, write_folder
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -93,4 +93,4 @@ def load(archive: str, batches: list[str]):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

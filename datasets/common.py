@@ -9,12 +9,23 @@ time comes in, a few hundred are under way.
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
 import zipfile
 
 RECORD = "prepared.json"
 AT_ONCE = 256  # images handed to the threads together
+
+
+def run(main) -> None:
+    """main(), and what a user can mend is told in a sentence, as scripts/ do."""
+    from flatdiff import lifeline
+
+    try:
+        main()
+    except Exception as error:
+        lifeline.fail(error, rank=0, world_size=1)
 
 
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
@@ -43,6 +54,16 @@ def add_classes(parser) -> None:
         choices=("prefix", "folder"),
         default="prefix",
         help="a class is the file name before its first _ (prefix, the default), or the folder",
+    )
+
+
+def add_transparent(parser) -> None:
+    """--transparent, as in training."""
+    parser.add_argument(
+        "--transparent",
+        choices=("white", "refuse", "drop"),
+        default="white",
+        help="transparent images are laid on white (default), refused, or show hidden colours",
     )
 
 
@@ -76,6 +97,8 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     """
     from tqdm import tqdm
 
+    from flatdiff.disk import writing
+
     path, record = os.path.abspath(out_dir), {**record, "num_images": total}
     if is_prepared(path, record):
         print(f"{total} images reused: {path}")
@@ -84,7 +107,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     if _record_in(partial) != record:
         shutil.rmtree(partial, ignore_errors=True)
         os.makedirs(partial)
-        with open(os.path.join(partial, RECORD), "w") as file:
+        with writing(os.path.join(partial, RECORD), "w") as file:
             json.dump(record, file, indent=2)
     done = in_threads(lambda image: _write_png(partial, *image), images)
     try:
@@ -121,12 +144,16 @@ def _write_png(folder, name, make):
     import numpy as np
     from PIL import Image
 
+    from flatdiff.disk import naming
+
     path = os.path.join(folder, f"{name}.png")
     if os.path.exists(path):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    Image.fromarray(np.asarray(make())).save(f"{path}.part", "PNG")
-    os.replace(f"{path}.part", path)
+    image = Image.fromarray(np.asarray(make()))
+    with naming(path):  # no `writing`, which waits for the disk after each of many images
+        image.save(f"{path}.part", "PNG")
+        os.replace(f"{path}.part", path)
 
 
 def in_threads(function, items):
@@ -151,14 +178,17 @@ def splits(classes) -> list[str]:
 # npz by rows
 
 
-def write_npz(path: str, images, shape, labels=None) -> None:
+def write_npz(path: str, images, shape, labels=None, class_names=None) -> None:
     """Write uint8 images of an iterable as arr_0 `shape` [N, H, W, 3], and labels as arr_1.
 
-    One image is held at a time; the file appears when it is whole.
+    `class_names`: text, the name of each label, a third array. One image is held at a time; the
+    file appears when it is whole.
     """
     import numpy as np
 
-    with zipfile.ZipFile(f"{path}.partial", "w") as archive:
+    from flatdiff.disk import writing
+
+    with writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -167,7 +197,9 @@ def write_npz(path: str, images, shape, labels=None) -> None:
         if labels is not None:
             with archive.open("arr_1.npy", "w") as file:
                 np.lib.format.write_array(file, np.asarray(labels, dtype=np.int64))
-    os.replace(f"{path}.partial", path)
+        if class_names is not None:
+            with archive.open("class_names.npy", "w") as file:
+                np.lib.format.write_array(file, class_names)
     print(f"{shape[0]} images written: {os.path.abspath(path)}")
 
 
@@ -178,20 +210,24 @@ def npz_rows(path: str, name: str):
     """
     import numpy as np
 
+    from flatdiff.disk import reading
+
     try:
         archive = zipfile.ZipFile(path)
         file = archive.open(f"{name}.npy")
         version = np.lib.format.read_magic(file)
         read = {(1, 0): "read_array_header_1_0"}.get(version, "read_array_header_2_0")
         shape, by_columns, dtype = getattr(np.lib.format, read)(file)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of zipfile, of numpy, and of what they read by
         raise SystemExit(f"cannot read {name} of {path}: {error}") from error
-    if by_columns or dtype.hasobject:
-        raise SystemExit(f"{name} of {path} is no plain array in C order: {dtype} {shape}")
-    row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    if by_columns or dtype.kind not in "iu":
+        raise SystemExit(
+            f"{name} of {path} is no plain array of integers in C order: {dtype} {shape}"
+        )
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
 
     def rows():
-        with archive, file:
+        with reading(path), archive, file:
             for _ in range(shape[0]):
                 yield np.frombuffer(file.read(row_bytes), dtype).reshape(shape[1:])
 

@@ -91,4 +91,6 @@ def is_complete(out_dir: str, names: list[str], image_size: int) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    from common import run
+
+    run(main)

@@ -9,13 +9,14 @@ https://github.com/NVlabs/ffhq-dataset
 
 import os
 
-from common import add_image_size, argparser, need_file, write_folder
+from common import add_image_size, add_transparent, argparser, need_file, run, write_folder
 
 
 def create_argparser():
     parser = argparser(__doc__)
     parser.add_argument("--data_dir", required=True, help="folder of images, zip or npz")
     add_image_size(parser, 64)
+    add_transparent(parser)
     return parser
 
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from flatdiff.image_files import center_crop_arr, open_images
 
     try:
-        source = open_images(args.data_dir)
+        source = open_images(args.data_dir, args.transparent)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     names = [os.path.splitext(name)[0] for name in source.names or map(str, range(len(source)))]
@@ -38,8 +39,10 @@ def main(argv: list[str] | None = None) -> None:
         for i, name in enumerate(names)
     )
     record = {"data_dir": os.path.abspath(args.data_dir), "image_size": args.image_size}
+    if args.transparent != "white":
+        record["transparent"] = args.transparent
     write_folder(args.out_dir, pairs, len(names), record)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 
-from common import argparser, need_file, npz_rows, write_folder, write_npz
+from common import argparser, need_file, npz_rows, run, write_folder, write_npz
 
 FILES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "val": ["val_data.npz"]}
 
@@ -69,4 +69,4 @@ def as_image(row, size: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

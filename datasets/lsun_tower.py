@@ -10,7 +10,7 @@ package of that name.
 
 import os
 
-from common import add_image_size, argparser, need_file, write_folder
+from common import add_image_size, argparser, need_file, run, write_folder
 
 
 def create_argparser():
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 def write(environment, args) -> None:
     with environment.begin() as transaction:
         pairs = (
-            (f"{args.prefix}_{i:07d}", lambda data=data: square(data, args.image_size))
+            (f"{args.prefix}_{i:07d}", lambda data=data, i=i: square(data, args.image_size, i))
             for i, (_, data) in enumerate(transaction.cursor())
         )
         record = {
@@ -50,15 +50,16 @@ def write(environment, args) -> None:
         write_folder(args.out_dir, pairs, transaction.stat()["entries"], record)
 
 
-def square(data: bytes, image_size: int):
-    """Encoded image -> uint8 [image_size, image_size, 3]."""
+def square(data: bytes, image_size: int, i: int = 0):
+    """Encoded image number i -> uint8 [image_size, image_size, 3]."""
     import io
 
     import numpy as np
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as file:
-        image = file.convert("RGB")
+    from flatdiff import pictures
+
+    image = pictures.read(lambda: io.BytesIO(data), f"number {i} of the lmdb")
     scale = image_size / min(image.size)
     size = (round(image.width * scale), round(image.height * scale))
     array = np.asarray(image.resize(size, Image.Resampling.BOX))
@@ -67,4 +68,4 @@ def square(data: bytes, image_size: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,7 +10,7 @@ ten categories. CODE is the emoji's Unicode points.
 
 import os
 
-from common import add_image_size, argparser, need_file, write_folder
+from common import add_image_size, argparser, need_file, run, write_folder
 
 PACKAGE, VERSION = "emoji-datasource-google", "16.0.0"
 ARCHIVE = f"{PACKAGE}-{VERSION}.tgz"
@@ -84,7 +84,7 @@ def load(archive: str) -> list[tuple[str, bytes]]:
             }
         entries = json.loads(files[table])
         return sorted((_name(entry), files[f"{pictures}/{entry['image']}"]) for entry in entries)
-    except (OSError, EOFError, tarfile.TarError, KeyError) as error:
+    except Exception as error:  # of tarfile, zlib, json, or of what is in it
         raise SystemExit(
             f"{archive} is not the whole {ARCHIVE} ({error!r}): remove it and fetch it again"
         ) from error
@@ -100,13 +100,10 @@ def on_white(png: bytes):
     """The picture with its transparent parts white, RGB."""
     import io
 
-    from PIL import Image
+    from flatdiff import pictures
 
-    with Image.open(io.BytesIO(png)) as image:
-        picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    return pictures.read(lambda: io.BytesIO(png), "of an emoji", "white")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,7 +11,7 @@ CC-BY 2.0.
 
 import os
 
-from common import add_image_size, argparser, splits, write_folder
+from common import add_image_size, argparser, run, splits, write_folder
 
 PHOTOS = {
     "astronaut": "astronaut.png",
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> None:
 def load_photos():
     """Name and uint8 [H, W, 3] of each photograph, by name."""
     import numpy as np
-    from PIL import Image
+
+    from flatdiff import pictures
 
     try:
         import skimage
@@ -69,8 +70,7 @@ def load_photos():
     for name, path in sorted(paths.items()):
         if not os.path.exists(path):
             raise SystemExit(f"no {path}: this version does not ship it; pip install -U it")
-        with Image.open(path) as image:
-            yield name, np.asarray(image.convert("RGB"))
+        yield name, np.asarray(pictures.read(path))
 
 
 def cut(name: str, photo, size: int):
@@ -82,4 +82,4 @@ def cut(name: str, photo, size: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,7 @@ Files are INDEX.png, or LABEL_INDEX.png where the npz has labels (arr_1), so tha
 finds the classes again. One image is in memory at a time.
 """
 
-from common import argparser, need_file, npz_rows, write_folder
+from common import argparser, need_file, npz_rows, run, write_folder
 
 
 def create_argparser():
@@ -36,15 +36,19 @@ def names(path: str):
     """The file name of each image, without .png."""
     import numpy as np
 
-    with np.load(path) as archive:
+    from flatdiff.disk import reading
+
+    with reading(path), np.load(path) as archive:
         labels = archive["arr_1"] if "arr_1" in archive.files else None
     if labels is None:
         from itertools import count
 
         return (f"{i:05d}" for i in count())
+    if labels.dtype.kind not in "iu" or not labels.size:
+        raise SystemExit(f"arr_1 of {path} is {labels.dtype} {labels.shape}, expected integers [N]")
     width = len(str(labels.max()))  # so that names sort as numbers do
     return (f"{label:0{width}d}_{i:05d}" for i, label in enumerate(labels))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,11 +4,19 @@
         --num_images 50000
 
 Reads what training reads (a folder, zip or npz), with its centre crop and its resize. arr_0 is
-uint8 [N, H, W, 3] in the order of the files, arr_1 the labels with --class_cond True. One image is
-in memory at a time.
+uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is the labels and
+class_names the name of each. One image is in memory at a time.
 """
 
-from common import add_classes, add_image_size, argparser, in_threads, write_npz
+from common import (
+    add_classes,
+    add_image_size,
+    add_transparent,
+    argparser,
+    in_threads,
+    run,
+    write_npz,
+)
 
 
 def create_argparser():
@@ -20,6 +28,7 @@ def create_argparser():
     )
     parser.add_argument("--seed", type=int, default=0, help="of the subset; default 0")
     add_classes(parser)
+    add_transparent(parser)
     return parser
 
 
@@ -30,15 +39,23 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
+    from flatdiff import classes
     from flatdiff.image_datasets import ImageDataset
 
     try:
-        dataset = ImageDataset(args.data_dir, args.image_size, args.class_cond, args.class_from)
+        dataset = ImageDataset(
+            args.data_dir,
+            args.image_size,
+            args.class_cond,
+            args.class_from,
+            transparent=args.transparent,
+        )
         indices = subset(dataset.num_images, args.num_images, args.seed)
         images = tqdm(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
         labels = dataset.labels[indices] if args.class_cond else None
+        names = classes.array(dataset.classes) if args.class_cond else None
         shape = (len(indices), args.image_size, args.image_size, 3)
-        write_npz(args.out, images, shape, labels)
+        write_npz(args.out, images, shape, labels, names)
     except ValueError as error:
         raise SystemExit(str(error)) from error
 
@@ -54,4 +71,4 @@ def subset(num_images: int, wanted: int, seed: int):
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

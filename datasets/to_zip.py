@@ -11,13 +11,14 @@ with --image_size. Names, and so classes, stay.
 
 import os
 
-from common import add_image_size, argparser, in_threads
+from common import add_image_size, add_transparent, argparser, in_threads, run
 
 
 def create_argparser():
     parser = argparser(__doc__, out="FILE.zip to write")
     parser.add_argument("--data_dir", required=True, help="folder of images")
     add_image_size(parser, help="store PNG squares of this side; default: the files as they are")
+    add_transparent(parser)
     return parser
 
 
@@ -30,19 +31,19 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
+    from flatdiff.disk import writing
     from flatdiff.image_files import Folder, open_images
 
     try:
-        source = open_images(args.data_dir)
+        source = open_images(args.data_dir, args.transparent)
         if not isinstance(source, Folder):
             raise ValueError(f"--data_dir is {args.data_dir}, expected a folder of images")
         contents = in_threads(lambda i: content(source, i, args.image_size), range(len(source)))
-        with zipfile.ZipFile(f"{args.out}.partial", "w", zipfile.ZIP_STORED) as archive:
+        with writing(args.out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             for name, data in tqdm(contents, desc="packing images", total=len(source)):
                 archive.writestr(name, data)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    os.replace(f"{args.out}.partial", args.out)
     print(f"{len(source)} images written: {os.path.abspath(args.out)}")
 
 
@@ -64,4 +65,4 @@ def content(source, i: int, image_size: int | None) -> tuple[str, bytes]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

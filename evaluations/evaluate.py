@@ -9,7 +9,7 @@ The features of a reference are kept on disk under the hash of its contents and 
 import math
 import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ class Measured:
     mu_s: Tensor | None = None  # of the spatial features, for sFID
     sigma_s: Tensor | None = None
     cached: str = ""  # where they were read from
+    notes: list[str] = field(default_factory=list)  # on how its pictures were read
 
 
 def evaluate(
@@ -45,18 +46,20 @@ def evaluate(
     cache_dir: str | None = None,
     seed: int = 0,
     progress: bool = False,
+    transparent: str = "white",
 ) -> dict:
     """Compare two sets of images, uint8 arrays [N, H, W, 3] or paths of an .npz or a folder.
 
     features: a name ("lite0", "digits"), or what `load_features` returned, to load it once.
     cache_dir: default ~/.cache/flatdiff; "" keeps nothing. seed: of all subsets drawn.
+    transparent: pictures of a folder are laid on "white"; "refuse" them; "drop" their alpha.
     Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, warnings}.
     A metric that was not possible is absent.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
     if isinstance(features, str):
         features = load_features(features, cache_dir=cache_dir)
-    reference, samples = open_images(reference), open_images(samples)
+    reference, samples = (open_images(x, transparent) for x in (reference, samples))
     check_same_size(reference, samples)
     if samples.num_images == 0:
         raise ValueError(f"{samples.name} has statistics only; the samples must be images in arr_0")
@@ -101,17 +104,23 @@ def measure(
         arrays, cached = _compute(images, features, batch_size, progress), ""
         if path:
             write_atomically(path, lambda file: np.savez(file, **arrays))
+    notes = [str(note) for note in arrays.pop("notes", ())]
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    return Measured(images.num_images, **{**tensors, **given}, cached=cached)
+    return Measured(images.num_images, **{**tensors, **given}, cached=cached, notes=notes)
 
 
 def _compute(images, features, batch_size, progress):
     found = features.extract(images, batch_size, progress)
     mu, sigma = statistics(found["pool"])
+    if bad := int((~torch.isfinite(found["pool"])).any(1).sum()):
+        raise ValueError(
+            f"the features {features.name} of {bad} images of {images.name} are NaN or infinite: "
+            "their weights are damaged"
+        )
     arrays = {"pool": found["pool"], "mu": mu, "sigma": sigma}
     if "spatial" in found:
         arrays["mu_s"], arrays["sigma_s"] = statistics(found["spatial"])
-    return {key: value.numpy() for key, value in arrays.items()}
+    return {key: value.numpy() for key, value in arrays.items()} | {"notes": list(images.notes)}
 
 
 def _read_cache(path):
@@ -163,7 +172,7 @@ def _by_neighbours(reference, samples, features, seed, progress):
 
 def cautions(reference: Measured, samples: Measured, features: Features) -> list[str]:
     """What a reader of the numbers should know."""
-    said = []
+    said = list(dict.fromkeys(reference.notes + samples.notes))
     fid, dim = features.metric("FID"), features.dim
     for name, measured in (("reference", reference), ("samples", samples)):
         if 0 < measured.num_images <= dim:

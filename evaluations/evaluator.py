@@ -35,6 +35,12 @@ def create_argparser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the subsets drawn; default 0")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     parser.add_argument(
+        "--transparent",
+        choices=("white", "refuse", "drop"),
+        default="white",
+        help="transparent pictures are laid on white (default), refused, or show hidden colours",
+    )
+    parser.add_argument(
         "--cache_dir",
         help="where features of references are kept; default ~/.cache/flatdiff; '' keeps nothing",
     )
@@ -45,13 +51,17 @@ def main(argv: list[str] | None = None) -> dict:
     args = create_argparser().parse_args(argv)
     if args.batch_size < 1:
         raise SystemExit(f"--batch_size is {args.batch_size}, expected 1 or more")
+    if args.seed < 0:
+        raise SystemExit(f"--seed is {args.seed}, expected 0 or more")
     try:
         result = run(args)
-    except ValueError as error:
+        written = args.json and write_json(result, args.json)
+    except (ValueError, OSError) as error:
         raise SystemExit(f"evaluator: {error}") from error
-    print(table(result))
-    if args.json:
-        print(f"JSON: {write_json(result, args.json)}")
+    code = sys.stdout.encoding or "utf-8"  # ascii, in some terminals
+    print(table(result).encode(code, "backslashreplace").decode(code))
+    if written:
+        print(f"JSON: {written}")
     return result
 
 
@@ -70,6 +80,7 @@ def run(args: argparse.Namespace) -> dict:
         cache_dir=args.cache_dir,
         seed=args.seed,
         progress=sys.stderr.isatty(),
+        transparent=args.transparent,
     )
     paths = {key: os.path.abspath(getattr(args, key)) for key in ("reference", "samples")}
     return {**paths, **result, "weights_sha256": features.fingerprint, "seed": args.seed}

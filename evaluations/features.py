@@ -70,6 +70,11 @@ def load_features(
 
     device: default CUDA if there is one. cache_dir: where the digits' network is kept.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # as torch without CUDA says it
+        raise ValueError(f"cannot use the device {device!r}, expected cpu or cuda") from error
     name = name or ("inception" if inception_weights else None)
     if name is None or (name == "inception" and not inception_weights):
         raise ValueError(HOW_TO_CHOOSE)
@@ -82,7 +87,6 @@ def load_features(
     else:
         raise ValueError(f"unknown features {name!r}; expected one of {', '.join(CHOICES)}")
     fingerprint = _fingerprint(name, network)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Features(name, network.requires_grad_(False).to(device), fingerprint)
 
 

@@ -19,6 +19,9 @@ def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
         with open(part, "wb") as file:
             write(file)
         os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
+    except BaseException as error:
+        if os.path.exists(part):
+            os.unlink(part)
+        if isinstance(error, OSError) and error.errno:  # of a full disk, say: with no name
+            raise OSError(error.errno, error.strerror, path) from error
         raise

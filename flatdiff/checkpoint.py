@@ -6,6 +6,7 @@ Model, averages and optimizer files are guided-diffusion's, both ways. Paths may
 remote (gs://, az://). Nothing here runs code from a file.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -20,9 +21,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from . import finite
+from .disk import PART, reading, writing
+
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
-PART = ".flatdiff-part"  # ends the name of a file that is still being written
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
 
 
@@ -47,12 +50,12 @@ def state_name(step: int) -> str:
 
 
 def parse_resume_step_from_filename(filename: str) -> int:
-    """The number between the last "model" and the next dot, `model000100.pt` -> 100; else 0."""
-    _, found, rest = filename.rpartition("model")
-    try:
-        return int(rest.split(".")[0]) if found else 0
-    except ValueError:
-        return 0
+    """The number between a file name's last "model" and the next dot, `model000100.pt` -> 100.
+
+    0 where there is none, or more than digits: `model2024_05_01.pt`, `model-5.pt`.
+    """
+    found = re.search(r"model([0-9]+)(?:\.[^/]*)?$", filename)
+    return int(found[1]) if found else 0
 
 
 # Paths
@@ -67,10 +70,13 @@ def absolute(path: str) -> str:
     return path if _is_remote(path) else os.path.abspath(path)
 
 
-def stamp(path: str) -> str:
-    """Size and time of a file: text that changes when the file is written anew."""
-    stat = bf.stat(path)
-    return f"{stat.size} bytes, {stat.mtime}"
+def sha256(path: str) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with bf.BlobFile(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_remote(path: str) -> bool:
@@ -129,26 +135,8 @@ def _write(path: str, write: Callable[[BinaryIO], Any]) -> None:
         with bf.BlobFile(path, "wb") as file:
             file.write(buffer.getvalue())
         return
-    part = path + PART
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
-    _sync_folder(_folder(path))
-
-
-def _sync_folder(folder: str) -> None:
-    """Let the new name, too, survive a power cut (Windows has no such call)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    with writing(path) as file:
+        write(file)
 
 
 # Loading
@@ -157,10 +145,17 @@ def _sync_folder(folder: str) -> None:
 def load(path: str, map_location: Any = "cpu") -> Any:
     """Read a .pt or .safetensors file. No code in it is run (weights_only).
 
-    ValueError if the file is missing, damaged, or holds more than tensors and plain values.
+    ValueError if the file is missing, damaged, or holds more than tensors and plain values, or
+    numbers that are not finite.
     """
     if bf.isdir(path) or not bf.exists(path):
         raise ValueError(f"no file {path}; {_contents(path if bf.isdir(path) else _folder(path))}")
+    content = _read(path, map_location)
+    finite.check(content, path, "Take an earlier checkpoint, and delete this one's step")
+    return content
+
+
+def _read(path: str, map_location: Any) -> Any:
     with _open(path) as file:
         try:
             if path.endswith(".safetensors"):
@@ -177,7 +172,7 @@ def load_json(path: str) -> Any:
     with bf.BlobFile(path, "rb") as file:
         try:
             return json.loads(file.read())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
 
 
@@ -185,18 +180,38 @@ def about(path: str) -> Any:
     """What `save_tensors` was told about the file; {} for a file from elsewhere."""
     if not path.endswith(".safetensors"):
         return {}
-    with bf.BlobFile(path, "rb") as file:
+    with bf.BlobFile(path, "rb") as file, reading(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        if told and not isinstance(told["diffusion"], dict):
+            raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
+        return told
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither."""
-    beside = bf.join(_folder(path), CONFIG)
+    config.json beside it; {} if there is neither, or if it is another program's."""
     if own := about(path):
         return own, path
-    return (load_json(beside) if exists(beside) else {}), beside
+    return config_in(_folder(path)), bf.join(_folder(path), CONFIG)
+
+
+def config_in(folder: str) -> dict[str, Any]:
+    """Our config.json of a folder, by group; {} if there is none, or another program's."""
+    path = bf.join(folder, CONFIG)
+    content = load_json(path) if exists(path) else {}
+    ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
+    return content if ours else {}
+
+
+def identity(path: str) -> list:
+    """What a key of a kept result says of a checkpoint: its bytes, and what tells how to read them.
+
+    That is its configuration, but for how it was trained.
+    """
+    trained, _ = config_of(path)
+    aside = ("run", "data", "train", "evaluation")
+    return [sha256(path), {k: v for k, v in trained.items() if k not in aside}]
 
 
 def _open(path: str) -> BinaryIO:
@@ -245,9 +260,13 @@ def _contents(folder: str) -> str:
 
 def complete_steps(folder: str) -> list[int]:
     """Steps in `folder` whose state file, and so everything else, was written; ascending."""
-    names = set(_names(folder))
-    steps = {int(found[1]) for name in names if (found := STEP_FILE.fullmatch(name))}
-    return sorted(s for s in steps if {model_name(s), state_name(s)} <= names)
+    files = step_files(folder)
+    return sorted(s for s in set(files.values()) if {model_name(s), state_name(s)} <= files.keys())
+
+
+def step_files(folder: str) -> dict[str, int]:
+    """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
+    return {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:
@@ -267,7 +286,7 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
     if keep_last <= 0:
         return
     kept = {absolute(path) for path in keep if path}
-    files = {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
+    files = step_files(folder)
     steps = sorted(step for name, step in files.items() if name == state_name(step))
     doomed = {s for s in steps[:-keep_last] if absolute(bf.join(folder, model_name(s))) not in kept}
     files = [name for name, step in files.items() if step in doomed]

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-from . import dist_util, generate, run_util, script_util
+from . import classes, dist_util, generate, run_util, script_util
 from .resample import draw
 from .rng import generator
 from .train_util import log_terms
@@ -46,24 +46,29 @@ class Classification:
         }
 
 
-def loop_arguments(flags):
-    """What TrainLoop is told for a ClassifierTrainFlags and a ClassifierFlags."""
+def loop_arguments(flags, dataset):
+    """What TrainLoop is told for a ClassifierTrainFlags and a ClassifierFlags, on the dataset."""
     train = flags.train
     end_step = train.end_step or train.iterations
     return {
         "end_step": end_step,
         "lr_anneal_steps": end_step if train.anneal_lr else train.lr_anneal_steps,
         "use_fp16": flags.classifier.classifier_use_fp16 or flags.model.use_fp16,
-        "evaluate": validation(flags) if train.val_data_dir else None,
+        "evaluate": validation(flags, dataset) if train.val_data_dir else None,
         "prefix": "train_",
     }
 
 
-def validation(flags):
-    """A function of TrainLoop that logs val_loss, val_acc@1 and val_acc@5 of the step's batch."""
+def validation(flags, trained):
+    """A function of TrainLoop that logs val_loss, val_acc@1 and val_acc@5 of the step's batch.
+
+    Labels are those of the dataset `trained`, by name.
+    """
     data = dataclasses.replace(flags.data, data_dir=flags.train.val_data_dir)
     classifier = flags.classifier
-    dataset = run_util.open_dataset(data, classifier.image_size, classifier.num_classes)
+    dataset = run_util.open_dataset(
+        data, classifier.image_size, classifier.num_classes, trained.classes
+    )
     batches = run_util.batches(flags, dataset, random_crop=False)
 
     def evaluate(loop):
@@ -88,7 +93,7 @@ def validation(flags):
 
 
 def guidance(flags, model):
-    """(labels, guide) for `generate.sampler`: random labels, and labels [N] -> cond_fn.
+    """(labels, classes, guide): random labels, what they mean, and labels [N] -> cond_fn.
 
     ValueError if the classifier and the network have other classes.
     """
@@ -105,6 +110,7 @@ def guidance(flags, model):
             f"the classifier knows {num_classes} classes and the network {model.num_classes}: "
             "give two checkpoints of the same classes"
         )
+    known = classes.common(classifier.classes, model.classes)
     dtype = "fp16" if flags.classifier.classifier_use_fp16 else flags.run.dtype
     guide = functools.partial(
         gradient,
@@ -112,7 +118,7 @@ def guidance(flags, model):
         scale=flags.guidance.classifier_scale,
         autocast=script_util.casting(dtype, dist_util.dev()),
     )
-    return generate.labels_of(flags, num_classes), guide
+    return generate.labels_of(flags, num_classes, known), known, guide
 
 
 def gradient(classifier, labels, scale, autocast=nullcontext):

@@ -19,7 +19,7 @@ from .config_use import (
     SampleFlags,
     StudyFlags,
 )
-from .flags import as_trained, flag, group_of, parse, run, to_dict
+from .flags import as_trained, checked, flag, group_of, parse, run, to_dict
 
 __all__ = [
     "BaseFlags",
@@ -34,6 +34,7 @@ __all__ = [
     "SampleFlags",
     "StudyFlags",
     "as_trained",
+    "checked",
     "flag",
     "group_of",
     "parse",
@@ -82,7 +83,9 @@ class DiffusionFlags:
     diffusion_steps: int = flag(1000, "timesteps T of the chain", low=1, fixed=True)
     noise_schedule: str = flag("linear", "how betas grow", choices=("linear", "cosine"), fixed=True)
     timestep_respacing: str = flag(
-        "", "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all"
+        "",
+        "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all",
+        changes="sampling",
     )
     use_kl: bool = flag(False, "train on the variational bound; False: on the noise's MSE")
     predict_xstart: bool = flag(
@@ -93,10 +96,14 @@ class DiffusionFlags:
     )
     rescale_learned_sigmas: bool = flag(False, "weigh the variational term by T / 1000")
     eps_scaler: float = flag(
-        1.0, "sampling: the predicted noise is divided by this (Ning et al. 2024); 1: off"
+        1.0,
+        "sampling: the predicted noise is divided by this (Ning et al. 2024); 1: off",
+        changes="sampling",
     )
     eps_scaler_slope: float = flag(
-        0.0, "sampling: the divisor grows by this per respaced step above step 0; 0: constant"
+        0.0,
+        "sampling: the divisor grows by this per respaced step above step 0; 0: constant",
+        changes="sampling",
     )
     input_pertub: float = flag(
         0.0, "training: noise added to x_t's noise, as its share (Ning et al. 2023); 0: off", low=0
@@ -141,13 +148,23 @@ class ClassifierFlags:
 class DataFlags:
     """Where images come from and what is done to them."""
 
-    data_dir: str = flag("", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0")
+    data_dir: str = flag(
+        "", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0", changes="nothing"
+    )
     class_from: str = flag(
         "prefix",
         "a class is the file name before its first _ (prefix), or the folder",
         choices=("prefix", "folder"),
     )
-    num_workers: int = flag(2, "processes that decode images, if they do not fit memory", low=0)
+    transparent: str = flag(
+        "white",
+        "transparent images are laid on white; refuse: they are an error; drop: they show the "
+        "colours that they hide, as in guided-diffusion",
+        choices=("white", "refuse", "drop"),
+    )
+    num_workers: int = flag(
+        2, "processes that decode images, if they do not fit memory", low=0, changes="nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +218,17 @@ class TrainFlags:
     swa_start: int = flag(0, "step of the first window, if nothing was resumed", low=0)
     swa_lr_min: float = flag(1e-6, "lr at the end of a window, if lr_anneal_steps > 0", low=0)
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
-    log_interval: int = flag(100, "steps between two lines of the log", low=1)
-    save_interval: int = flag(10000, "steps between two checkpoints", low=1)
-    keep_last: int = flag(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
-    sample_interval: int = flag(0, "steps between two grids of samples; 0: none", low=0)
-    resume: str = flag("", "auto: go on from log_dir's newest checkpoint; empty: off")
+    log_interval: int = flag(100, "steps between two lines of the log", low=1, changes="nothing")
+    save_interval: int = flag(10000, "steps between two checkpoints", low=1, changes="nothing")
+    keep_last: int = flag(
+        0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0, changes="nothing"
+    )
+    sample_interval: int = flag(
+        0, "steps between two grids of samples; 0: none", low=0, changes="nothing"
+    )
+    resume: str = flag(
+        "", "auto: go on from log_dir's newest checkpoint; empty: off", changes="nothing"
+    )
     resume_checkpoint: str = flag("", "modelNNNNNN.pt to go on from; empty: start anew")
     init_from: str = flag("", "file whose weights alone start a new run; empty: random weights")
 
@@ -218,7 +241,7 @@ class ClassifierTrainFlags(TrainFlags):
     batch_size: int = flag(4, "images per rank and step; the global batch is ranks x this", low=1)
     random_crop: bool = flag(True, "crop at random; False: at the centre")
     ema_rate: str = flag("", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
-    log_interval: int = flag(10, "steps between two lines of the log", low=1)
+    log_interval: int = flag(10, "steps between two lines of the log", low=1, changes="nothing")
     iterations: int = flag(150000, "steps in all, if there is no end_step", low=1)
     anneal_lr: bool = flag(False, "lr falls to 0 at the last step; False: lr stays")
     noised: bool = flag(True, "classify noised images, for guidance; False: clean ones")
@@ -244,4 +267,6 @@ class RunFlags:
         "fp32", "arithmetic of the network; its weights stay fp32", choices=("fp32", "bf16", "fp16")
     )
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
-    log_dir: str = flag("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")
+    log_dir: str = flag(
+        "", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one", changes="nothing"
+    )

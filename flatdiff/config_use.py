@@ -9,9 +9,9 @@ from .flags import flag
 class SampleFlags:
     """Images from a checkpoint."""
 
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
-    num_samples: int = flag(10000, "number of images", low=1)
-    batch_size: int = flag(16, "images per rank and network call", low=1)
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
+    num_samples: int = flag(10000, "number of images", low=1, changes="parts")
+    batch_size: int = flag(16, "images per rank and network call", low=1, changes="nothing")
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     sampler: str = flag(
         "ddpm",
@@ -31,7 +31,9 @@ class FeatureFlags:
         "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
         choices=("lite0", "digits", "inception"),
     )
-    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+    inception_weights: str = flag(
+        "", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid", changes="nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,32 +56,45 @@ class FlatnessFlags:
         "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
         choices=("LPF", "MC", "HESSIAN", "SURFACE"),
     )
-    model_path: str = flag("", "checkpoints, separated by commas; * and ? stand for any letters")
+    model_path: str = flag(
+        "", "checkpoints, separated by commas; * and ? stand for any letters", changes="nothing"
+    )
     sigma: str = flag(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "
         "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
+        changes="parts",
     )
-    radius: str = flag("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
+    radius: str = flag(
+        "1,2,5,10,20", "MC: lengths of the directions, l2 over all weights", changes="parts"
+    )
     noise_scale: str = flag(
         "absolute",
         "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
         choices=("absolute", "filter"),
     )
     num_draws: int = flag(
-        20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
+        20,
+        "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace",
+        low=2,
+        changes="parts",
     )
     num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
-    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1)
-    surface_points: int = flag(21, "SURFACE: points along a side of the plane, odd", low=3)
+    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1, changes="parts")
+    surface_points: int = flag(
+        21, "SURFACE: points along a side of the plane, odd", low=3, changes="parts"
+    )
     surface_range: float = flag(
-        1.0, "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter"
+        1.0,
+        "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter",
+        changes="parts",
     )
     batch_size: int = flag(
         0,
         "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
         low=0,
+        changes="nothing",
     )
 
 
@@ -87,9 +102,11 @@ class FlatnessFlags:
 class ExposureFlags:
     """Exposure bias: the network along the sampling chain, against real images."""
 
-    model_path: str = flag("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
+    model_path: str = flag(
+        "", "checkpoints, as FILE,FILE or runs/*/model100000.pt", changes="nothing"
+    )
     num_images: int = flag(256, "real images, and chains of each kind", low=3)
-    batch_size: int = flag(64, "images per rank and network call", low=1)
+    batch_size: int = flag(64, "images per rank and network call", low=1, changes="nothing")
     sampler: str = flag(
         "ddpm",
         "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
@@ -142,10 +159,15 @@ class QuantFlags:
         choices=("simulate", "packed", "int8"),
     )
     save_quantized: str = flag(
-        "", "FILE.safetensors for the packed weights, to give as model_path; empty: not saved"
+        "",
+        "FILE.safetensors for the packed weights, to give as model_path; empty: not saved",
+        changes="nothing",
     )
     num_images: int = flag(
-        256, "images of data_dir on which the loss is measured before and after", low=2
+        256,
+        "images of data_dir on which the loss is measured before and after",
+        low=2,
+        changes="nothing",
     )
 
 
@@ -153,7 +175,9 @@ class QuantFlags:
 class GuidanceFlags:
     """Guidance by a noisy classifier (Dhariwal & Nichol 2021)."""
 
-    classifier_path: str = flag("", "checkpoint of classifier_train: model* (or ema_*, swa_*)")
+    classifier_path: str = flag(
+        "", "checkpoint of classifier_train: model* (or ema_*, swa_*)", changes="nothing"
+    )
     classifier_scale: float = flag(1.0, "factor of the classifier's gradient; 0: no guidance")
 
 
@@ -161,16 +185,18 @@ class GuidanceFlags:
 class BaseFlags:
     """What a super-resolution network enlarges."""
 
-    base_samples: str = flag("", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels")
+    base_samples: str = flag(
+        "", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels", changes="nothing"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class NllFlags:
     """The variational bound of images, in bits per dimension."""
 
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*")
-    num_samples: int = flag(1000, "number of images, chosen at random by the seed", low=1)
-    batch_size: int = flag(1, "images per rank and network call", low=1)
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
+    num_samples: int = flag(1000, "images, chosen at random by the seed, none twice", low=1)
+    batch_size: int = flag(1, "images per rank and network call", low=1, changes="nothing")
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
 
 

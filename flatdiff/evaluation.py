@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import dist_util, logger, report, run_util
+from . import dist_util, finite, logger, report, run_util
 from .flatness_report import table
 
 EVALUATIONS = Path(__file__).parents[1] / "evaluations"
@@ -76,6 +76,8 @@ def of_runs(folders: list[str], flags) -> list[dict]:
                     "infinity": metrics.get(f"{name}_infinity"),
                 }
             )
+    for row in rows:
+        finite.check({name: row["value"]}, f"distance of {row['run']}")
     for warning in warnings:
         logger.warn(f"warning: {warning}")
     return rows
@@ -108,7 +110,7 @@ def on_the_fly(flags, dataset) -> dict:
 
     def evaluate(loop):
         with loop.averaged() as model:
-            samples = _draw(model, flags, dataset.image_size)
+            samples = _draw(model, flags, dataset)
         if measure:
             metrics = measure(reference, samples)["metrics"]
             logger.logkvs({k: metrics[k] for k in (name, f"{name}_error", f"{name}_infinity")})
@@ -118,9 +120,9 @@ def on_the_fly(flags, dataset) -> dict:
     return {"eval_interval": e.eval_interval, "evaluate": evaluate}
 
 
-def _draw(model, flags, image_size):
+def _draw(model, flags, dataset):
     """uint8 [eval_samples, H, W, 3], of all ranks; the order is not that of the indices."""
-    e, draw = flags.evaluation, run_util.preview(flags, image_size)
+    e, draw = flags.evaluation, run_util.preview(flags, dataset)
     mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
     batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]
     parts = dist_util.all_gather_object([draw(model, batch) for batch in batches])

@@ -3,13 +3,12 @@
 Errors are standard errors; the bands in pictures are 1.96 of them to either side.
 """
 
-import csv
 import os
 
 import matplotlib
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, disk
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -75,11 +74,11 @@ def save(record: dict, folder: str) -> list[str]:
         os.path.join(checkpoint.absolute(folder), name) for name in ("exposure_bias", "prior_shift")
     )
     checkpoint.save_json(record, f"{curves}.json")
-    _save_csv(f"{curves}.csv", _curve_rows(record))
+    disk.write_csv(_curve_rows(record), f"{curves}.csv")
     draw_curves(record, f"{curves}.png")
     paths = [f"{curves}.json", f"{curves}.csv", f"{curves}.png"]
     if len(record["models"][0]["priors"]) > 1:
-        _save_csv(f"{shifts}.csv", _prior_rows(record))
+        disk.write_csv(_prior_rows(record), f"{shifts}.csv")
         paths.append(f"{shifts}.csv")
         if _sweeps(record):
             draw_priors(record, f"{shifts}.png")
@@ -125,13 +124,6 @@ def _columns(estimates: dict, names, i: int | None = None, suffix: str = "") -> 
             found = estimates[name][kind]
             row[f"{name}{suffix}{end}"] = found if i is None else found[i]
     return row
-
-
-def _save_csv(path: str, rows: list[dict]) -> None:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 # Pictures
@@ -224,5 +216,6 @@ def _finish(figure, axes, path: str) -> None:
     columns = min(len(names), 4)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=110)
+    with disk.writing(path) as file:
+        figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -7,18 +7,16 @@ of the images before it is summed, so the record does not depend on how many ran
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import config, dist_util, exposure_bias, logger, probe, run_util, script_util
+from . import dist_util, exposure_bias, finite, keys, logger, probe, run_util, script_util
+from .checkpoint import sha256
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
 from .flatness_run import find_models, short_names
 from .generate import ImageNoise
-from .image_datasets import ImageDataset
-from .subject import sha256
 
 
 def study(flags) -> dict:
@@ -39,6 +37,8 @@ def study(flags) -> dict:
     x_start, labels = _images(flags, [model for model, _ in networks.values()])
     measured = _measure(networks, x_start, labels, priors, flags)
 
+    for name, path in zip(names, paths):
+        finite.check(vars(measured[name]), f"exposure bias of {path}")
     _, diffusion = networks[names[0]]
     real = {name: v.numpy() for name, v in exposure_bias.image_statistics(x_start).items()}
     models = [
@@ -91,25 +91,26 @@ def _check_one_chain(networks: dict) -> None:
 def _images(flags, models) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The images [N, 3, H, W] of the study, and their labels if a network has classes."""
     wanted = flags.exposure.num_images
-    num_classes = [m.num_classes for m in models if m.num_classes is not None]
-    data = flags.data
-    dataset = ImageDataset(data.data_dir, models[0].image_size, bool(num_classes), data.class_from)
-    for number in num_classes:
-        run_util.check_classes(dataset, SimpleNamespace(class_cond=True, num_classes=number))
+    size, conditional = models[0].image_size, [m for m in models if m.num_classes is not None]
+    kinds = dict.fromkeys((m.num_classes, m.classes) for m in conditional) or [(None, ())]
+    dataset, *others = (run_util.open_dataset(flags.data, size, *kind) for kind in kinds)
+    if any(not np.array_equal(dataset.labels, other.labels) for other in others):
+        raise ValueError(
+            "the networks have other labels for the same classes (config.json beside each): study "
+            "them in runs of their own"
+        )
     if dataset.num_images < wanted:
         logger.warn(
-            f"warning: {dataset.num_images} images for num_images {wanted}: some are used again, "
-            "with other noise"
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: each is "
+            "used once"
         )
-    return probe.images_of(dataset, wanted, flags.run.seed)
+    return probe.images_of(dataset, min(wanted, dataset.num_images), flags.run.seed)
 
 
 def _settings(flags) -> dict:
     """Every flag that a number depends on, and torch's version."""
-    groups = config.to_dict(flags)
-    groups["run"].pop("log_dir")
-    kept = {k: groups[k] for k in ("exposure", "run", "data", "model", "diffusion")}
-    return kept | {"torch": torch.__version__, "device": dist_util.dev().type}
+    told = {"torch": torch.__version__, "device": dist_util.dev().type}
+    return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
 
 
 # Measuring

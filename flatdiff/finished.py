@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import dist_util, logger
+from .disk import naming
 
 
 class Finished:
@@ -60,7 +61,10 @@ class Finished:
             self.bar.refresh()
 
     def _write(self, key: str, value: Any) -> None:
-        with open(self.path, "a") as file:  # a new line first: a kill may have left half of one
+        with (
+            naming(self.path),
+            open(self.path, "a") as file,
+        ):  # a new line first: a kill may have left half of one
             file.write("\n" + json.dumps([key, value]))
 
     def __enter__(self) -> "Finished":
@@ -79,7 +83,7 @@ def _read(folder: str) -> dict[str, Any]:
             for line in filter(str.strip, file):
                 try:
                     key, value = json.loads(line)
-                except ValueError:  # half a line
+                    known[key] = value
+                except (ValueError, TypeError, RecursionError):  # half a line, or no result
                     continue
-                known[key] = value
     return known

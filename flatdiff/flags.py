@@ -16,14 +16,25 @@ BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
     ("no", "false", "f", "n", "0"), False
 )
 
+EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+HUGE = 1e38  # of the numbers that fp32 holds
+LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
-def flag(default, help, *, choices=None, low=None, fixed=False):
+
+def flag(default, help, *, choices=None, low=None, fixed=False, changes="numbers"):
     """A field that is a flag. Its type is its default's.
 
     `low`: the least value allowed. `fixed`: part of what a checkpoint's network or chain is, so
-    that a sampler may not contradict the value it was trained with.
+    that a sampler may not contradict the value it was trained with. `changes`: what another value
+    changes, from which `keys` knows what a kept result depends on:
+
+    - "numbers": all that is computed, as far as anybody knows
+    - "sampling": how a chain is walked, of which a study leaves its trainings without
+    - "parts": how many images, draws or points there are, but none of them
+    - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
+      logged and when
     """
-    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed}
+    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -109,6 +120,7 @@ def as_trained(group, trained, given, source):
     `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
     flag contradicts what the network or the chain is.
     """
+    trained = checked(group, trained, source)
     fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
     for name in sorted(fixed & given.keys()):
         if trained[name] != given[name]:
@@ -120,6 +132,26 @@ def as_trained(group, trained, given, source):
     return group_of(group, given | {name: trained[name] for name in fixed})
 
 
+def checked(group, values, source):
+    """The values of a group as a file tells them; ValueError where no flag could have said so.
+
+    Only those that are fixed are looked at: nothing else of a file's is used.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
+    for field in dataclasses.fields(group):
+        if field.metadata["fixed"] and field.name in values:
+            value, kind = values[field.name], type(field.default)
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            problem = _outside(field, value) if fits else f"expected {EXPECTED[kind]}"
+            if problem:
+                raise ValueError(
+                    f"{field.name} is {value!r:.80} in {source}, {problem}: mend that file, or "
+                    "move it away and give the flags"
+                )
+    return values
+
+
 def to_dict(flags):
     """All groups of a parsed command line as plain nested dicts, for config.json."""
     return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
@@ -127,25 +159,34 @@ def to_dict(flags):
 
 def reader(field):
     """Text -> the field's value; the message names what is expected."""
-    kind, choices, low = type(field.default), field.metadata["choices"], field.metadata["low"]
+    kind = type(field.default)
 
     def read(text):
         try:
             value = BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            wanted = {bool: "True or False", int: "a whole number", float: "a number"}[kind]
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {wanted}") from None
-        if choices and value not in choices:
-            near = difflib.get_close_matches(str(value), choices, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}, expected one of {', '.join(choices)}{hint}"
-            )
-        if low is not None and not value >= low:
-            raise argparse.ArgumentTypeError(f"got {text}, expected {low} or more")
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None
+        if problem := _outside(field, value):
+            raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
         return value
 
     return read
+
+
+def _outside(field, value):
+    """What is expected of the field's value, or "" if it is that."""
+    choices, low = field.metadata["choices"], field.metadata["low"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"expected one of {', '.join(choices)}{hint}"
+    if low is not None and not value >= low:
+        return f"expected {low} or more"
+    if isinstance(value, float) and not abs(value) <= HUGE:
+        return f"expected a finite number, {HUGE:g} at most"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"expected at most {LARGEST} (2^63 - 1)"
+    return ""
 
 
 def _help(field):

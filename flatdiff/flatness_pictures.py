@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from . import disk
+
 WIDTH, HEIGHT, DPI = 4.8, 4.2, 120  # inches of a panel
 SIZE = {
     "sigma": "sigma, standard deviation of the weight noise",
@@ -30,7 +32,8 @@ def draw(kind: str, record: dict, rows: list[dict], folder: str) -> list[str]:
         pictures = {"": curves(rows)}
     paths = [os.path.join(folder, f"flatness_{kind}{name}.png") for name in pictures]
     for path, figure in zip(paths, pictures.values()):
-        figure.savefig(path, dpi=DPI)
+        with disk.writing(path) as file:
+            figure.savefig(file, dpi=DPI)
     return paths
 
 

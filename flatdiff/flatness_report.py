@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint, flatness, flatness_pictures, logger
-from .report import write_csv
+from .disk import write_csv, writing
 
 SIZE = {"LPF": "sigma", "MC": "radius"}
 PARTS = ("all", "quarter 1", "quarter 2", "quarter 3", "quarter 4")  # of the timesteps
@@ -208,7 +208,8 @@ def write_arrays(record: dict, path: str) -> str:
     if record.get("line"):
         arrays["alphas"] = record["line"]["alphas"]
         arrays |= {f"line/{term}": v for term, v in record["line"]["losses"].items()}
-    np.savez(path, **{name: np.array(values) for name, values in arrays.items()})
+    with writing(path) as file:
+        np.savez(file, **{name: np.array(values) for name, values in arrays.items()})
     return path
 
 

@@ -15,9 +15,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoint, config, dist_util, flatness, hessian, logger, script_util, surface
+from . import (
+    checkpoint,
+    config,
+    dist_util,
+    finite,
+    flatness,
+    hessian,
+    keys,
+    logger,
+    script_util,
+    surface,
+)
+from .checkpoint import sha256
 from .finished import Finished
-from .subject import Subject, load_images, sha256
+from .subject import Subject, load_images
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
 ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint, 1 the other
@@ -100,6 +112,7 @@ def spectrum(subject: Subject, flags, finished: Finished) -> dict:
     lanczos = functools.partial(_lanczos, product, size, f.num_eigenvalues, seed)
     trace = finished.compute(samples, together=True)
     found = finished.compute({f"{subject.key} top {f.num_eigenvalues}": lanczos}, together=True)
+    finite.check([trace, found], f"Hessian of {subject.path}")
     return {"of": subject.hessian_term, "trace": trace, **found[0]}
 
 
@@ -269,6 +282,5 @@ def arithmetic(flags):
 
 def settings(flags) -> dict:
     """Every flag that a number may depend on, and torch's version."""
-    groups = config.to_dict(flags)
-    del groups["run"]["log_dir"], groups["train"]  # which change nothing here
-    return groups | {"torch": torch.__version__, "device": dist_util.dev().type}
+    told = {"torch": torch.__version__, "device": dist_util.dev().type}
+    return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}

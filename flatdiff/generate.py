@@ -4,9 +4,10 @@ Finished batches are kept on disk as parts, so that 50,000 images need little me
 run goes on; the parts are joined at the end.
 """
 
-import dataclasses
+import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -14,11 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import checkpoint, dist_util, logger, script_util
+from . import checkpoint, classes, disk, dist_util, finite, keys, logger, script_util
 from .image_datasets import save_grid, to_uint8
 from .rng import LABEL, SAMPLE, generator, seed_of
 
-KEY_GROUPS = ("sample", "diffusion", "quant", "guidance", "base")
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
 
@@ -77,27 +77,36 @@ def sample_images(
         device=device,
         randn=noise,
     )
+    finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
     return to_uint8(x).cpu().numpy()
 
 
-def draw_labels(indices, seed, num_classes, wanted=()):
-    """The class of each image, int64 [N]: `wanted` in turn, or at random, a function of index."""
-    bad = [y for y in wanted if not 0 <= y < num_classes]
-    if bad:
-        raise ValueError(f"class_labels {bad} are not in 0..{num_classes - 1}")
-    if wanted:
-        return torch.tensor([wanted[i % len(wanted)] for i in indices])
-    return torch.tensor([seed_of(seed, LABEL, i) % num_classes for i in indices])
+def draw_labels(indices, seed, labels):
+    """The label of each image, int64 [N], one of `labels` at random: a function of the index."""
+    return torch.tensor([labels[seed_of(seed, LABEL, i) % len(labels)] for i in indices])
 
 
-def labels_of(flags, num_classes):
-    """A function of image indices that gives their labels, by --class_labels; None: no classes."""
+def labels_of(flags, num_classes, known=()):
+    """A function of image indices that gives labels: --class_labels in turn, or at random.
+
+    Those at random occur in training, by `known`, the network's classes. None for a network without
+    classes, whose num_classes is None. ValueError for labels that the network has no row for.
+    """
     wanted = _class_labels(flags.sample.class_labels)
     if num_classes is None and wanted:
         raise ValueError("--class_labels was given, but the network is not class-conditional")
     if num_classes is None:
         return lambda indices: None
-    return lambda indices: draw_labels(indices, flags.run.seed, num_classes, wanted)
+    rows = classes.trained(known, num_classes)
+    if bad := [y for y in wanted if not 0 <= y < num_classes]:
+        raise ValueError(f"--class_labels {bad} are not in 0..{num_classes - 1}")
+    if never := sorted(set(wanted) - set(rows)):
+        logger.warn(f"warning: no image of class_labels {never} was in the training")
+    if wanted:
+        return lambda indices: torch.tensor([wanted[i % len(wanted)] for i in indices])
+    if known:
+        logger.log(f"labels are drawn from the {len(rows)} of training: {classes.text(known)}")
+    return lambda indices: draw_labels(indices, flags.run.seed, rows)
 
 
 def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {}, guide=None):
@@ -106,12 +115,12 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     `labels`, `conditions`: functions of indices that give labels [N] or None, as `labels_of`, and
     other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
     """
-    labels = labels or labels_of(flags, model.num_classes)
+    labels = labels or labels_of(flags, model.num_classes, model.classes)
     size = model.image_size
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def sample(indices):
-        classes = labels(indices)
+        y = labels(indices)
         with autocast():
             images = sample_images(
                 model,
@@ -120,25 +129,20 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
                 (3, size, size),
                 seed=flags.run.seed,
                 sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
-                labels=None if model.num_classes is None else classes,
+                labels=None if model.num_classes is None else y,
                 clip_denoised=flags.sample.clip_denoised,
-                cond_fn=guide and guide(classes),
+                cond_fn=guide and guide(y),
                 **conditions(indices),
             )
-        return images, classes
+        return images, y
 
     return sample
 
 
 def key(flags, *files):
-    """What the images of these flags depend on, as text: the sampler, its checkpoints and files."""
-    groups = [v for k, v in vars(flags).items() if k in KEY_GROUPS]
-    values = {k: v for group in groups for k, v in dataclasses.asdict(group).items()}
-    for name in ("batch_size", "num_samples", "num_images", "save_quantized"):
-        values.pop(name, None)
-    stamps = [checkpoint.stamp(path) for path in (flags.sample.model_path, *files)]
-    values |= {"seed": flags.run.seed, "dtype": flags.run.dtype, "files": stamps}
-    return json.dumps(values, sort_keys=True)
+    """What the images of these flags depend on, as text: flags, checkpoint, and other files."""
+    paths = (flags.sample.model_path, *files)
+    return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
 
 
 def _class_labels(text):
@@ -150,20 +154,27 @@ def _class_labels(text):
         ) from None
 
 
-def save_samples(sample, flags, folder, *files, suffix=""):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
+def save_samples(sample, flags, folder, *files, suffix="", known=()):
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint.
+
+    `known`: the classes of the network, whose names go into the file.
+    """
     amount = flags.sample.num_samples, flags.sample.batch_size
-    path = generate(sample, *amount, folder, key=key(flags, *files), suffix=suffix)
+    own = key(flags, *files)
+    path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
     logger.log(f"sampling complete: {path}")
 
 
-def generate(sample, num_samples, batch_size, folder, key, suffix=""):
+def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
 
-    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: text that names
+    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: JSON that names
     everything that the images depend on; parts of an earlier run with the same key are used.
-    `suffix`: of the file's name.
+    `suffix`: of the file's name. `known`: classes whose names go into the file, by label.
+    ValueError if the folder has such a file of another key.
     """
+    if dist_util.rank() == 0:
+        _refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
     done = dist_util.broadcast_object(_done(parts))
@@ -180,7 +191,7 @@ def generate(sample, num_samples, batch_size, folder, key, suffix=""):
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
-    path = _join(parts, num_samples, folder, suffix)
+    path = _join(parts, num_samples, folder, suffix, known, key)
     shutil.rmtree(parts)
     return path
 
@@ -190,22 +201,65 @@ def _save_part(parts, indices, images, labels):
     if labels is not None:
         content["labels"] = np.asarray(labels)
     path = os.path.join(parts, f"{indices[0]:08d}_{len(indices)}")
-    np.savez(f"{path}.tmp", **content)
-    os.replace(f"{path}.tmp.npz", f"{path}.npz")
+    with disk.writing(f"{path}.npz") as file:
+        np.savez(file, **content)
 
 
 def _done(parts):
     """Image index -> the part that holds it."""
     where = {}
     for name in sorted(os.listdir(parts)):
-        if not name.endswith(".tmp.npz"):
-            with np.load(os.path.join(parts, name)) as part:
+        if name.endswith(".npz"):
+            path = os.path.join(parts, name)
+            with disk.reading(path), np.load(path) as part:
                 where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
     return where
 
 
-def _join(parts, num_samples, folder, suffix):
-    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
+def _refuse_to_replace(folder, num_samples, suffix, key):
+    """Samples of other settings under the name that these will have, if there are any."""
+    os.makedirs(folder, exist_ok=True)
+    name = re.compile(rf"samples_{num_samples}x\d+x\d+x3{suffix}\.npz")
+    for path in (os.path.join(folder, file) for file in os.listdir(folder) if name.fullmatch(file)):
+        there = _comment_of(path)
+        if there != _comment(key):
+            raise ValueError(
+                f"{os.path.abspath(path)} would be replaced, and {_unlike(there, key)}. Give "
+                "another --log_dir, or move that file away"
+            )
+
+
+def _comment(key):
+    """What `_join` writes of a key into the npz, as the comment of a zip: 64 KiB at most."""
+    text = key.encode()
+    return text if len(text) < 1 << 16 else hashlib.sha256(text).hexdigest().encode()
+
+
+def _comment_of(path):
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
+
+
+def _unlike(there, key):
+    """In words, how the samples with that comment were drawn otherwise."""
+    try:
+        old, new = json.loads(there), json.loads(key)
+        was, now = ({k: v for g in x["flags"].values() for k, v in g.items()} for x in (old, new))
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another program, or too long
+        return "it does not say how it was drawn"
+    told = [f"--{k} {was[k]!r}, now {now.get(k)!r}" for k in was if was[k] != now.get(k)]
+    if old["files"] != new["files"]:
+        told.append("from another checkpoint, or one with another config.json")
+    return f"it was drawn with {'; '.join(told) or 'other flags'}"
+
+
+def _join(parts, num_samples, folder, suffix, known, key):
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time.
+
+    Its comment, as a zip, is the key.
+    """
     where = _done(parts)
     opened = {}
 
@@ -215,18 +269,22 @@ def _join(parts, num_samples, folder, suffix):
             if name not in opened:
                 if len(opened) > 16:
                     opened.clear()
-                with np.load(os.path.join(parts, name)) as part:
+                path = os.path.join(parts, name)
+                with disk.reading(path), np.load(path) as part:
                     opened[name] = dict(part)
             yield opened[name].get(field, (None,) * (row + 1))[row]
 
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
     path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
-    with zipfile.ZipFile(f"{path}.tmp", "w") as archive:
+    with disk.writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         _write(archive, "arr_0", shape, np.uint8, rows("images"))
         if next(rows("labels")) is not None:
             _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
-    os.replace(f"{path}.tmp", path)
+            if known:
+                names = classes.array(known)
+                _write(archive, "class_names", names.shape, names.dtype, names)
+        archive.comment = _comment(key)
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
     return os.path.abspath(path)

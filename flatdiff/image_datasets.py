@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import (
     Npz,
     center_crop_arr,
-    classes_of,
     list_image_files,
     open_images,
     random_crop_arr,
@@ -53,8 +53,9 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 class ImageDataset:
     """The images of a folder, zip or npz (`arr_0`), as squares of `image_size`.
 
-    num_images: how many; classes: names of the classes, [] without `class_cond`; labels: int64
-    [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands.
+    num_images: how many; classes: the name of each label, [] without `class_cond`; labels: int64
+    [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands;
+    `transparent` ("white", "refuse" or "drop") what becomes of transparent images.
     ValueError names what is missing or broken.
     """
 
@@ -65,8 +66,9 @@ class ImageDataset:
         class_cond: bool = False,
         class_from: str = "prefix",
         cache_bytes: int = 2 << 30,
+        transparent: str = "white",
     ):
-        self.source = open_images(data_dir)
+        self.source = open_images(data_dir, transparent)
         self.image_size = image_size
         self.num_images = len(self.source)
         self.classes, self.labels = (
@@ -76,6 +78,14 @@ class ImageDataset:
         self._squares = None
         if isinstance(self.source, Npz) and self.source.images.shape[1:3] == (image_size,) * 2:
             self._squares = self.source.images
+
+    def relabel(self, known: Classes) -> None:
+        """Label the images as a network does whose classes are `known`, empty if it has no names.
+
+        See `classes.relabelled`. ValueError names classes that the network does not have.
+        """
+        numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
+        self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
 
     def image(self, i: int) -> np.ndarray:
         """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
@@ -187,12 +197,28 @@ def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[B
     if num_workers == 0 or batches.in_memory:
         yield from _ahead(batches, start)
     else:
-        yield from map(tuple, _worker_processes(batches, start, num_workers))
+        for batch in _worker_processes(batches, start, num_workers):
+            if isinstance(batch, ValueError):
+                raise batch
+            yield tuple(batch)
+
+
+class _OrError:
+    """Batches, or the ValueError in their place: DataLoader would make a traceback of its text."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.batches[step]
+        except ValueError as error:
+            return error
 
 
 def _worker_processes(batches: Batches, start: int, num_workers: int) -> DataLoader:
     return DataLoader(
-        batches,
+        _OrError(batches),
         batch_size=None,  # an item is a batch
         sampler=range(start, sys.maxsize),
         num_workers=num_workers,
@@ -234,11 +260,17 @@ def load_data(
     num_workers: int = 0,
     start: int = 0,
     class_from: str = "prefix",
+    transparent: str = "white",
 ) -> Iterator[Batch]:
-    """guided-diffusion's endless generator of (images, cond); `shard` defaults to this rank's."""
+    """guided-diffusion's endless generator of (images, cond); `shard` defaults to this rank's.
+
+    Labels count the classes in the order of text, "10" before "9", as they do there.
+    """
     from . import dist_util  # here alone: with the arguments given, data need no ranks
 
-    dataset = ImageDataset(data_dir, image_size, class_cond, class_from)
+    dataset = ImageDataset(data_dir, image_size, class_cond, class_from, transparent=transparent)
+    if class_cond:
+        dataset.relabel(())
     batches = Batches(
         dataset,
         batch_size,

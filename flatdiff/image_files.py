@@ -1,13 +1,15 @@
 """Image files and their squares: list, open, crop, resize; and back to PNG.
 
 The one way from a picture of any size to a uint8 array [image_size, image_size, 3], and the one
-place that knows folders, zip and npz, and how a file's name or folder is its class.
+place that knows folders, zip and npz. Which files are images, and what their pixels are, is in
+`pictures`.
 Paths may be local or remote (gs://, az://) where blobfile reads them. Does not know torch.
 """
 
 import functools
 import io
 import math
+import multiprocessing
 import os
 import shutil
 import zipfile
@@ -18,7 +20,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+from . import logger, pictures
+from .disk import naming, writing
+
+LARGEST = 1 << 28  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
 
 
@@ -27,17 +32,13 @@ def list_image_files(data_dir: str) -> list[str]:
     return [bf.join(data_dir, name) for name in _names_below(data_dir)]
 
 
-def _names_below(data_dir: str, inside: str = "") -> Iterator[str]:
-    entries = ((entry.name, entry.is_dir) for entry in bf.scandir(bf.join(data_dir, inside)))
-    for name, is_dir in sorted(entries):
-        if is_dir:
-            yield from _names_below(data_dir, f"{inside}{name}/")
-        elif _is_image(name):
-            yield inside + name
+def _names_below(data_dir: str) -> Iterator[str]:
+    entries = _remote_entries if _is_remote(data_dir) else pictures.local_entries
+    return pictures.names_below(data_dir, entries)
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
+    return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
 
 
 def _is_remote(path: str) -> bool:
@@ -82,6 +83,11 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
     while min(image.size) >= 2 * side:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     scale = side / min(image.size)
+    if max(image.size) * scale * side > LARGEST:
+        raise ValueError(
+            f"{getattr(image, 'filename', 'an image')} is {image.width}x{image.height} pixels: "
+            f"too long to be resized to {side} on its smaller side; crop or remove it"
+        )
     size = (round(image.width * scale), round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
 
@@ -93,30 +99,49 @@ def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 # Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
 
 
-def open_images(data_dir: str) -> "Folder | Zip | Npz":
-    """The images of a folder, a .zip or an .npz. ValueError if there are none."""
+def open_images(data_dir: str, transparent: str = "white") -> "Folder | Zip | Npz":
+    """The images of a folder, a .zip or an .npz. ValueError if there are none.
+
+    transparent: "white", "refuse" or "drop", as in `pictures.read`.
+    """
     if not data_dir:
         raise ValueError("unspecified data directory: give a folder of images, a .zip or an .npz")
     if not bf.exists(data_dir):
         raise ValueError(f"the data directory {data_dir} does not exist (from {os.getcwd()})")
     if bf.isdir(data_dir):
-        source = Folder(data_dir)
+        source = Folder(data_dir, transparent)
     elif data_dir.lower().endswith(".zip"):
-        source = Zip(data_dir)
+        source = Zip(data_dir, transparent)
     elif data_dir.lower().endswith(".npz"):
         source = Npz(data_dir)
     else:
         raise ValueError(f"{data_dir} is neither a folder of images nor a .zip nor an .npz")
     if len(source) == 0:
-        raise ValueError(f"no images in {data_dir}: looked for {', '.join(EXTENSIONS)}")
+        raise ValueError(
+            f"no images in {data_dir}: looked for {', '.join(pictures.EXTENSIONS)}, and not in "
+            "hidden folders"
+        )
     return source
+
+
+class Notes:
+    """Logs each of `pictures.NOTES` once, whichever of the processes that decode meets it."""
+
+    def __init__(self):
+        self.said = multiprocessing.RawArray("b", len(pictures.NOTES))
+
+    def __call__(self, key: str, name: str) -> None:
+        i = list(pictures.NOTES).index(key)
+        if not self.said[i]:
+            self.said[i] = 1
+            logger.log(pictures.NOTES[key].format(name))
 
 
 class Folder:
     """Image files at any depth below a folder; `names` are relative to it."""
 
-    def __init__(self, data_dir: str):
-        self.data_dir = data_dir.rstrip("/")
+    def __init__(self, data_dir: str, transparent: str = "white"):
+        self.data_dir, self.transparent, self.note = data_dir.rstrip("/"), transparent, Notes()
         self.names = list(_names_below(data_dir))
 
     def __len__(self) -> int:
@@ -126,20 +151,21 @@ class Folder:
         path = f"{self.data_dir}/{self.names[i]}"
         # blobfile opens a small local image no faster than Pillow decodes it
         opened = bf.BlobFile if _is_remote(path) else open
-        return _decode(path, lambda: opened(path, "rb"))
+        return pictures.read(lambda: opened(path, "rb"), path, self.transparent, self.note)
 
 
 class Zip:
     """Image files in a zip archive, in the order in which the unpacked folder has them."""
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, transparent: str = "white"):
+        self.path, self.transparent, self.note = path, transparent, Notes()
         try:
-            names = _opened_zip(path, os.getpid()).namelist()
-        except zipfile.BadZipFile as error:
+            members = _opened_zip(path, os.getpid()).namelist()
+        except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-        # macOS's archives have a shadow of every file, with the same ending, in __MACOSX
-        names = [name for name in names if _is_image(name) and not name.startswith("__MACOSX/")]
+        # some writers of Windows part folders by \; of two members with one name the last counts
+        self.members = {name.replace("\\", "/"): name for name in members}
+        names = filter(pictures.is_picture, self.members)
         self.names = sorted(names, key=lambda name: name.split("/"))
 
     def __len__(self) -> int:
@@ -148,7 +174,12 @@ class Zip:
     def open(self, i: int) -> Image.Image:
         name = self.names[i]
         archive = _opened_zip(self.path, os.getpid())
-        return _decode(f"{name} in {self.path}", lambda: archive.open(name))
+        return pictures.read(
+            lambda: archive.open(self.members[name]),
+            f"{name} in {self.path}",
+            self.transparent,
+            self.note,
+        )
 
 
 @functools.lru_cache(maxsize=4)
@@ -158,21 +189,26 @@ def _opened_zip(path: str, pid: int) -> zipfile.ZipFile:
 
 
 class Npz:
-    """guided-diffusion's sample files: `arr_0` uint8 [N, H, W, 3], perhaps `arr_1` labels [N]."""
+    """guided-diffusion's sample files: `arr_0` uint8 [N, H, W, 3], perhaps `arr_1` labels [N].
+
+    Ours may have `class_names` too: text, the name of each label, "" where there is none.
+    """
 
     names = None
 
     def __init__(self, path: str):
         try:
             with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
-                arrays = {name: archive[name] for name in archive.files if name[:4] == "arr_"}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+                wanted = ("arr_0", "arr_1", "class_names")
+                arrays = {name: archive[name] for name in wanted if name in archive.files}
+        except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if "arr_0" not in arrays:
             raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")
         self.path, self.images, self.labels = path, arrays["arr_0"], arrays.get("arr_1")
+        self.class_names = arrays.get("class_names")
         shape, dtype = self.images.shape, self.images.dtype
-        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8:
+        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape[1:3]:
             raise ValueError(f"arr_0 of {path} is {dtype} {shape}, expected uint8 (N, H, W, 3)")
 
     def __len__(self) -> int:
@@ -180,59 +216,6 @@ class Npz:
 
     def open(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i])
-
-
-def _decode(name: str, opened) -> Image.Image:
-    try:
-        with opened() as file, Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise nearly anything on broken bytes
-        raise ValueError(f"cannot read the image {name}: {error}; repair or remove it") from error
-
-
-# Classes
-
-
-def classes_of(source: "Folder | Zip | Npz", class_from: str) -> tuple[list[str], np.ndarray]:
-    """Names of the classes and the label of each image, int64 [N].
-
-    The class of a file is its name before the first _ (class_from "prefix", guided-diffusion's
-    rule) or its folder's name ("folder"); labels count the sorted distinct classes. An npz brings
-    its labels in arr_1. ValueError if an image has no class.
-    """
-    if class_from not in ("prefix", "folder"):
-        raise ValueError(f"class_from is {class_from!r}, expected 'prefix' or 'folder'")
-    if source.names is None:
-        return _npz_classes(source)
-    class_names = [_class_name(name, class_from) for name in source.names]
-    classes = sorted(set(class_names))
-    label = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([label[name] for name in class_names], dtype=np.int64)
-
-
-def _class_name(name: str, class_from: str) -> str:
-    folder, _, base = name.rpartition("/")
-    if class_from == "folder" and folder:
-        return folder.rpartition("/")[2]
-    if class_from == "prefix" and "_" in base:
-        return base.split("_")[0]
-    wanted = "cat_001.png" if class_from == "prefix" else "cat/001.png"
-    raise ValueError(
-        f"the image {name} has no class: class_cond with class_from {class_from!r} expects names "
-        f"like {wanted}; rename, choose the other class_from, or train without class_cond"
-    )
-
-
-def _npz_classes(source: Npz) -> tuple[list[str], np.ndarray]:
-    labels = source.labels
-    if labels is None:
-        raise ValueError(f"{source.path} has no labels (arr_1), which class_cond needs")
-    if labels.shape != (len(source),) or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise ValueError(
-            f"arr_1 of {source.path} is {labels.dtype} {labels.shape}, expected {len(source)} "
-            "non-negative integers, one label an image"
-        )
-    return [str(i) for i in range(labels.max() + 1)], labels.astype(np.int64)
 
 
 # And back
@@ -248,7 +231,9 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)
     for name, image in tqdm(pairs, desc="writing images", total=len(names)):
-        Image.fromarray(np.asarray(image)).save(os.path.join(partial, f"{name}.png"))
+        path = os.path.join(partial, f"{name}.png")
+        with naming(path):
+            Image.fromarray(np.asarray(image)).save(path)
     os.replace(partial, folder)
 
 
@@ -279,5 +264,5 @@ def _save_png(image: np.ndarray, path: str) -> None:
     if _is_remote(path):  # where a write is atomic by itself
         bf.write_bytes(path, png.getvalue())
     else:
-        bf.write_bytes(f"{path}.partial", png.getvalue())
-        os.replace(f"{path}.partial", path)
+        with writing(path) as file:
+            file.write(png.getvalue())

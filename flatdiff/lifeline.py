@@ -14,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, NoReturn
 
+import blobfile as bf
 from tqdm import tqdm
 
 PEER_FAILED = "stopped because another rank failed"
@@ -21,6 +22,8 @@ _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
     *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
 )
+_SIGNS_OF_NO_MEMORY = ("MemoryError", "OutOfMemoryError", "can't allocate memory")
+TOLD = (ValueError, OSError, FloatingPointError, MemoryError, bf.Error)  # for the user to mend
 
 _ending = threading.Lock()
 
@@ -85,7 +88,11 @@ def explain(error: BaseException) -> tuple[str, int]:
         return PEER_FAILED, 1
     if isinstance(error, RuntimeError) and "Timed out waiting" in text:
         return f"waited in vain for the other ranks ({text})", 1
-    if os.environ.get("FLATDIFF_DEBUG") == "1" or not isinstance(error, (ValueError, OSError)):
+    told = isinstance(error, TOLD)
+    if any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
+        first = text.partition("\n")[0]
+        text, told = f"{first[:200]} (not enough memory: take fewer images at a time)", True
+    if os.environ.get("FLATDIFF_DEBUG") == "1" or not told:
         text = "".join(traceback.format_exception(error)).rstrip()
     return text, 1
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .disk import naming, reading, writing
+
 
 class Output:
     """One place for sentences, tables or both."""
@@ -35,9 +37,12 @@ class Text(Output):
 
     def say(self, text: str) -> None:
         if self.path:
-            with open(self.path, "a") as file:
+            safe = {"encoding": "utf-8", "errors": "backslashreplace"}
+            with naming(str(self.path)), open(self.path, "a", **safe) as file:
                 file.write(text + "\n")
         else:
+            code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
+            text = text.encode(code, "backslashreplace").decode(code)
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
 
@@ -65,7 +70,8 @@ class Csv(Output):
         self.path = path
         self.keys: list[str] = []
         if append and _mend(path):
-            self.keys = list(csv.DictReader(path.read_text().splitlines()).fieldnames)
+            with reading(str(path)):
+                self.keys = list(csv.DictReader(path.read_text().splitlines()).fieldnames)
 
     def write(self, row: dict[str, Any]) -> None:
         late = sorted(row.keys() - set(self.keys))
@@ -73,12 +79,14 @@ class Csv(Output):
             old = self._read() if self.keys else []
             self.keys += late
             self._rewrite(old)
-        with open(self.path, "a", newline="") as file:
+        with naming(str(self.path)), open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self.keys, lineterminator="\n").writerow(row)
 
     def truncate(self, step: int) -> None:
         if self.keys:
-            self._rewrite(row for row in self._read() if not _after(row, step))
+            with reading(str(self.path)):
+                kept = [row for row in self._read() if not _after(row, step)]
+            self._rewrite(kept)
 
     def _read(self) -> list[dict[str, str]]:
         with open(self.path, newline="") as file:
@@ -100,14 +108,15 @@ class Json(Output):
         self.mode = "a" if append and _mend(path) else "w"
 
     def write(self, row: dict[str, Any]) -> None:
-        with open(self.path, self.mode) as file:
+        with naming(str(self.path)), open(self.path, self.mode) as file:
             file.write(json.dumps(row) + "\n")
         self.mode = "a"
 
     def truncate(self, step: int) -> None:
         if self.mode == "a":
-            lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if not _after(json.loads(line), step)]
+            with reading(str(self.path)):
+                lines = self.path.read_text().splitlines(keepends=True)
+                kept = [line for line in lines if not _after(json.loads(line), step)]
             _replace(self.path, "".join(kept))
 
 
@@ -115,6 +124,13 @@ class TensorBoard(Output):
     """Events; the package is imported with the first table, because that takes seconds."""
 
     def __init__(self, folder: Path, append: bool):
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"TensorBoard cannot write to {folder}, whose name is not UTF-8 here: choose "
+                "another log_dir, a UTF-8 locale, or OPENAI_LOG_FORMAT=stdout,log,csv,json"
+            ) from error
         self.folder, self.append = folder, append
         self.purge_step: int | None = None
         self.writer: Any = None
@@ -154,6 +170,5 @@ def _mend(path: Path) -> bool:
 
 def _replace(path: Path, text: str) -> None:
     """The file holds the old text or the new one at any moment."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.replace(path)
+    with writing(str(path), "w", newline="") as file:
+        file.write(text)

@@ -1,17 +1,16 @@
 """The variational bound of images in bits per dimension, an upper bound of -log2 p per number.
 
 Image k is the k-th of an order drawn by the seed, and its noise a function of (seed, k): batches
-and ranks change nothing but rounding. Images are centre crops, never mirrored.
+and ranks change nothing but rounding. Images are centre crops, never mirrored. None counts twice.
 """
 
-import math
 import os
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import dist_util, logger
+from . import dist_util, finite, logger
 from .generate import ImageNoise
 from .image_datasets import to_float
 from .rng import generator
@@ -21,16 +20,23 @@ FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
 
 
 def evaluate(model, diffusion, dataset, flags, autocast):
-    """(total bits per dimension of each image [num_samples], mean terms by name, each [T]).
+    """(total bits per dimension of each image [N], mean terms by name, each [T]).
 
-    On every rank the same. Terms are in calc_bpd_loop's order: from timestep T-1 down to 0.
+    N is num_samples, or all images if there are fewer: one that came again would be no new image,
+    though it made the error smaller. On every rank the same. Terms are in calc_bpd_loop's order:
+    from timestep T-1 down to 0.
     """
     nll, device = flags.nll, dist_util.dev()
     order = torch.randperm(dataset.num_images, generator=generator(flags.run.seed, STREAM))
-    rows = np.resize(order.numpy(), nll.num_samples)
-    total = torch.zeros(nll.num_samples, dtype=torch.float64)
+    rows = order.numpy()[: nll.num_samples]
+    if len(rows) < nll.num_samples:
+        logger.warn(
+            f"warning: there are {len(rows)} images, and num_samples is {nll.num_samples}: each is "
+            "measured once"
+        )
+    total = torch.zeros(len(rows), dtype=torch.float64)
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
-    batches = torch.arange(nll.num_samples).split(nll.batch_size)
+    batches = torch.arange(len(rows)).split(nll.batch_size)
     mine = batches[dist_util.rank() :: dist_util.world_size()]
     size = sum(map(len, mine))
     with tqdm(total=size, unit="image", disable=dist_util.rank() > 0) as bar:
@@ -48,7 +54,7 @@ def evaluate(model, diffusion, dataset, flags, autocast):
             sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()
             bar.update(len(indices))
             bar.set_postfix(bpd=f"{total.sum() / bar.n:.4g}")
-    means = dist_util.all_reduce_sum(sums) / nll.num_samples
+    means = dist_util.all_reduce_sum(sums) / len(rows)
     return dist_util.all_reduce_sum(total), dict(zip(FILES, means))
 
 
@@ -60,11 +66,12 @@ def _batch(dataset, rows):
 
 def report(total, terms, folder):
     """Log the bound with its standard error over images; write guided-diffusion's three files."""
-    error = total.std().item() / math.sqrt(len(total)) if len(total) > 1 else math.nan
-    logger.log(
-        f"bits per dimension: {total.mean():.5f} +- {error:.5f} (standard error over "
-        f"{len(total)} images)"
-    )
+    finite.check(terms | {"total": total}, "bits per dimension")
+    count = len(total)
+    error = "(of one image, so there is no error over images)"
+    if count > 1:
+        error = f"+- {total.std() / count**0.5:.5f} (standard error over {count} images)"
+    logger.log(f"bits per dimension: {total.mean():.5f} {error}")
     if dist_util.rank() == 0:
         for name, values in terms.items():
             path = os.path.join(folder, f"{FILES[name]}.npz")

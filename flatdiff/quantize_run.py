@@ -5,15 +5,23 @@ far better than the loss itself. All ranks do the same; the first one writes. Ne
 by `forward`, past torch.compile, which would not notice that their layers change.
 """
 
-import csv
 import dataclasses
 import os
-from types import SimpleNamespace
 
 import torch
 
-from . import checkpoint, config, dist_util, int8, logger, packing, probe, run_util, script_util
-from .image_datasets import ImageDataset
+from . import (
+    checkpoint,
+    config,
+    disk,
+    dist_util,
+    int8,
+    logger,
+    packing,
+    probe,
+    run_util,
+    script_util,
+)
 from .quantize import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from .rng import generator
 
@@ -107,7 +115,8 @@ def _about(flags, quant):
     trained, _ = checkpoint.config_of(flags.sample.model_path)
     groups = trained or config.to_dict(flags)
     rounding = {name: getattr(quant, name) for name in ROUNDING}
-    return {"model": groups["model"], "diffusion": groups["diffusion"], "quant": rounding}
+    kept = {name: groups[name] for name in ("model", "diffusion", "classes") if name in groups}
+    return kept | {"quant": rounding}
 
 
 def _install(layers, weights, quant):
@@ -146,6 +155,8 @@ def _output(model):
 
 
 def _off(output, reference):
+    if not reference.any():  # as of a network that was never trained: there is nothing to share
+        return f"{(output - reference).norm():.3g} (of zeros)"
     return f"{(output - reference).norm() / reference.norm():.2%}"
 
 
@@ -184,10 +195,7 @@ def _log_errors(layers, weights, folder):
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:
-        with open(os.path.join(folder, "quantization.csv"), "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        disk.write_csv(rows, os.path.join(folder, "quantization.csv"))
 
 
 def _share(part, whole):
@@ -198,13 +206,7 @@ def _loss_meter(model, diffusion, flags):
     """A function that gives the losses of images of --data_dir: float64 [N] each; {} without it."""
     if not flags.data.data_dir:
         return dict
-    labelled = SimpleNamespace(
-        class_cond=model.num_classes is not None, num_classes=model.num_classes
-    )
-    dataset = ImageDataset(
-        flags.data.data_dir, model.image_size, labelled.class_cond, flags.data.class_from
-    )
-    run_util.check_classes(dataset, labelled)
+    dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = min(flags.quant.num_images, dataset.num_images)
     images, cond = probe.images_of(dataset, num_images, flags.run.seed)
     draws = probe.fixed_draws(

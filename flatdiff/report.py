@@ -11,16 +11,19 @@ import re
 import matplotlib
 import numpy as np
 
+from . import disk, finite
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+CURVES = ("mse", "vb", "loss")
 WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
 
 
 def training_curves(folders: list[str], path: str) -> str:
     """Loss against step, one line a run, and its variational part where there is one."""
     runs = {run_name(f): _progress(f) for f in folders}
-    keys = [k for k in ("mse", "vb", "loss") if all(k in rows for rows in runs.values())]
+    keys = [k for k in CURVES if all(k in rows for rows in runs.values())]
     keys = keys if len(keys) == 3 else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
     labels = {
@@ -75,14 +78,6 @@ def run_name(folder: str) -> str:
     return os.path.basename(folder.rstrip("/"))
 
 
-def write_csv(rows: list[dict], path: str) -> str:
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    return os.path.abspath(path)
-
-
 def samples_of(folder: str) -> dict[str, str]:
     """The newest samples_NxHxWx3.npz ("") and those from quantized weights ("w8", "w4a8", ...)."""
     files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
@@ -116,14 +111,18 @@ def _progress(folder):
     path = os.path.join(folder, "progress.csv")
     if not os.path.exists(path):
         raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")
-    with open(path) as file:
+    with disk.reading(path), open(path) as file:
         rows = list(csv.DictReader(file))
-    keys = [k for k in rows[0] if all(row[k] not in ("", None) for row in rows)]
-    return {k: np.array([float(row[k]) for row in rows]) for k in keys}
+        keys = [k for k in rows[0] if all(row[k] not in ("", None) for row in rows)]
+        columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
+    shown = {k: v for k, v in columns.items() if k in CURVES}
+    finite.check(shown, path, "The training diverged: leave this run out, or its last rows")
+    return columns
 
 
 def _save(figure, path):
     figure.tight_layout()
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    with disk.writing(path) as file:
+        figure.savefig(file, dpi=120, bbox_inches="tight")
     plt.close(figure)
     return os.path.abspath(path)

@@ -16,7 +16,17 @@ Shapes = dict[str, tuple[int, ...]]
 def load_weights(
     model: nn.Module, state_dict: Mapping[str, Tensor], source: str, hint: str | None = None
 ) -> None:
-    """Load all weights, strictly. Prefixes left by DDP ("module.") and compile are dropped.
+    """Load all weights, strictly; see `fitting`."""
+    model.load_state_dict(fitting(model.state_dict(), state_dict, source, hint))
+
+
+def fitting(
+    wanted: Mapping[str, Tensor],
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    hint: str | None = None,
+) -> dict[str, Tensor]:
+    """A file's weights under the names of `wanted`, without the prefixes of DDP and compile.
 
     :param source: the file's path, for the message.
     :param hint: last sentence of the message, instead of the flag found by comparing shapes.
@@ -29,12 +39,10 @@ def load_weights(
             " model, ema_ or swa_ file"
         )
     weights = {_bare(key): value for key, value in state_dict.items()}
-    here, there = (
-        {key: tuple(value.shape) for key, value in d.items()} for d in (model.state_dict(), weights)
-    )
+    here, there = ({key: tuple(value.shape) for key, value in d.items()} for d in (wanted, weights))
     if here != there:
         raise ValueError(f"{_differences(here, there, source)} {hint or _likely_flag(here, there)}")
-    model.load_state_dict(weights)
+    return weights
 
 
 def _bare(key: str) -> str:
@@ -155,7 +163,7 @@ def load_optimizer(
             " another network. Use that network's flags, or start with --init_from"
         )
     placed = {
-        i: {key: _like(*named[i], key, value) for key, value in entry.items()}
+        i: {key: _like(*named[i], key, entry[key]) for key in ("step", "exp_avg", "exp_avg_sq")}
         for i, entry in state.items()
     }
     groups = optimizer.state_dict()["param_groups"]

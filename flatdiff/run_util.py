@@ -9,19 +9,18 @@ import inspect
 import math
 import os
 import tempfile
-from types import SimpleNamespace
 
-from . import checkpoint, dist_util, generate, image_datasets, logger, script_util
-from .config import to_dict
+from . import checkpoint, classes, dist_util, generate, image_datasets, logger, script_util
+from .config import checked, to_dict
 from .resample import create_named_schedule_sampler
 from .train_util import TrainLoop
 
 
-def open_log(flags, step=None):
+def open_log(flags, step=None, own=True):
     """One folder for all ranks, made if needed; returns its absolute path.
 
     What is logged there already stays. With `step`, the first of a training run, tables are kept
-    too, without what older runs wrote after that step.
+    too; if they are our own, without what older runs wrote after that step.
     """
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
     if not folder:
@@ -30,7 +29,7 @@ def open_log(flags, step=None):
     folder = dist_util.broadcast_object(checkpoint.absolute(folder))
     formats = ["stdout", "log"] if step is None else None
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
-    if step is not None:
+    if step is not None and own:
         logger.truncate(step)
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
@@ -38,7 +37,7 @@ def open_log(flags, step=None):
 
 
 def start_training(flags):
-    """Find what to go on from, open the log, keep config.json; returns the checkpoint or ""."""
+    """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
     if train.resume not in ("", "auto"):
@@ -46,14 +45,10 @@ def start_training(flags):
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
             "for a file of your choice give --resume_checkpoint FILE"
         )
-    newest = checkpoint.find_resume_checkpoint(folder) if folder else None
-    path = (train.resume and newest) or train.resume_checkpoint
-    if newest and checkpoint.absolute(path) != checkpoint.absolute(newest):
-        raise ValueError(
-            f"{checkpoint.absolute(folder)} already holds a run ({os.path.basename(newest)}), "
-            "whose files would be overwritten. Give --resume auto to go on, or another --log_dir"
-        )
-    folder = open_log(flags, step=checkpoint.parse_resume_step_from_filename(path))
+    path = _begin_from(folder, train) if folder else train.resume_checkpoint
+    own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
+    step = max(0, checkpoint.parse_resume_step_from_filename(path))
+    folder = open_log(flags, step=step, own=own)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
@@ -61,20 +56,58 @@ def start_training(flags):
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
         checkpoint.clean(folder)
-        checkpoint.save_json(to_dict(flags), os.path.join(folder, checkpoint.CONFIG))
     return path
+
+
+def _begin_from(folder, train):
+    """The checkpoint that a training in this folder goes on from, or "".
+
+    ValueError where files would be written over that are not of the run that goes on.
+    """
+    held, own = checkpoint.step_files(folder), checkpoint.config_in(folder)
+    newest = checkpoint.find_resume_checkpoint(folder)
+    half_saved = False
+    if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
+        begun = own.get("train", {}).get("resume_checkpoint", "")
+        half_saved = bool(own) and not _is_in(folder, begun)
+        newest = "" if half_saved else begun or _newest_model(folder, held)
+    path = (train.resume and newest) or train.resume_checkpoint
+    taken = [os.path.basename(newest)] if newest else sorted(held)
+    taken += [n for n in ("progress.csv", "progress.json") if checkpoint.exists(f"{folder}/{n}")]
+    goes_on = newest and checkpoint.absolute(path) == checkpoint.absolute(newest)
+    begins_again = train.resume and own and (half_saved or not held)
+    if goes_on or begins_again:
+        taken = []
+    if not own and checkpoint.exists(f"{folder}/{checkpoint.CONFIG}"):
+        taken.append(f"the {checkpoint.CONFIG} of another program")
+    if taken:
+        go_on = "--resume auto to go on, or " if not train.resume and (newest or own) else ""
+        raise ValueError(
+            f"{checkpoint.absolute(folder)} already holds a run ({', '.join(taken[:3])}), whose "
+            "files would be overwritten. Give "
+            f"{go_on}another --log_dir"
+        )
+    return path
+
+
+def _is_in(folder, path):
+    return bool(path) and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
+
+
+def _newest_model(folder, held):
+    """guided-diffusion's newest step, if its model file is there."""
+    name = checkpoint.model_name(max(held.values()))
+    return f"{folder}/{name}" if name in held else ""
 
 
 def _refuse_another_network(flags, path):
     """A resumed run has the network and the chain that it had, defaults included."""
-    source = os.path.join(os.path.dirname(path), checkpoint.CONFIG)
-    if not checkpoint.exists(source):
-        return
-    trained = checkpoint.load_json(source)
+    trained, source = checkpoint.config_of(path)
     for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
         group = getattr(flags, name)
+        values = checked(type(group), trained.get(name, {}), source)
         for field in dataclasses.fields(group):
-            was, now = trained.get(name, {}).get(field.name), getattr(group, field.name)
+            was, now = values.get(field.name), getattr(group, field.name)
             if field.metadata["fixed"] and was is not None and was != now:
                 raise ValueError(
                     f"{field.name} was {was!r} when {path} was trained ({source}), and is "
@@ -82,21 +115,53 @@ def _refuse_another_network(flags, path):
                 )
 
 
-def open_dataset(data, image_size, num_classes=None):
-    """The images of a DataFlags, with labels for a network of `num_classes`, None: without."""
-    class_cond = num_classes is not None
-    dataset = image_datasets.ImageDataset(data.data_dir, image_size, class_cond, data.class_from)
-    check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
+def training_data(flags, resume_checkpoint, image_size, num_classes=None):
+    """The images of a training run, labelled as the weights that it begins with have them.
+
+    `num_classes`: as in `open_dataset`. Keeps config.json, with the flags and the classes.
+    """
+    begun = resume_checkpoint or flags.train.init_from
+    known = classes.saved(*checkpoint.config_of(begun)) if begun else None
+    dataset = open_dataset(flags.data, image_size, num_classes, known)
+    if num_classes is not None and len(classes.trained(dataset.classes, num_classes)) < num_classes:
+        logger.warn(
+            f"warning: the network has rows for {num_classes} classes, and the images are of "
+            f"{len(classes.trained(dataset.classes, num_classes))}: no image trains the other "
+            "rows, and no sample is drawn from them"
+        )
+    if dist_util.rank() == 0:
+        named = {} if num_classes is None else {"classes": dataset.classes}
+        path = os.path.join(logger.get_dir(), checkpoint.CONFIG)
+        checkpoint.save_json(to_dict(flags) | named, path)
     return dataset
 
 
-def check_classes(dataset, model_flags):
-    """Refuse labels that the network has no row for."""
-    if model_flags.class_cond and len(dataset.classes) > model_flags.num_classes:
-        raise ValueError(
-            f"the data has {len(dataset.classes)} classes ({', '.join(dataset.classes[:5])}, ...), "
-            f"the network {model_flags.num_classes}; give --num_classes {len(dataset.classes)}"
+def open_dataset(data, image_size, num_classes=None, known=None):
+    """The images of a DataFlags, with labels for a network of `num_classes`, None: without.
+
+    `known`: the classes that the network was trained on, empty if its names were not saved; None:
+    it is to be trained, on those of these images.
+    """
+    dataset = image_datasets.ImageDataset(
+        data.data_dir,
+        image_size,
+        num_classes is not None,
+        data.class_from,
+        transparent=data.transparent,
+    )
+    if num_classes is None:
+        return dataset
+    if known is not None:
+        dataset.relabel(known)
+    classes.trained(dataset.classes, num_classes)  # which refuses more classes than rows
+    logger.log(f"labels: {classes.text(dataset.classes)}")
+    if known is not None and not known:
+        logger.warn(
+            "warning: no class names were saved with the checkpoint, so labels count the classes "
+            "of these images in the order of text, as guided-diffusion's: they are right if the "
+            "network was trained on exactly these classes"
         )
+    return dataset
 
 
 def training_loop(
@@ -124,7 +189,12 @@ def training_loop(
         "schedule_sampler": sampler,
         "resume_checkpoint": resume_checkpoint,
     }
-    return TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+    loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+    if dist_util.rank() == 0:  # now that the weights to go on from have turned out to fit
+        told = to_dict(flags)
+        told["train"]["resume_checkpoint"] = resume_checkpoint
+        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
+    return loop
 
 
 def batches(flags, dataset, random_crop):
@@ -146,20 +216,22 @@ def loop_arguments(train):
     return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
 
 
-def preview(flags, image_size, conditions=None):
+def preview(flags, dataset, conditions=None):
     """A function of the network that draws images in at most 100 steps, the same each time.
 
     It takes the images' indices too, by default the first 64. `conditions`: indices -> tensors
-    [N, ...] for the network, by name; default labels, if class_cond.
+    [N, ...] for the network, by name; default labels of the dataset's classes, if class_cond.
     """
     steps = min(100, flags.diffusion.diffusion_steps)
     short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
     diffusion = script_util.create_chain(dataclasses.asdict(short))
-    shape, seed = (3, image_size, image_size), flags.run.seed
+    shape, seed = (3, dataset.image_size, dataset.image_size), flags.run.seed
 
     def labels(indices):
-        classes = flags.model.num_classes
-        return {"y": generate.draw_labels(indices, seed, classes)} if flags.model.class_cond else {}
+        if dataset.labels is None:
+            return {}
+        rows = classes.trained(dataset.classes, flags.model.num_classes)
+        return {"y": generate.draw_labels(indices, seed, rows)}
 
     def sample(model, indices=range(64)):
         given = (conditions or labels)(indices)
@@ -191,6 +263,11 @@ def describe(flags, loop, dataset):
     }
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
+    if loop.swa and loop.step < loop.end_step < loop.swa_start + train.swa_window:
+        logger.warn(
+            f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
+            "there will be no swa_ file"
+        )
 
 
 def _gradient(train):

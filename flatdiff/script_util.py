@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from . import checkpoint, config, dist_util, logger, packing, restore
+from . import checkpoint, classes, config, disk, dist_util, logger, packing, restore
 from . import gaussian_diffusion as gd
 from .flags import BOOLEANS
 from .respace import SpacedDiffusion, space_timesteps
@@ -273,12 +273,19 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
 
     What the network and the chain are is read from the file's header, or from config.json beside
     it, if they are there, and else from the flags. Raises ValueError where both speak and differ,
-    or where the weights do not fit. Packed weights (see `packing`) are unpacked.
+    or where the weights do not fit. Packed weights (see `packing`) are unpacked. The network's
+    `classes` are those that it was trained on, empty if their names were not saved.
     """
     if not path:
         raise ValueError(f"no checkpoint: give --{flag} FILE (model*.pt, ema_*.pt or swa_*.pt)")
-    weights = packing.unpack(dist_util.load_state_dict(path))
+    weights = dist_util.load_state_dict(path)
+    with disk.reading(path):
+        weights = packing.unpack(weights)
     trained, source = checkpoint.config_of(path)
+    if not trained and checkpoint.exists(source):
+        logger.warn(
+            f"warning: {source} is another program's: the network is built by the flags alone"
+        )
     given = {name: getattr(flags, name) for name in groups}
     model, diffusion = build(
         *(
@@ -288,7 +295,9 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
             for name, group in given.items()
         )
     )
-    restore.load_weights(model, weights, path)
+    with disk.reading(path):
+        restore.load_weights(model, weights, path)
+    model.classes = classes.saved(trained, source)
     place(model).eval()
     if flags.run.compile:
         compile_network(model)

@@ -1,5 +1,7 @@
 """Image size and flag text -> the widths of a network's levels, and where attention stands."""
 
+import math
+
 CHANNEL_MULT = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -30,9 +32,11 @@ def channel_multipliers(image_size, channel_mult, table=CHANNEL_MULT):
     try:
         given = tuple(float(m) for m in channel_mult.split(",") if m)
     except ValueError:
+        given = (math.nan,)
+    if not all(0 < m <= 1000 for m in given):
         raise ValueError(
-            f"channel_mult is {channel_mult!r}; expected numbers separated by commas, as 1,2,2,2"
-        ) from None
+            f"channel_mult is {channel_mult!r}; expected numbers above 0 and up to 1000, as 1,2,2,2"
+        )
     if not given and image_size not in table:
         raise ValueError(
             f"image_size {image_size} has no default channel_mult (sizes with one: "

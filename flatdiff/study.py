@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint, config
+from . import checkpoint, config, keys
 from .image_datasets import ImageDataset
 from .study_axes import (
     averages_of,
@@ -31,11 +31,22 @@ from .study_axes import (
 VERSION = 1  # of the cells: a higher number makes all old ones void
 RESULT = "result.json"
 LOOKED_AT = 1000  # images in the fingerprint of the data
-SIDE_ISSUES = set(  # flags that change no number
-    "data_dir log_dir num_workers log_interval save_interval keep_last sample_interval resume "
-    "model_path samples inception_weights measure_batch".split()
-)
-OF_SAMPLING = {"timestep_respacing", "eps_scaler", "eps_scaler_slope"}
+SHARED = {
+    "run": config.RunFlags,
+    "data": config.DataFlags,
+    "model": config.ModelFlags,
+    "diffusion": config.DiffusionFlags,
+    "train": config.TrainFlags,
+}
+GROUPS = {  # of the command line that each kind of cell is done by
+    "train": {**SHARED, "evaluation": config.EvalFlags},
+    "samples": {"sample": config.SampleFlags, "quant": config.QuantFlags, **SHARED},
+    "distance": {"features": config.FeatureFlags, **SHARED},
+    "LPF": {"flatness": config.FlatnessFlags, **SHARED},
+    "MC": {"flatness": config.FlatnessFlags, **SHARED},
+    "HESSIAN": {"flatness": config.FlatnessFlags, **SHARED},
+    "exposure": {"exposure": config.ExposureFlags, **SHARED},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +60,8 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        aside = SIDE_ISSUES if self.kind == "train" else SIDE_ISSUES | {"batch_size"}
-        flags = {k: v for k, v in self.flags.items() if k not in aside}
+        counted = keys.names(GROUPS[self.kind].values(), "result")
+        flags = {k: v for k, v in self.flags.items() if k in counted}
         text = json.dumps([VERSION, self.kind, flags, self.made_of], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -118,7 +129,11 @@ def fingerprint(flags) -> str:
     """A hash of the images as the network sees them: of all names, and of up to 1000 images."""
     data = flags.data
     dataset = ImageDataset(
-        data.data_dir, flags.model.image_size, flags.model.class_cond, data.class_from
+        data.data_dir,
+        flags.model.image_size,
+        flags.model.class_cond,
+        data.class_from,
+        transparent=data.transparent,
     )
     digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
     count = min(dataset.num_images, LOOKED_AT)
@@ -141,7 +156,8 @@ def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store:
         flags.model,
         dataclasses.replace(flags.diffusion, input_pertub=pertub),
     )
-    given = {k: v for group in groups for k, v in changed(group).items() if k not in OF_SAMPLING}
+    trains = keys.changes(groups)
+    given = {k: v for group in groups for k, v in changed(group).items() if trains[k] != "sampling"}
     cell = Cell("train", given, {"data": data, "ranks": flags.study.ranks}, store)
     images = train.end_step * train.batch_size * flags.study.ranks
     return Training(
@@ -176,7 +192,6 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
         own = {"num_samples": s.num_samples, "batch_size": s.measure_batch, "quant": bits}
         samples = Cell("samples", common | own | {"timestep_respacing": str(steps)}, made_of, store)
         distance = {
-            "samples": samples.folder,
             "data_dir": flags.data.data_dir,
             "image_size": flags.model.image_size,
             "features": features_of(flags),

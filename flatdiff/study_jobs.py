@@ -10,26 +10,10 @@ import glob
 import os
 import time
 
-from . import checkpoint, config, dist_util, evaluation, exposure_run, flatness_run, run_util
+from . import checkpoint, config, disk, dist_util, evaluation, exposure_run, flatness_run, run_util
 from .exposure_report import CURVES
 from .flatness_report import curve_rows
-from .study import RESULT, Cell, read_result
-
-SHARED = {
-    "run": config.RunFlags,
-    "data": config.DataFlags,
-    "model": config.ModelFlags,
-    "diffusion": config.DiffusionFlags,
-    "train": config.TrainFlags,
-}
-GROUPS = {
-    "train": {**SHARED, "evaluation": config.EvalFlags},
-    "samples": {"sample": config.SampleFlags, "quant": config.QuantFlags, **SHARED},
-    "LPF": {"flatness": config.FlatnessFlags, **SHARED},
-    "MC": {"flatness": config.FlatnessFlags, **SHARED},
-    "HESSIAN": {"flatness": config.FlatnessFlags, **SHARED},
-    "exposure": {"exposure": config.ExposureFlags, **SHARED},
-}
+from .study import GROUPS, RESULT, Cell, read_result
 
 
 def write(cells: list[Cell], name: str, path: str) -> None:
@@ -55,11 +39,21 @@ def work(path: str, train, sample) -> None:
         "HESSIAN": _spectrum,
         "exposure": _exposure,
     }
-    for cell in checkpoint.load_json(path)["cells"]:
+    for cell in _cells(path, bodies):
         with _locked(cell["folder"]):
             known = dist_util.broadcast_object(read_result(cell["folder"]))
             if known is None:
                 _do(cell, bodies[cell["kind"]])
+
+
+def _cells(path: str, kinds) -> list[dict]:
+    with disk.reading(path):
+        cells = checkpoint.load_json(path)["cells"]
+        for cell in cells:
+            types = [type(cell[name]) for name in ("folder", "flags")]
+            if cell["kind"] not in kinds or types != [str, dict]:
+                raise ValueError(f"this is no cell of a study: {cell!r:.80}")
+    return cells
 
 
 def _do(cell: dict, body) -> None:
@@ -89,8 +83,6 @@ def command_line(cell: dict) -> list[str]:
 
 
 def _flags(cell: dict):
-    if cell["kind"] not in GROUPS:
-        return None
     return config.parse("", command_line(cell), **GROUPS[cell["kind"]])
 
 
@@ -123,14 +115,15 @@ def samples_in(folder: str) -> str:
     return glob.glob(os.path.join(glob.escape(folder), "samples_*x3*.npz"))[0]
 
 
-def _distance(cell, _) -> dict | None:
+def _distance(cell, flags) -> dict | None:
     if dist_util.rank() > 0:
         return None
-    f = cell["flags"]
-    measure = evaluation.measure_by(f["features"], f["inception_weights"])
-    dataset = run_util.open_dataset(config.DataFlags(data_dir=f["data_dir"]), f["image_size"])
-    found = measure(evaluation.reference_of(dataset), samples_in(f["samples"]))
-    name = evaluation.distance_name(f["features"])
+    f = flags.features
+    measure = evaluation.measure_by(f.features, f.inception_weights)
+    dataset = run_util.open_dataset(flags.data, flags.model.image_size)
+    samples = f"{os.path.dirname(cell['folder'])}/samples-{cell['made_of']['samples']}"
+    found = measure(evaluation.reference_of(dataset), samples_in(samples))
+    name = evaluation.distance_name(f.features)
     metrics = found["metrics"]
     return {"name": name, "value": metrics[name], "error": metrics[f"{name}_error"]} | found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint, claims, config, evaluation, study_page, study_pictures, study_tables
-from .flatness_report import write_csv
+from .disk import write_csv, writing
 from .study import Model
 from .study_axes import features_of
 from .study_rows import rows_of, summary
@@ -90,9 +90,8 @@ def _without_helpers(row: dict) -> dict:
 
 
 def _write_text(path: str, text: str) -> None:
-    with open(f"{path}.part", "w") as file:
+    with writing(path, "w") as file:
         file.write(text)
-    os.replace(f"{path}.part", path)
 
 
 class Report:

@@ -3,30 +3,37 @@
 What is done to the weights, and why, is not its business.
 """
 
-import dataclasses
 import functools
 import hashlib
-import json
 from collections.abc import Callable
-from types import SimpleNamespace
 
-import blobfile as bf
 import torch
 from torch import Tensor
 
-from . import checkpoint, dist_util, hessian, logger, perturb, probe, run_util, script_util
-from .image_datasets import ImageDataset
+from . import (
+    checkpoint,
+    classes,
+    dist_util,
+    finite,
+    hessian,
+    keys,
+    logger,
+    perturb,
+    probe,
+    run_util,
+    script_util,
+)
+from .checkpoint import sha256
 
 TERMS = ("loss", "mse", "vb")
 
 
-def load_images(flags, image_size: int, num_classes: int | None) -> tuple[Tensor, dict]:
-    """The images of the study, and their labels for a network of classes."""
-    class_cond, wanted = num_classes is not None, flags.flatness.num_images
-    dataset = ImageDataset(
-        flags.data.data_dir, image_size, class_cond, flags.data.class_from, cache_bytes=0
-    )
-    run_util.check_classes(dataset, SimpleNamespace(class_cond=class_cond, num_classes=num_classes))
+def load_images(
+    flags, image_size: int, num_classes: int | None, known: classes.Classes
+) -> tuple[Tensor, dict]:
+    """The images of the study, and their labels for a network whose classes are `known`."""
+    wanted = flags.flatness.num_images
+    dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
     if dataset.num_images < wanted:
         logger.warn(
             f"warning: there are {dataset.num_images} images, and num_images is {wanted}: some are "
@@ -42,7 +49,7 @@ class Subject:
     each of `terms`. `at_w`: those at its own weights; `errors`: their standard errors over images.
     `key` names everything that its losses depend on, but the weights' moves.
 
-    :param images: (image_size, num_classes) -> (images, labels), as `load_images`.
+    :param images: (image_size, num_classes, classes) -> (images, labels), as `load_images`.
     """
 
     def __init__(self, name: str, path: str, flags, images: Callable):
@@ -51,7 +58,7 @@ class Subject:
         self.weights = list(self.model.parameters())
         self.autocast = script_util.autocast(flags, dist_util.dev())
         self.t_range = self._t_range(flags.flatness.t_range)
-        x_start, cond = images(self.model.image_size, self.model.num_classes)
+        x_start, cond = images(self.model.image_size, self.model.num_classes, self.model.classes)
         x_start = x_start.to(dist_util.dev())
         self.draws = probe.fixed_draws(x_start, self.t_range, flags.run.seed, cond)
         self.quarters = probe.quarters(self.draws.t, self.t_range)
@@ -130,7 +137,9 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            return probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+        finite.check(losses, f"losses by image, at or around the weights of {self.path}")
+        return losses
 
     def _table(self, of: Callable, losses: dict[str, Tensor]) -> Tensor:
         rows = [of(losses[term], self.quarters) for term in TERMS if term in losses]
@@ -147,27 +156,14 @@ class Subject:
 
     def _key(self, flags) -> str:
         """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
-        config, _ = checkpoint.config_of(self.path)
         images = [self.draws.x_start, *self.draws.model_kwargs.values()]
         self.sha256 = sha256(self.path)
-        everything = {
-            "file": self.sha256,
-            "config": config and {k: config.get(k) for k in ("model", "diffusion")},
-            "model": dataclasses.asdict(flags.model),
-            "diffusion": dataclasses.asdict(flags.diffusion),
-            "run": [flags.run.seed, flags.run.dtype, flags.run.compile],
-            "images": [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in images],
-            "draws": [self.t_range, self.batch_size],
-            "torch": [torch.__version__, dist_util.dev().type],
-        }
-        text = json.dumps(everything, sort_keys=True)
+        text = keys.key(
+            flags,
+            "part",
+            file=checkpoint.identity(self.path),
+            images=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in images],
+            draws=[self.t_range, self.batch_size],
+            torch=[torch.__version__, dist_util.dev().type],
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def sha256(path: str) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with bf.BlobFile(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

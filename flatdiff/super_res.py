@@ -3,11 +3,13 @@
 What a shrunk image is in training, the samples of a base model are afterwards.
 """
 
+import os
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import checkpoint, generate
+from . import checkpoint, classes, disk, generate
 from .image_datasets import to_float
 
 
@@ -35,13 +37,14 @@ class BaseSamples:
     """
 
     def __init__(self, path, small_size):
-        if not path or not checkpoint.exists(path):
+        if not path or not checkpoint.exists(path) or os.path.isdir(path):
             raise ValueError(f"no file {path!r}: give --base_samples FILE.npz, as image_sample's")
-        with np.load(path) as file:
+        with disk.reading(path), np.load(path) as file:
             self.images, self.labels = file["arr_0"], file.get("arr_1")
+            self.names = file.get("class_names")
+            shape = (len(self.images), small_size, small_size, 3)
         self.path = path
-        shape = (len(self.images), small_size, small_size, 3)
-        if self.images.shape != shape or self.images.dtype != np.uint8:
+        if not len(self.images) or self.images.shape != shape or self.images.dtype != np.uint8:
             raise ValueError(
                 f"arr_0 of {path} is {self.images.dtype} {self.images.shape}; expected uint8 "
                 f"{shape}: --small_size of the network is {small_size}"
@@ -51,13 +54,14 @@ class BaseSamples:
         """Image indices -> {"low_res": [N, 3, h, w] in [-1, 1]}."""
         return {"low_res": to_float(self.images[self._rows(indices)])}
 
-    def labels_for(self, flags, num_classes):
+    def labels_for(self, flags, model):
         """A function of image indices that gives labels, or None for a network without classes.
 
-        They are the file's, unless there are --class_labels.
+        They are the file's, by name if it has names, unless there are --class_labels.
         """
+        num_classes = model.num_classes
         if num_classes is None or flags.sample.class_labels:
-            return generate.labels_of(flags, num_classes)
+            return generate.labels_of(flags, num_classes, model.classes)
         if self.labels is None:
             raise ValueError(
                 f"{self.path} has no labels (arr_1), and the network needs them; "
@@ -68,7 +72,12 @@ class BaseSamples:
                 f"{self.path} has labels up to {self.labels.max()}, and the network "
                 f"{num_classes} classes: give base samples of the same classes"
             )
-        return lambda indices: torch.from_numpy(self.labels[self._rows(indices)].astype(np.int64))
+        labels = self.labels.astype(np.int64)
+        if model.classes:
+            names = classes.named(labels, self.names, self.path)
+            numbered = classes.is_numbered(names)
+            _, labels = classes.relabelled(names, labels, model.classes, numbered)
+        return lambda indices: torch.from_numpy(labels[self._rows(indices)])
 
     def _rows(self, indices):
         return [i % len(self.images) for i in indices]

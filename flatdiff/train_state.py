@@ -7,7 +7,12 @@ data are functions of seed and step, and need no bytes.
 
 import os
 
-from . import checkpoint, dist_util, logger, restore
+from . import checkpoint, disk, dist_util, finite, logger, restore
+
+DIVERGED = (
+    "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
+    "--dtype fp32"
+)
 
 
 def save(loop, folder):
@@ -19,6 +24,8 @@ def save(loop, folder):
         files[checkpoint.swa_name(loop.step)] = _named(loop, loop.swa.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
     files[checkpoint.state_name(loop.step)] = _rest(loop)
+    for name, content in files.items():  # before any is written, and any older one pruned
+        finite.check(content, f"{name} was not saved", DIVERGED)
     for name, content in files.items():
         checkpoint.save(content, f"{folder}/{name}")
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
@@ -30,25 +37,27 @@ def resume(loop, path):
 
     guided-diffusion's files have no state file, and a file number of 0 means weights only.
     """
-    loop.step = checkpoint.parse_resume_step_from_filename(path)
+    loop.step = max(0, checkpoint.parse_resume_step_from_filename(path))
     if not loop.step:
         logger.log(f"the name of {path} has no step: only its weights are used, from step 0 on")
         return
     step = loop.step
-    rest = _load(path, checkpoint.state_name(step)) or {}
+    rest = _checked(_load(path, checkpoint.state_name(step)), path, step)
     optimizer = _load(path, checkpoint.opt_name(step))
     if optimizer:
-        restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
+        with disk.reading(_beside(path, checkpoint.opt_name(step))):
+            restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
+    if not rest:
+        _correct_number(loop)
     for rate, ema in loop.emas.items():
         _fill(loop, ema.weights, path, checkpoint.ema_name(rate, step))
     if loop.swa:
         _resume_swa(loop, rest.get("swa"), path)
-    if not rest:
-        _correct_number(loop)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
-        loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
+        with disk.reading(_beside(path, checkpoint.state_name(step))):
+            loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
             logger.log(
@@ -65,6 +74,20 @@ def _rest(loop):
         rest["swa"] = {"count": loop.swa.count, "start": loop.swa_start}
     if hasattr(loop.schedule_sampler, "state_dict"):
         rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
+    return rest
+
+
+def _checked(rest, path, step):
+    """What `_rest` gave; {} where there was no file."""
+    if rest is None:
+        return {}
+    with disk.reading(_beside(path, checkpoint.state_name(step))):
+        counts = [rest["step"], rest["seed"], rest["global_batch"]]
+        counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"counts are {counts}")
+        if not isinstance(rest.get("lg_loss_scale", 0), int | float):
+            raise ValueError(f"lg_loss_scale is {rest['lg_loss_scale']!r}")
     return rest
 
 
@@ -91,14 +114,20 @@ def _named(loop, weights):
 def _fill(loop, weights, path, name):
     """Copy the weights of a file beside `path` into the list, which stays if there is none."""
     saved = _load(path, name)
-    if saved:
+    if saved is not None:
+        with disk.reading(_beside(path, name)):
+            found = restore.fitting(_named(loop, weights), saved, _beside(path, name))
         for weight, key in zip(weights, loop.names):
-            weight.copy_(saved[key])
+            weight.copy_(found[key])
 
 
 def _load(path, name):
-    beside = os.path.join(os.path.dirname(path), name)
+    beside = _beside(path, name)
     if not checkpoint.exists(beside):
         logger.log(f"{beside} is missing: what it would hold starts anew")
         return None
     return dist_util.load_state_dict(beside)
+
+
+def _beside(path, name):
+    return os.path.join(os.path.dirname(path), name)

@@ -31,9 +31,9 @@ def sample(flags):
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"loading classifier: {flags.guidance.classifier_path}")
-    labels, guide = classifier_util.guidance(flags, model)
+    labels, known, guide = classifier_util.guidance(flags, model)
     sample = generate.sampler(model, diffusion, flags, labels, guide=guide)
-    generate.save_samples(sample, flags, folder, flags.guidance.classifier_path)
+    generate.save_samples(sample, flags, folder, flags.guidance.classifier_path, known=known)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def train(flags):
 
     resume_checkpoint = run_util.start_training(flags)
     classifier = flags.classifier
-    dataset = run_util.open_dataset(flags.data, classifier.image_size, classifier.num_classes)
+    dataset = run_util.training_data(
+        flags, resume_checkpoint, classifier.image_size, classifier.num_classes
+    )
     rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build_classifier(classifier, flags.diffusion)
     loop = run_util.training_loop(
@@ -38,7 +40,7 @@ def train(flags):
         classifier_util.Classification(diffusion, flags.train.noised),
         dataset,
         resume_checkpoint,
-        **classifier_util.loop_arguments(flags),
+        **classifier_util.loop_arguments(flags, dataset),
     )
     run_util.describe(flags, loop, dataset)
     loop.run_loop()

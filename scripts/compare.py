@@ -17,7 +17,7 @@ def main():
 
 
 def compare(flags):
-    from flatdiff import evaluation, report
+    from flatdiff import disk, evaluation, report
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
@@ -27,7 +27,7 @@ def compare(flags):
     if flags.compare.reference:
         rows = evaluation.of_runs(folders, flags.compare)
         print(evaluation.text(rows))
-        print(report.write_csv(rows, os.path.join(out, "distances.csv")))
+        print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
         print(report.distances(rows, os.path.join(out, "distances.png")))
     print(report.training_curves(folders, os.path.join(out, "training_curves.png")))
     print(report.sample_grids(folders, os.path.join(out, "samples.png")))

@@ -69,21 +69,27 @@ def from_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff import checkpoint, diffusers_config, diffusers_format, restore, script_util
+    from flatdiff import checkpoint, diffusers_config, diffusers_format, disk, restore, script_util
 
     source, folder = flags.export.model_path, flags.export.out_dir
-    unet = checkpoint.load_json(f"{source}/unet/config.json")
-    network = diffusers_config.model_flags(unet)
-    chain = diffusers_config.diffusion_flags(
-        checkpoint.load_json(f"{source}/scheduler/scheduler_config.json")
-    )
+    unet_config = f"{source}/unet/config.json"
+    scheduler_config = f"{source}/scheduler/scheduler_config.json"
+    with disk.reading(unet_config):
+        unet = checkpoint.load_json(unet_config)
+        network = diffusers_config.model_flags(unet)
+        config.checked(config.ModelFlags, network, unet_config)
+    with disk.reading(scheduler_config):
+        chain = diffusers_config.diffusion_flags(checkpoint.load_json(scheduler_config))
+        config.checked(config.DiffusionFlags, chain, scheduler_config)
     if network.pop("learn_sigma") != chain["learn_sigma"]:
         raise ValueError(f"{source}: out_channels is 6 exactly if variance_type is learned_range")
     flags.model = dataclasses.replace(flags.model, **network)
     flags.diffusion = dataclasses.replace(flags.diffusion, **chain)
-    weights = diffusers_format.from_diffusers(
-        checkpoint.load(f"{source}/unet/{WEIGHTS}"), unet, flags.model.use_new_attention_order
-    )
+    path = f"{source}/unet/{WEIGHTS}"
+    with disk.reading(path):
+        weights = diffusers_format.from_diffusers(
+            checkpoint.load(path), unet, flags.model.use_new_attention_order
+        )
     model, _ = script_util.build(flags.model, flags.diffusion)
     restore.load_weights(model, weights, source)
 

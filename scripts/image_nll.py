@@ -28,7 +28,7 @@ def measure(flags):
 
     folder = run_util.open_log(flags)
     model, diffusion = script_util.from_checkpoint(flags.nll.model_path, flags)
-    dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes)
+    dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     autocast = script_util.autocast(flags, dist_util.dev())
     nll.report(*nll.evaluate(model, diffusion, dataset, flags, autocast), folder)
 

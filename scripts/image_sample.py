@@ -33,7 +33,8 @@ def sample(flags):
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
     flags.quant = quantize_run.quantize(model, diffusion, flags, folder)
     sample = generate.sampler(model, diffusion, flags)
-    generate.save_samples(sample, flags, folder, suffix=quantize_run.suffix(flags.quant))
+    suffix = quantize_run.suffix(flags.quant)
+    generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def train(flags):
     resume_checkpoint = run_util.start_training(flags)
     size = flags.model.image_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
-    dataset = run_util.open_dataset(flags.data, size, num_classes)
+    dataset = run_util.training_data(flags, resume_checkpoint, size, num_classes)
     rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build(flags.model, flags.diffusion)
     loop = run_util.training_loop(
@@ -39,7 +39,7 @@ def train(flags):
         diffusion,
         dataset,
         resume_checkpoint,
-        sample=run_util.preview(flags, size),
+        sample=run_util.preview(flags, dataset),
         **evaluation.on_the_fly(flags, dataset),
     )
     run_util.describe(flags, loop, dataset)

@@ -40,10 +40,10 @@ def sample(flags):
         model,
         diffusion,
         flags,
-        labels=base.labels_for(flags, model.num_classes),
+        labels=base.labels_for(flags, model),
         conditions=base.low_res,
     )
-    generate.save_samples(sample, flags, folder, flags.base.base_samples)
+    generate.save_samples(sample, flags, folder, flags.base.base_samples, known=model.classes)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def train(flags):
     resume_checkpoint = run_util.start_training(flags)
     large, small = flags.super_res.large_size, flags.super_res.small_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
-    dataset = run_util.open_dataset(flags.data, large, num_classes)
+    dataset = run_util.training_data(flags, resume_checkpoint, large, num_classes)
     rng.seed_all(flags.run.seed)
     model, diffusion = script_util.build_super_res(flags.model, flags.super_res, flags.diffusion)
     loop = run_util.training_loop(
@@ -40,7 +40,7 @@ def train(flags):
         dataset,
         resume_checkpoint,
         conditions=lambda images: {"low_res": super_res.shrink(images, small)},
-        sample=run_util.preview(flags, large, super_res.from_dataset(dataset, small, 64)),
+        sample=run_util.preview(flags, dataset, super_res.from_dataset(dataset, small, 64)),
     )
     run_util.describe(flags, loop, dataset)
     loop.run_loop()

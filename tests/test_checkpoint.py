@@ -1,5 +1,6 @@
 """Files of a run: guided-diffusion's names, writes that a kill cannot harm, errors that help."""
 
+import math
 import os
 import pickle
 import signal
@@ -29,9 +30,15 @@ def test_names_are_guided_diffusions():
         ("mymodel000007.pt", 7),
         ("ema_0.9999_000010.pt", 0),
         ("64x64_diffusion.pt", 0),
-        ("model-5.pt", -5),
+        ("model-5.pt", 0),
+        ("model2024_05_01.pt", 0),
+        ("model１２.pt", 0),
+        ("model000020 (1).pt", 0),
+        ("runs/model1.0/64x64_diffusion.pt", 0),
+        ("runs/model1.0/model000020.pt", 20),
         ("gs://bucket/model_v2/model1234567.pt", 1234567),
         ("models/last.pt", 0),
+        ("model2024_05_01.pt", 0),
     ],
 )
 def test_the_step_in_a_file_name(filename, step):
@@ -112,6 +119,27 @@ def test_kill_9_during_a_save_leaves_the_old_file(call, tmp_path, monkeypatch):
     (tmp_path / "notes.part").touch()
     checkpoint.clean(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == ["model000001.pt", "notes.part"]
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], None, {"model": "adm8", "diffusion": "cosine"}, {"_class_name": "UNet"}]
+)
+def test_a_config_of_another_program_is_none(content, tmp_path):
+    checkpoint.save_json(content, str(tmp_path / checkpoint.CONFIG))
+    path = str(tmp_path / "model000001.pt")
+    assert checkpoint.config_of(path) == ({}, str(tmp_path / checkpoint.CONFIG))
+
+
+def test_deep_json_and_an_odd_header_are_told(tmp_path):
+    path = str(tmp_path / checkpoint.CONFIG)
+    with open(path, "w") as file:
+        file.write("[" * 99999)
+    with pytest.raises(ValueError, match="config.json is not whole"):
+        checkpoint.load_json(path)
+    path = str(tmp_path / "a.safetensors")
+    checkpoint.save_tensors({"w": torch.zeros(1)}, path, {"model": 3})
+    with pytest.raises(ValueError, match="a.safetensors is damaged, or of another kind"):
+        checkpoint.about(path)
 
 
 # What is wrong with a file
@@ -248,13 +276,42 @@ def test_an_interrupted_prune_leaves_no_half_step(deletions, tmp_path, monkeypat
     assert not [name for name in os.listdir(folder) if "000100" in name]
 
 
-def test_stamp_changes_with_the_file(tmp_path):
-    path = str(tmp_path / "x.pt")
+def test_identity_is_of_what_is_in_the_file_and_beside_it(tmp_path):
+    path, again = str(tmp_path / "x.pt"), str(tmp_path / "sub" / "y.pt")
+    os.makedirs(tmp_path / "sub")
     checkpoint.save({"a": 1}, path)
-    stamp = checkpoint.stamp(path)
-    assert checkpoint.stamp(path) == stamp
+    checkpoint.save({"a": 1}, again)
     os.utime(path, (1, 1))
-    assert checkpoint.stamp(path) != stamp
+    first = checkpoint.identity(path)
+    assert first == checkpoint.identity(again)
+    checkpoint.save({"a": 2}, again)
+    assert first != checkpoint.identity(again)
+    config = {"model": {"num_heads": 4}, "diffusion": {}, "train": {"lr": 1.0}}
+    checkpoint.save_json(config, str(tmp_path / "config.json"))
+    configured = checkpoint.identity(path)
+    assert configured != first
+    checkpoint.save_json(config | {"train": {"lr": 2.0}}, str(tmp_path / "config.json"))
+    assert checkpoint.identity(path) == configured
+    checkpoint.save_json(config | {"model": {"num_heads": 1}}, str(tmp_path / "config.json"))
+    assert checkpoint.identity(path) != configured
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"_class_name": "UNet"}', '{"diffusion": "cosine"}'])
+def test_another_programs_config_is_none_of_ours(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    assert checkpoint.config_of(str(tmp_path / "model000001.pt"))[0] == {}
+
+
+@pytest.mark.parametrize("name", ["model000007.pt", "model000007.safetensors"])
+def test_numbers_that_are_none_are_counted_on_loading(tmp_path, name):
+    weights = {"a": torch.ones(5), "b": torch.tensor([1.0, math.nan, math.inf]).half()}
+    path = str(tmp_path / name)
+    save = checkpoint.save if name.endswith("pt") else safetensors.torch.save_file
+    save(weights, path)
+    with pytest.raises(ValueError, match=rf"{path}: 2 of 8 numbers are not finite.* first in b"):
+        checkpoint.load(path)
+    save(weights | {"b": torch.full((9,), 1e30)}, path)  # the norm of these is no float32
+    assert len(checkpoint.load(path)["b"]) == 9
 
 
 def test_remote_folders(tmp_path, monkeypatch):

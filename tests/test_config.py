@@ -84,6 +84,10 @@ def test_shared_names_have_one_type_and_every_flag_says_what_it_is():
         ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam, adam-msam; did you"),
         ("--batch_size 0", "expected 1 or more"),
         ("--rho nan", "expected 0 or more"),
+        ("--rho inf", "got 'inf', expected a finite number"),
+        ("--eps_scaler nan", "expected a finite number"),
+        ("--eps_scaler 1e39", "expected a finite number"),
+        ("--end_step 9223372036854775808", "expected at most 9223372036854775807"),
         ("32", "'32' belongs to no flag"),
     ],
 )
@@ -100,3 +104,21 @@ def test_a_checkpoint_fixes_what_the_network_is():
     assert (flags.num_channels, flags.dropout, flags.use_fp16) == (32, 0.0, True)
     with pytest.raises(ValueError, match="--num_channels 64 contradicts .* --num_channels 32"):
         config.as_trained(config.ModelFlags, trained, {"num_channels": 64}, "c.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("adm8", "c.json has 'adm8' where the flags of ModelFlags belong"),
+        ({"num_channels": "8"}, "num_channels is '8' in c.json, expected a whole number"),
+        ({"num_channels": 8.0}, "num_channels is 8.0 in c.json, expected a whole number"),
+        ({"num_channels": True}, "num_channels is True in c.json, expected a whole number"),
+        ({"num_channels": 0}, "num_channels is 0 in c.json, expected 1 or more"),
+        ({"class_cond": 1}, "class_cond is 1 in c.json, expected True or False"),
+        ({"channel_mult": [1, 2]}, r"channel_mult is \[1, 2\] in c.json, expected a text"),
+        ({"channel_mult": None}, "channel_mult is None in c.json, expected a text"),
+    ],
+)
+def test_what_no_flag_could_have_said_is_refused_in_a_file(values, message):
+    with pytest.raises(ValueError, match=message):
+        config.as_trained(config.ModelFlags, values, {}, "c.json")

@@ -194,7 +194,7 @@ def test_folders_need_readable_images_of_one_size(features, tmp_path):
     with pytest.raises(ValueError, match=r"2.png has 16x16 pixels, .*0.png has 8x8"):
         evaluate(good, tmp_path, features, cache_dir="")
     Path(tmp_path, "2.png").write_bytes(Path(tmp_path, "1.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"2.png cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"2.png is empty or of no known image format"):
         evaluate(good, tmp_path, features, cache_dir="")
 
 
@@ -223,6 +223,8 @@ def test_the_command_names_a_mistake_in_a_line(tmp_path):
         (["a.npz", "b.npz", "--inception_weights", "w.pth"], "no Inception weights at /"),
         (["a.npz", "b.npz", "--features", "lite0"], "a.npz does not exist"),
         (["a.npz", "b.npz", "--batch_size", "0"], "--batch_size is 0"),
+        (["a.npz", "b.npz", "--seed", "-1"], "--seed is -1"),
+        (["a.npz", "b.npz", "--features", "digits", "--device", "x"], "the device 'x', expected"),
     ):
         with pytest.raises(SystemExit) as caught:
             evaluator.main([*arguments, "--cache_dir", str(tmp_path)])
@@ -247,3 +249,69 @@ def test_no_package_hides_the_scripts():
         assert path.stem not in sys.stdlib_module_names
         found = importlib.util.find_spec(path.stem)
         assert Path(found.origin) == path
+
+
+def test_pictures_that_are_not_simply_read_are_told_each_time(features, tmp_path):
+    """Also where their features come from the cache, which knows how they were read."""
+    folder, cache = tmp_path / "reference", str(tmp_path / "cache")
+    folder.mkdir()
+    rgba = np.concatenate([pictures(30), RNG.integers(0, 255, (30, 8, 8, 1), np.uint8)], -1)
+    for i, image in enumerate(rgba):
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    share = rgba[..., 3:] / 255
+    white = np.rint(share * rgba[..., :3] + (1 - share) * 255).astype(np.uint8)
+    results = [evaluate(folder, white, features, cache_dir=cache) for _ in range(2)]
+    for result, cached in zip(results, (False, True)):
+        assert result["metrics"]["FID"] < 1e-5 and bool(result["reference_cache"]) == cached
+        assert "00.png is transparent: such images are laid on white" in result["warnings"][0]
+    dropped = evaluate(folder, white, features, cache_dir=cache, transparent="drop")
+    assert dropped["metrics"]["FID"] > 1 and dropped["reference_cache"] == ""
+    with pytest.raises(ValueError, match="00.png is transparent"):
+        evaluate(folder, white, features, cache_dir=cache, transparent="refuse")
+
+
+def test_statistics_that_are_none_are_refused(features, tmp_path):
+    mu, sigma = np.zeros(6), np.eye(6)
+    for numbers, message in (
+        (
+            dict(mu=mu, sigma=sigma[:5]),
+            r"sigma float64 \[5, 6\]; expected numbers \[D\] and \[D, D",
+        ),
+        (dict(mu=mu + np.nan, sigma=sigma), "NaN or infinite values in mu or sigma"),
+        (dict(mu=mu, sigma=sigma, mu_s=mu), r"sigma_s float64 \[0\]; expected"),
+    ):
+        np.savez(f"{tmp_path}/a.npz", **numbers)
+        with pytest.raises(ValueError, match=message):
+            evaluate(f"{tmp_path}/a.npz", pictures(20), features, cache_dir="")
+    with pytest.raises(ValueError, match=r"\[20, 0, 8, 3\]: its images have no pixels"):
+        evaluate(pictures(20), pictures(20)[:, :0], features, cache_dir="")
+
+
+def test_the_script_needs_no_installed_flatdiff():
+    """-S leaves site-packages out, so only what is found beside the script; numpy by its path."""
+    code = (
+        "import sys; sys.path += [p for p in PATHS if 'flatdiff' not in p]\n"
+        "import image_source; print(image_source.pictures.__file__)"
+    ).replace("PATHS", repr([p for p in sys.path if p.endswith("site-packages")]))
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=EVALUATIONS,
+        capture_output=True,
+        text=True,
+        env={"PATH": ""},
+    )
+    assert done.stdout.strip() == str(EVALUATIONS.parent / "flatdiff" / "pictures.py"), done.stderr
+
+
+def test_numbers_that_cannot_be_written_or_are_none_are_a_sentence(features, tmp_path, monkeypatch):
+    monkeypatch.setattr("features.load_features", lambda *args: features)
+    monkeypatch.chdir(tmp_path)
+    np.savez("reference.npz", pictures(30))
+    command = ["reference.npz", "reference.npz", "--cache_dir", ""]
+    for path in (tmp_path, "reference.npz/numbers.json"):
+        with pytest.raises(SystemExit, match="evaluator: .*(Is a directory|exists|Not a dir)"):
+            evaluator.main([*command, "--json", str(path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["reference.npz"]
+    monkeypatch.setattr(Means, "forward", lambda self, x: {"pool": x.float().mean((2, 3)) / 0 - 1})
+    with pytest.raises(SystemExit, match="features inception of 30 images of .* NaN or infinite"):
+        evaluator.main(command)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,8 +136,7 @@ def test_delta_of_an_exact_network_is_zero_on_data_of_one_point():
     # The mean of D standard deviations, each of N normal numbers, is known to 1 / sqrt(2 N D).
     sigma = d.sqrt_one_minus_alphas_cumprod
     np.testing.assert_allclose(std.error, sigma / np.sqrt(2 * N * D), rtol=0.15)
-    # Its mean is below sigma by the factor 1 - 1 / 4N.
-    assert_within_error(std, sigma * (1 - 1 / (4 * N)))
+    assert_within_error(std, sigma)
     assert (delta.value < 25 * std.error**2).all()
     np.testing.assert_allclose(eb.forgetful_delta(data.x_start, d), 0, atol=1e-20)
 
@@ -149,7 +149,7 @@ def test_delta_of_an_exact_network_on_gaussian_data():
 
     d, data = steps(), gaussian_data()
     std, delta = spread_and_delta(Exact(d), d, data, clip_denoised=False)
-    assert_within_error(std, expected(d) * (1 - 1 / (4 * N)))
+    assert_within_error(std, expected(d))
     exact = (expected(d) - d.sqrt_one_minus_alphas_cumprod) ** 2
     assert_within_error(delta, exact, errors=5)
 
@@ -157,6 +157,25 @@ def test_delta_of_an_exact_network_on_gaussian_data():
     exact = (expected(fine) - fine.sqrt_one_minus_alphas_cumprod) ** 2
     found = eb.forgetful_delta(data.x_start, fine)
     np.testing.assert_allclose(found, exact, rtol=0.05, atol=1e-4)
+
+
+@pytest.mark.parametrize("s", [1.0, 1.05, 0.7])
+def test_delta_of_few_chains_has_no_bias(s):
+    """Of 64 drifts N(0, s^2), where (std - 1)^2 itself is too large by the variance of std."""
+    repeats, d = 2000, SimpleNamespace(sqrt_one_minus_alphas_cumprod=1.0)
+    drifts = torch.randn(repeats, 64, 2, generator=torch.Generator().manual_seed(0)) * s
+    found, plain = [], []
+    for drift in drifts:
+        std, parts = eb.spread(drift)
+        found.append(eb.delta(eb.Measured(None, std, parts, {}), d))
+        plain.append((std - 1) ** 2)
+    values, errors = np.array(found).T
+    exact = (s - 1) ** 2
+    assert abs(values.mean() - exact) < 4 * values.std() / repeats**0.5
+    if s >= 1:
+        assert np.mean(plain) - exact > 10 * np.std(plain) / repeats**0.5
+    assert 0.8 < np.sqrt(np.mean(errors**2)) / values.std() < 1.7
+    assert np.mean(np.abs(values - exact) > 2.5 * errors) < 0.04  # at 0 by chance, too
 
 
 def test_forgetful_delta_counts_what_differs_within_a_class():
@@ -238,8 +257,15 @@ def test_the_jackknife_leaves_one_image_out():
     found = eb.image_statistics(torch.from_numpy(z).view(7, 2, 3, 1))
     std = eb.channel_std(found["mean"].numpy(), found["square"].numpy())
     expected = [np.delete(z, i, axis=0).std(axis=(0, 2)) for i in range(7)]
-    np.testing.assert_allclose(std.value, z.std(axis=(0, 2)))
+    np.testing.assert_allclose(std.value, 7 * z.std(axis=(0, 2)) - 6 * np.mean(expected, axis=0))
     np.testing.assert_allclose(std.error, np.std(expected, axis=0) * 6**0.5)
+
+
+def test_the_jackknife_makes_a_variance_unbiased():
+    """Exactly: of the mean square about the mean it makes the sum of squares over N - 1."""
+    z = np.random.default_rng(0).normal(0.5, 2.0, 9)
+    found = eb.left_out(lambda x: x, z.var(), np.array([np.delete(z, i).var() for i in range(9)]))
+    assert found.value == pytest.approx(z.var(ddof=1), rel=1e-12)
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():

@@ -1,13 +1,16 @@
 """Images are a function of (seed, index): batches, killed runs and labels change nothing."""
 
+import json
+import math
 import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from flatdiff import generate, logger, script_util
+from flatdiff import config, generate, logger, script_util
 from flatdiff.generate import ImageNoise, draw_labels, sample_images
 
 
@@ -62,12 +65,31 @@ def test_noise_is_standard_normal_and_fresh_at_each_step():
 
 
 def test_labels():
-    assert draw_labels(range(5), 0, 10, wanted=[3, 7]).tolist() == [3, 7, 3, 7, 3]
-    labels = draw_labels(range(2000), 0, 10)
+    labels = draw_labels(range(2000), 0, range(10))
     assert torch.bincount(labels, minlength=10).min() > 140
-    assert torch.equal(labels[100:110], draw_labels(range(100, 110), 0, 10))
+    assert torch.equal(labels[100:110], draw_labels(range(100, 110), 0, range(10)))
+
+
+def flags_of(class_labels):
+    sample, run = config.SampleFlags(class_labels=class_labels), config.RunFlags()
+    return types.SimpleNamespace(sample=sample, run=run)
+
+
+def test_labels_that_are_asked_for_come_in_turn():
+    assert generate.labels_of(flags_of("3,7"), 10)(range(5)).tolist() == [3, 7, 3, 7, 3]
     with pytest.raises(ValueError, match=r"class_labels \[10\] are not in 0..9"):
-        draw_labels(range(5), 0, 10, wanted=[10])
+        generate.labels_of(flags_of("10"), 10)
+
+
+def test_labels_are_those_that_occurred_in_training(tmp_path):
+    """All rows where names are not known, as guided-diffusion draws them."""
+    logger.configure(str(tmp_path), ["log"])
+    draw = generate.labels_of(flags_of(""), 1000, ("cat", None, "dog"))
+    assert set(draw(range(100)).tolist()) == {0, 2}
+    assert len(set(generate.labels_of(flags_of(""), 1000)(range(100)).tolist())) > 80
+    assert generate.labels_of(flags_of("1,2"), 3, ("cat", None, "dog"))([0]).tolist() == [1]
+    said = (tmp_path / "log.txt").read_text()
+    assert "0 cat, 2 dog" in said and "no image of class_labels [1] was" in said
 
 
 def fake(indices):
@@ -107,11 +129,64 @@ def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
     assert made == list(range(10)) and again == list(range(10, 20))
     with np.load(path) as file:
         assert (file["arr_0"][:, 0, 0, 0] == np.arange(20)).all()
-    generate.generate(counts, 20, 4, str(tmp_path), key="b")
-    assert again[10:] == list(range(20))
+    generate.generate(counts, 20, 4, str(tmp_path), key="a")  # the same images once more
+    again.clear()
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(interrupted(counts, 8), 20, 4, str(tmp_path / "other"), key="a")
+    generate.generate(counts, 20, 4, str(tmp_path / "other"), key="b")
+    assert again == [*range(8), *range(20)]
+
+
+def interrupted(sample, after):
+    left = [after]
+
+    def dies(indices):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= len(indices)
+        return sample(indices)
+
+    return dies
+
+
+def test_samples_of_other_settings_are_not_replaced(tmp_path):
+    def key(**flags):
+        return json.dumps({"flags": {"sample": flags}, "files": ["sha256"]}, sort_keys=True)
+
+    path = generate.generate(fake, 4, 4, str(tmp_path), key=key(sampler="ddpm", clip=True))
+    before = Path(path).read_bytes()
+    with pytest.raises(ValueError, match=r"drawn with --sampler 'ddpm', now 'ddim'\. Give another"):
+        generate.generate(fake, 4, 4, str(tmp_path), key=key(sampler="ddim", clip=True))
+    assert Path(path).read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["log", "samples_4x4x4x3.npz", "samples_4x4x4x3.png"]
+    for other in ({"num_samples": 5}, {"suffix": "_w8"}):  # which have names of their own
+        arguments = {"num_samples": 4, "batch_size": 4, "folder": str(tmp_path)} | other
+        generate.generate(fake, **arguments, key=key(sampler="ddim"))
+    np.savez(tmp_path / "samples_6x4x4x3.npz", np.zeros((6, 4, 4, 3), np.uint8))
+    with pytest.raises(ValueError, match="it does not say how it was drawn"):
+        generate.generate(fake, 6, 4, str(tmp_path), key="a")
+
+
+def test_a_long_key_is_told_apart_too(tmp_path):
+    labels = ",".join(map(str, range(14_000)))
+    generate.generate(fake, 2, 2, str(tmp_path), key=labels)
+    generate.generate(fake, 2, 2, str(tmp_path), key=labels)
+    with pytest.raises(ValueError, match="would be replaced"):
+        generate.generate(fake, 2, 2, str(tmp_path), key=labels + ",1")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_pixels_that_are_no_numbers_are_counted(chain, bad):
+    model, diffusion = chain
+
+    def broken(x, t, **kwargs):
+        out = model(x, t, **kwargs)
+        return torch.where(torch.arange(len(x)).view(-1, 1, 1, 1) == 1, bad, out)
+
+    with pytest.raises(ValueError, match="pixels of images 3 to 5: 192 of 576 numbers are not f"):
+        sample_images(broken, diffusion, [3, 4, 5], (3, 8, 8), clip_denoised=False)
 
 
 def test_class_labels_are_read():
-    flags = types.SimpleNamespace(sample=types.SimpleNamespace(class_labels="1;2"), run=None)
     with pytest.raises(ValueError, match="separated by commas"):
-        generate.labels_of(flags, 10)
+        generate.labels_of(flags_of("1;2"), 10)

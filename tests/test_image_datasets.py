@@ -1,5 +1,6 @@
 """What a step's batch holds, on any number of ranks and however it is loaded."""
 
+import itertools
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from flatdiff import logger
 from flatdiff.image_datasets import (
     Batches,
     ImageDataset,
@@ -171,3 +173,37 @@ def test_to_float_is_exact_and_to_uint8_truncates():
     assert to_uint8(values)[0, 0, :, 0].tolist() == [0, 0, 0, 127, 254, 255, 255]
     x = torch.full((1, 3, 2, 4), 0.7, dtype=torch.bfloat16)  # 0.69921875
     assert to_uint8(x).unique().tolist() == [216]  # 216.65, which bf16 rounds to 217
+
+
+# What is said
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_each_kind_is_logged_once_by_all_processes(tmp_path, num_workers):
+    for i, name in itertools.product(range(6), ("rgba", "deep")):
+        array = (
+            np.full((8, 8, 4), i, np.uint8)
+            if name == "rgba"
+            else np.full((8, 8), 1000 + i, np.uint16)
+        )
+        Image.fromarray(array).save(tmp_path / f"{name}{i}.png")
+    with logger.scoped_configure(dir=str(tmp_path / "log"), format_strs=["log"]):
+        data = loader(Batches(ImageDataset(str(tmp_path), 8, cache_bytes=0), 4), 0, num_workers)
+        for _ in range(6):
+            next(data)
+        data.close()
+    text = (tmp_path / "log" / "log.txt").read_text()
+    assert text.count("laid on white") == text.count("value / 257") == 1
+
+
+def test_an_error_in_a_process_is_the_sentence_alone(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    batches = Batches(ImageDataset(str(tmp_path), 8, cache_bytes=0), 4)
+    with pytest.raises(ValueError, match=r"a.png is empty or of no known image format: remove it$"):
+        next(loader(batches, num_workers=2))
+
+
+def test_a_line_is_not_made_a_plane(tmp_path):
+    Image.new("RGB", (65500, 1)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="a.png is 65500x1 pixels: too long"):
+        ImageDataset(str(tmp_path), 256).image(0)

@@ -12,8 +12,8 @@ LEVELS = [
     unet_trunk kernels perturb averaging rng sizes learning_rate""",
     """sam restore probe flatness hessian surface quantize packing int8 exposure_bias
     diffusers_config diffusers_format""",
-    """image_datasets image_files dist_util shared_sum allocator compiler launcher lifeline logger
-    log_outputs checkpoint flags config config_use presets""",
+    """disk image_datasets image_files dist_util shared_sum allocator compiler launcher lifeline
+    logger log_outputs checkpoint flags config config_use presets""",
     """script_util train_util train_state generate run_util report finished subject flatness_run
     flatness_report flatness_pictures quantize_run exposure_run exposure_report
     classifier_util super_res nll loss_scale evaluation study study_axes study_jobs study_run

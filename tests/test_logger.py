@@ -252,3 +252,25 @@ def test_mpi_communicators_are_refused():
 def test_import_needs_neither_torch_nor_numpy():
     code = "import sys, flatdiff.logger; print({'torch', 'numpy'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_a_terminal_or_a_locale_without_the_letters_stops_nothing(tmp_path):
+    code = (
+        "from flatdiff import logger\n"
+        f"logger.configure({str(tmp_path)!r})\n"
+        "logger.log('gr\\u00f6\\u00dfe \\u56f3 \\udcff')"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and r"gr\xf6\xdfe \u56f3 \udcff" in done.stdout, done.stderr
+    text = (tmp_path / "log.txt").read_text(encoding="utf-8")
+    assert "gr\u00f6\u00dfe \u56f3 \\udcff" in text
+
+
+def test_a_folder_that_tensorboard_cannot_name_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="TensorBoard cannot write to .*OPENAI_LOG_FORMAT"):
+        logger.configure(str(tmp_path / "gr\udcfc"))
+    logger.configure(str(tmp_path / "gr\udcfc"), FILES)
+    logger.log("written")

@@ -335,5 +335,39 @@ def test_bits_per_dimension_are_calc_bpd_loops(folder, call, network, tmp_path):
         np.testing.assert_allclose(a, b, rtol=0.02)
 
 
+def test_bits_per_dimension_count_no_image_twice(folder, call, network, tmp_path):
+    fixed = ["--model_path", network, *data(folder), "--batch_size", 50, "--num_samples"]
+    for name, count in (("once", 24), ("more", 500)):
+        call("image_nll", *fixed, count, "--log_dir", tmp_path / name)
+    once, more = (re.search("bits per .*", log_of(tmp_path / n))[0] for n in ("once", "more"))
+    assert once == more and "over 24 images" in more
+    assert "there are 24 images, and num_samples is 500" in log_of(tmp_path / "more")
+    call("image_nll", *fixed, 1, "--log_dir", tmp_path / "one")
+    assert "of one image" in log_of(tmp_path / "one")
+
+
+def test_bits_of_a_folder_without_a_class_are_of_the_right_classes(folder, call, tmp_path):
+    """Images of b and c alone, and those of a network that was trained on a, b and c."""
+    flags = [*data(folder), *CHAIN, *NETWORK, *TRAIN, "--image_size", 8]
+    call("image_train", *flags, "--end_step", 1, "--log_dir", tmp_path / "run")
+    path = random_weights(tmp_path / "run/model000001.pt")
+    (tmp_path / "images").mkdir()
+    for file in (folder / "images").glob("[bc]_*"):
+        shutil.copy(file, tmp_path / "images")
+    paths = sorted((tmp_path / "images").iterdir())
+    images = np.stack([np.asarray(Image.open(path)) for path in paths])
+    np.savez(tmp_path / "own.npz", images, ["abc".index(path.name[0]) for path in paths])
+    shown = []
+    for name in ("images", "own.npz"):
+        out = tmp_path / f"nll_{name}"
+        fixed = ["--model_path", path, "--data_dir", tmp_path / name, "--batch_size", 16]
+        call("image_nll", *fixed, "--num_samples", 16, "--log_dir", out)
+        shown.append(re.search("bits per .*", log_of(out))[0])
+    assert shown[0] == shown[1]
+    Image.open(paths[0]).save(tmp_path / "images/d_0.png")
+    with pytest.raises(ValueError, match="not trained on the classes d: it has a, b, c"):
+        call("image_nll", *fixed[:2], "--data_dir", tmp_path / "images", "--log_dir", tmp_path)
+
+
 def log_of(out):
     return (out / "log.txt").read_text()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flatdiff import int8, packing, perturb
+from flatdiff import int8, packing, perturb, quantize_run
 from flatdiff import quantize as qz
 from flatdiff.quantize import Quantizer
 
@@ -261,3 +261,9 @@ def test_overflowing_int8_arithmetic_is_refused():
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert run.stdout == "exact\n" and run.returncode != 0, run.stderr
     assert "ValueError: this CPU" in run.stderr and "--quant_activations 7" in run.stderr
+
+
+def test_how_far_from_zeros_is_no_share():
+    zeros, ones = torch.zeros(4), torch.ones(4)
+    assert quantize_run._off(zeros, zeros) == "0 (of zeros)"
+    assert quantize_run._off(1.5 * ones, ones) == "50.00%"

@@ -145,6 +145,9 @@ def test_bad_sizes_and_lists_are_named():
         su.create_model(48, 32, 1)
     with pytest.raises(ValueError, match="channel_mult is '1;2'"):
         su.create_model(32, 32, 1, channel_mult="1;2")
+    for bad in ("0,1", "-1", "inf", "nan", "99999999999999999999"):
+        with pytest.raises(ValueError, match=f"channel_mult is '{bad}'; expected numbers above 0"):
+            su.create_model(32, 32, 1, channel_mult=bad)
     with pytest.raises(ValueError, match="attention_resolutions is '16;8'"):
         su.create_model(32, 32, 1, attention_resolutions="16;8")
     model = su.create_model(32, 32, 1, channel_mult="1,2.0,1.0", attention_resolutions="")

@@ -1,0 +1,87 @@
+"""Local files: written whole or not at all, and errors that name their file.
+
+A full disk names no file by itself, and what a decoder says of a damaged one seldom does. Knows
+nothing of what is in the files.
+"""
+
+import contextlib
+import csv
+import os
+from collections.abc import Iterator
+from typing import IO
+
+PART = ".flatdiff-part"  # ends the name of a file that is still being written
+
+
+@contextlib.contextmanager
+def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
+    """A new file that is at `path` once the block has ended; until then the old one is.
+
+    OSError, with the path, where the disk does not take it: the old file stays as it was.
+    """
+    part = f"{path}{PART}"
+    try:
+        with naming(path):
+            with open(part, mode, **how) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+    _sync_folder(os.path.dirname(path) or ".")
+
+
+def write_csv(rows: list[dict], path: str) -> str:
+    """A table of the rows' keys, in the order in which they come; returns the absolute path."""
+    with writing(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return os.path.abspath(path)
+
+
+@contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """In it, an OSError of a nameless file, or of one that is to become `path`, gets `path`.
+
+    Also one that hides behind what its handling raised: torch.save cannot close its archive on a
+    full disk, and says so instead.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error
+        while cause and not (isinstance(cause, OSError) and cause.errno):
+            cause = cause.__context__
+        if cause is None or not str(cause.filename or path).startswith(path):
+            raise
+        raise OSError(cause.errno, cause.strerror, path) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """In it, whatever goes wrong with a file's content is a ValueError that names the file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and path in str(error):
+            raise
+        if isinstance(error, ValueError):
+            raise ValueError(f"{path}: {error}") from error
+        reason = str(error).strip().partition("\n")[0] or "no more is known"
+        raise ValueError(
+            f"{path} is damaged, or of another kind ({type(error).__name__}: {reason[:200]})"
+        ) from error
+
+
+def _sync_folder(folder: str) -> None:
+    """Let the new name, too, survive a power cut (Windows has no such call)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""nan and inf are no results: one check for every border that numbers cross.
+
+Weights on their way to a file and back, pixels, figures and tables: each says where its numbers
+come from, and a ValueError names that, how many are not finite, and the first of them.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check(content: Any, source: str, advice: str = "") -> None:
+    """ValueError if a number in nested dicts and lists of tensors, arrays and values is not finite.
+
+    None stands for a number that there is not, and text is no number. On finite tensors this costs
+    one norm of them all.
+    """
+    leaves = dict(_leaves(content))
+    tensors = [x for x in leaves.values() if isinstance(x, Tensor) and x.is_floating_point()]
+    plain = [x for x in leaves.values() if isinstance(x, float)]
+    if all(map(math.isfinite, plain)) and all_finite(tensors):
+        return
+    bad = {where: number for where, x in leaves.items() if (number := count(x))}
+    if bad:
+        total = sum(x.numel() if isinstance(x, Tensor) else 1 for x in leaves.values())
+        raise ValueError(
+            f"{source}: {sum(bad.values())} of {total} numbers are not finite (nan or inf), the "
+            f"first in {next(iter(bad))}{f'. {advice}' if advice else ''}"
+        )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether one norm over all of them is finite; False also where it only overflows."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            by_device.setdefault(tensor.device, []).append(tensor.detach())
+    norms = [torch._foreach_norm(group) for group in by_device.values()]
+    return all(torch.stack([n.double() for n in group]).isfinite().all() for group in norms)
+
+
+def count(x: Any) -> int:
+    """How many numbers of a tensor or a plain value are nan or inf."""
+    if isinstance(x, Tensor):
+        return int((~x.isfinite()).sum()) if x.is_floating_point() else 0
+    return int(isinstance(x, float) and not math.isfinite(x))
+
+
+def _leaves(content: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of each tensor and number."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _leaves(value, f"{where} {key}".lstrip())
+    elif isinstance(content, list | tuple):
+        for i, value in enumerate(content):
+            yield from _leaves(value, f"{where}[{i}]")
+    elif isinstance(content, Tensor | int | float):
+        yield where, content
+    elif hasattr(content, "__array__"):
+        yield where, torch.as_tensor(content)

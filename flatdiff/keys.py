@@ -1,0 +1,43 @@
+"""What a kept result depends on, as text: all flags, but those that say at their definition that
+they change nothing of it.
+
+A name that two groups share is one flag, and the first of them says what it is, as on the command
+line. Files are not known by their paths but by what is in them: whoever makes a key adds those.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+ASIDE = {"result": ("nothing",), "part": ("nothing", "parts")}  # of it: see flags.flag
+
+
+def changes(groups: Iterable) -> dict[str, str]:
+    """What each flag of the groups (or of their classes) says that it changes."""
+    found: dict[str, str] = {}
+    for group in groups:
+        for field in dataclasses.fields(group):
+            found.setdefault(field.name, field.metadata["changes"])
+    return found
+
+
+def names(groups: Iterable, of: str) -> set[str]:
+    """The flags that a whole "result" depends on, or each "part" of it that is kept for itself."""
+    return {name for name, what in changes(groups).items() if what not in ASIDE[of]}
+
+
+def values(flags: SimpleNamespace, of: str) -> dict[str, dict[str, Any]]:
+    """Of a parsed command line, as plain dicts by group."""
+    groups = {k: v for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
+    kept = names(groups.values(), of)
+    return {
+        title: {k: v for k, v in dataclasses.asdict(group).items() if k in kept}
+        for title, group in groups.items()
+    }
+
+
+def key(flags: SimpleNamespace, of: str, **made_of: Any) -> str:
+    """JSON of `values`, and of what else it is made of: hashes of files, versions, ..."""
+    return json.dumps({"flags": values(flags, of), **made_of}, sort_keys=True)

@@ -1,0 +1,117 @@
+"""A disk that takes no more, and files that hold something else: one sentence, with the path."""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+import torch
+
+from flatdiff import checkpoint, disk, generate, lifeline, log_outputs
+from flatdiff.finished import Finished
+from flatdiff.image_files import save_grid, save_images
+
+BIG = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+
+
+@contextlib.contextmanager
+def full_disk(limit=4096):
+    """No file can grow beyond the limit: the kernel says no, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITERS = {
+    "model000001.pt": lambda path: checkpoint.save({"w": torch.zeros(1 << 16)}, path),
+    "a.safetensors": lambda path: checkpoint.save_tensors({"w": torch.zeros(1 << 16)}, path, {}),
+    "a.json": lambda path: checkpoint.save_json(["a" * 9999], path),
+    "a.csv": lambda path: disk.write_csv([{"a": "b" * 9999}], path),
+    "a.png": lambda path: save_grid(BIG, path),
+    "progress.csv": lambda path: log_outputs._replace(log_outputs.Path(path), "a" * 9999),
+    "00000000_8.npz": lambda path: generate._save_part(
+        os.path.dirname(path), list(range(8)), BIG, None
+    ),
+}
+APPENDERS = {
+    "log.txt": lambda path: log_outputs.Text(path).say("a" * 9999),
+    "progress.json": lambda path: log_outputs.Json(log_outputs.Path(path), True).write(
+        {"a": "b" * 9999}
+    ),
+    "rank0.jsonl": lambda path: Finished(os.path.dirname(path), 1).compute(
+        {"key": lambda: "a" * 9999}
+    ),
+    "images.partial/a.png": lambda path: save_images(
+        [BIG[0]], os.path.dirname(path).removesuffix(".partial"), ["a"]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_told_with_the_path_and_the_old_file_stays(name, tmp_path):
+    path = tmp_path / name
+    path.write_text("old")
+    with full_disk(), pytest.raises(OSError) as caught:
+        WRITERS[name](str(path))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert os.listdir(tmp_path) == [name] and path.read_text() == "old"
+    text, code = lifeline.explain(caught.value)
+    assert str(path) in text and "\n" not in text and code == 1
+
+
+@pytest.mark.parametrize("name", APPENDERS)
+def test_a_full_disk_is_told_with_the_path_of_what_grows(name, tmp_path):
+    with full_disk(), pytest.raises(OSError) as caught:
+        APPENDERS[name](str(tmp_path / name))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / name))
+
+
+def test_another_files_error_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, disk.writing(str(tmp_path / "a")):
+        open(tmp_path / "missing")  # noqa: SIM115
+    assert caught.value.filename == str(tmp_path / "missing")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("arr_0"), "a.npz is damaged, or of another kind .KeyError: 'arr_0'"),
+        (MemoryError(), "a.npz is damaged, or of another kind .MemoryError: no more is known"),
+        (ValueError("no such network"), "^a.npz: no such network$"),
+        (ValueError("a.npz has 3 classes"), "^a.npz has 3 classes$"),
+    ],
+)
+def test_what_goes_wrong_in_reading_names_the_file(error, message):
+    with pytest.raises(ValueError, match=message), disk.reading("a.npz"):
+        raise error
+
+
+def test_what_is_the_users_to_mend_is_one_line():
+    memory = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...\nstack")
+    for error in (memory, MemoryError(), FloatingPointError("the loss is nan")):
+        text, code = lifeline.explain(error)
+        assert "\n" not in text and "Traceback" not in text and code == 1
+
+
+@pytest.mark.parametrize("content", ['["key"]', "3", '[["a"], 1]', "[" * 9999, '["a", 1'])
+def test_finished_results_that_are_none_are_computed_again(content, tmp_path):
+    (tmp_path / "rank0.jsonl").write_text(content + "\n" + json.dumps(["b", 2]))
+    assert Finished(str(tmp_path), 2).known == {"b": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 half", None])
+def test_a_part_that_is_none_is_named(content, tmp_path):
+    path = tmp_path / "00000000_2.npz"
+    if content is None:
+        np.savez(path, images=BIG)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="00000000_2.npz"):
+        generate._done(str(tmp_path))

@@ -1,0 +1,50 @@
+"""nan and inf are found wherever they are, and what is large is not taken for them."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flatdiff import finite, report
+
+BAD = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_place_counts(bad, dtype):
+    for shape in ((1,), (3, 4), (2, 3, 5, 5)):
+        clean = torch.randn(shape).to(dtype)
+        for i in range(0, clean.numel(), 7):
+            broken = clean.clone()
+            broken.view(-1)[i] = bad
+            assert finite.count(broken) == 1 and not finite.all_finite([clean, broken])
+        assert finite.count(clean) == 0 and finite.all_finite([clean])
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_the_message_says_where_and_how_many(bad):
+    content = {"a": [torch.zeros(2, 2), {"deep": [1.0, bad]}], "b": np.array([bad, 1.0]), "c": "x"}
+    with pytest.raises(ValueError) as told:
+        finite.check(content, "FILE", "Do this")
+    assert str(told.value) == (
+        "FILE: 2 of 8 numbers are not finite (nan or inf), the first in a[1] deep[1]. Do this"
+    )
+
+
+def test_what_is_large_whole_empty_or_missing_is_finite():
+    largest = torch.finfo(torch.float32).max
+    content = [torch.full((9,), largest), torch.tensor([2**62]), torch.empty(0), None, "nan", True]
+    assert not finite.all_finite(content[:1])  # one norm of these is inf
+    finite.check(content, "FILE")
+    finite.check({}, "FILE")
+
+
+def test_a_training_that_diverged_is_not_drawn(tmp_path):
+    with open(tmp_path / "progress.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([["step", "loss", "grad_norm"], [1, 0.5, "inf"], [2, "nan", 1.0]])
+    with pytest.raises(ValueError, match=r"progress.csv: 1 of 2 .* loss"):
+        report.training_curves([str(tmp_path)], str(tmp_path / "x.png"))

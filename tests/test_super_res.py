@@ -1,0 +1,23 @@
+"""What is no npz of small images is refused in a sentence with its path."""
+
+import numpy as np
+import pytest
+
+from flatdiff.super_res import BaseSamples
+
+IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\3\4 half", {}, {"arr_0": IMAGES[:0]}, {"arr_0": IMAGES / 2}, None]
+)
+def test_base_samples_that_are_none(content, tmp_path):
+    path = tmp_path / "base.npz"
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.savez(path, **content)
+    with pytest.raises(ValueError, match="base.npz"):
+        BaseSamples(str(path), 8)
