@@ -4,9 +4,12 @@ Order and defaults of the arguments are guided-diffusion's, since code written f
 up; ours come after a star. The `..._defaults` that go with them are in `script_util`.
 """
 
+import inspect
+
 from . import gaussian_diffusion as gd
+from . import logger
 from .respace import SpacedDiffusion, space_timesteps
-from .sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers
+from .sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers, unmet_attention
 from .unet import EncoderUNetModel, SuperResModel, UNetModel
 
 NUM_CLASSES = 1000
@@ -75,7 +78,7 @@ def create_model(
         model_channels=num_channels,
         out_channels=6 if learn_sigma else 3,
         num_res_blocks=num_res_blocks,
-        attention_resolutions=attention_strides(image_size, attention_resolutions, len(mult)),
+        attention_resolutions=_strides(image_size, attention_resolutions, mult),
         dropout=dropout,
         channel_mult=mult,
         num_classes=num_classes if class_cond else None,
@@ -183,9 +186,7 @@ def create_classifier(
     num_classes=NUM_CLASSES,
 ):
     mult = channel_multipliers(image_size, "")
-    strides = attention_strides(
-        image_size, classifier_attention_resolutions, len(mult), "classifier_"
-    )
+    strides = _strides(image_size, classifier_attention_resolutions, mult)
     return EncoderUNetModel(
         image_size=image_size,
         in_channels=3,
@@ -200,3 +201,54 @@ def create_classifier(
         resblock_updown=classifier_resblock_updown,
         pool=classifier_pool,
     )
+
+
+def create_gaussian_diffusion(
+    *,
+    steps=1000,
+    learn_sigma=False,
+    sigma_small=False,
+    noise_schedule="linear",
+    use_kl=False,
+    predict_xstart=False,
+    rescale_timesteps=False,
+    rescale_learned_sigmas=False,
+    timestep_respacing="",
+    eps_scaler=1.0,
+    eps_scaler_slope=0.0,
+    input_pertub=0.0,
+):
+    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
+    mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
+    return SpacedDiffusion(
+        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
+        betas=gd.get_named_beta_schedule(noise_schedule, steps),
+        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
+        loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
+        rescale_timesteps=rescale_timesteps,
+        eps_scaler=eps_scaler,
+        eps_scaler_slope=eps_scaler_slope,
+        input_pertub=input_pertub,
+    )
+
+
+def create_chain(flags):
+    """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
+    return _made(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
+
+
+def _strides(image_size, attention_resolutions, mult):
+    for sentence in unmet_attention(image_size, attention_resolutions, len(mult)):
+        logger.log(sentence)
+    return attention_strides(image_size, attention_resolutions)
+
+
+def _made(factory, flags):
+    return factory(**_for(factory, flags))
+
+
+def _for(factory, flags):
+    """Those of the flags that are the factory's arguments."""
+    return {k: v for k, v in flags.items() if k in inspect.signature(factory).parameters}
