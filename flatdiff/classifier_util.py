@@ -35,7 +35,8 @@ class Classification:
         if not self.noised:
             t = torch.zeros_like(t)
         x_t = self.diffusion.q_sample(x_start, t, noise) if self.noised else x_start
-        logits = model(x_t, self.diffusion._model_timesteps(t)).float()
+        at_t = self.diffusion._wrap_model(model)
+        logits = at_t(x_t, self.diffusion._scale_timesteps(t)).float()
         y = model_kwargs["y"]
         best = logits.detach().topk(min(5, logits.shape[1])).indices == y[:, None]
         return {

@@ -4,12 +4,12 @@ Every rank has a GPU of its own (nccl), or none has one (CPU, gloo); without a l
 complete world of one. Gradients are means over ranks. Knows nothing else about training.
 """
 
+import atexit
 import contextlib
 import gc
 import json
 import os
 import socket
-import weakref
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -28,16 +28,32 @@ JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
 
 _place = launcher.Place()
-_wrapped: "weakref.WeakSet[DistributedDataParallel]" = weakref.WeakSet()
 
 
 def setup_dist() -> None:
     """Joins the ranks that were started together; a second call does nothing.
 
+    For code that has no `session`: torch.distributed has a group afterwards, also of one rank, and
+    leaves it when the process exits.
+
     Raises:
         ValueError: the launcher's variables make no sense, or ranks would have to share a GPU.
         TimeoutError: some rank did not start.
     """
+    global _place
+    if dist.is_initialized():
+        if dist.get_world_size() != world_size():  # the group is the caller's own
+            local = int(os.environ.get("LOCAL_RANK", 0))
+            _place = launcher.Place(dist.get_rank(), dist.get_world_size(), local, one_host=False)
+        return
+    _join()
+    if not dist.is_initialized():
+        _group("nccl" if dev().type == "cuda" else "gloo", dist.HashStore())
+    atexit.register(_leave)
+
+
+def _join() -> None:
+    """Finds this rank's place and device, and makes a group of several ranks."""
     global _place
     if dist.is_initialized():
         return
@@ -52,7 +68,10 @@ def setup_dist() -> None:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     # torchrun's store outlives a restart of the ranks.
     store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _meet())
-    backend = _agree(store)
+    _group(_agree(store), store)
+
+
+def _group(backend: str, store: dist.Store) -> None:
     dist.init_process_group(
         backend,
         store=store,
@@ -174,21 +193,8 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
     ddp = DistributedDataParallel(model, **kwargs)
     if shares_memory:
         memory = shared_sum.SharedSum(rank(), world_size(), barrier, all_gather_object)
-        ddp.register_comm_hook(memory, _mean_of_bucket)
-    _wrapped.add(ddp)
+        ddp.register_comm_hook(memory, shared_sum.mean_of_bucket)
     return ddp
-
-
-def _mean_of_bucket(
-    memory: shared_sum.SharedSum, bucket: dist.GradBucket
-) -> torch.futures.Future[torch.Tensor]:
-    """DistributedDataParallel's hook: a bucket of gradients, averaged over ranks."""
-    gradients = bucket.buffer().div_(world_size())
-    if not memory(gradients):
-        dist.all_reduce(gradients)
-    done = torch.futures.Future()
-    done.set_result(gradients)
-    return done
 
 
 def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
@@ -206,7 +212,7 @@ def session():
     """
     leaving = None
     try:
-        setup_dist()
+        _join()
         line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
         try:
             yield
@@ -265,7 +271,7 @@ def _share_by_mpi(address: tuple[str, int] | None) -> tuple[str, int]:
 
 def _agree(store: dist.Store) -> str:
     """The backend for all ranks, after each has told the others what it has."""
-    home = [socket.gethostname(), _cores()]
+    home = [socket.gethostname(), launcher.cores()]
     gpu = str(torch.cuda.get_device_properties(dev()).uuid) if dev().type == "cuda" else ""
     store.set(f"rank{rank()}", json.dumps([home, gpu]))
     try:
@@ -284,20 +290,13 @@ def _agree(store: dist.Store) -> str:
     return _choose_backend(gpus)
 
 
-def _cores() -> list[int]:
-    """The processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def _share_cores(sharers: int) -> None:
     """Under a launcher each rank takes its part of the cores, unless OMP_NUM_THREADS is set.
 
     Torch by itself takes all of them, or under mpirun, because of MKL, a single one.
     """
     if _place.rank_variable and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(_cores()) // sharers))
+        torch.set_num_threads(max(1, len(launcher.cores()) // sharers))
 
 
 def _choose_backend(gpus: Sequence[str]) -> str:
@@ -316,8 +315,10 @@ def _choose_backend(gpus: Sequence[str]) -> str:
 
 def _leave() -> None:
     """Ends the process group and whatever would keep its threads alive."""
-    for ddp in list(_wrapped):
-        vars(ddp).clear()
+    if not dist.is_initialized():
+        return
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel):
+            vars(thing).clear()
     gc.collect()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.destroy_process_group()

@@ -16,7 +16,12 @@ import torch
 
 from .losses import discretized_gaussian_log_likelihood, normal_kl
 from .nn import mean_flat
-from .noising import Noising, betas_for_alpha_bar, get_named_beta_schedule
+from .noising import (
+    Noising,
+    _extract_into_tensor,
+    betas_for_alpha_bar,
+    get_named_beta_schedule,
+)
 from .samplers import Samplers
 
 __all__ = [
@@ -24,6 +29,7 @@ __all__ = [
     "LossType",
     "ModelMeanType",
     "ModelVarType",
+    "_extract_into_tensor",
     "betas_for_alpha_bar",
     "get_named_beta_schedule",
 ]
@@ -116,8 +122,23 @@ class GaussianDiffusion(Noising, Samplers):
         pred_xstart, the x_0 that the output implies, goes through denoised_fn, if there is one, and
         with clip_denoised is clamped to [-1, 1]; the mean follows from the result.
         """
-        guess = self._guess(model, x, t, model_kwargs)
-        return self._read(guess, x, t, clip_denoised, denoised_fn)
+        prediction, values = self._guess(model, x, t, model_kwargs)
+        variance, log_variance = self._variance(values, x, t)
+        pred_xstart = self._xstart(prediction, x, t)
+        if denoised_fn is not None:
+            pred_xstart = denoised_fn(pred_xstart)
+        if clip_denoised:
+            pred_xstart = pred_xstart.clamp(-1, 1)
+        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
+            mean = prediction
+        else:
+            mean = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
+        return {
+            "mean": mean,
+            "variance": variance,
+            "log_variance": log_variance,
+            "pred_xstart": pred_xstart,
+        }
 
     def training_losses(
         self,
@@ -136,14 +157,16 @@ class GaussianDiffusion(Noising, Samplers):
         """
         noise = torch.randn_like(x_start) if noise is None else noise
         x_t = self.q_sample(x_start, t, self._input_noise(noise, input_noise))
-        prediction, values = self._guess(model, x_t, t, model_kwargs)
+        bound = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
         if self.loss_type.is_vb():
-            vb, _ = self._vb((prediction, values), x_start, x_t, t)
+            vb = self._vb_terms_bpd(model, **bound, model_kwargs=model_kwargs)["output"]
             rescaled = self.loss_type is LossType.RESCALED_KL
             return {"loss": vb * self.num_timesteps if rescaled else vb}
+        prediction, values = self._guess(model, x_t, t, model_kwargs)
         terms = {}
         if values is not None:
-            vb, _ = self._vb((prediction.detach(), values), x_start, x_t, t)
+            held = torch.cat([prediction.detach(), values], dim=1)
+            vb = self._vb_terms_bpd(lambda *args, **kwargs: held, **bound)["output"]
             rescaled = self.loss_type is LossType.RESCALED_MSE
             terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
         target = self._target(x_start, x_t, t, noise)
@@ -171,11 +194,10 @@ class GaussianDiffusion(Noising, Samplers):
             t = torch.full((len(x_start),), i, device=x_start.device)
             noise = randn(x_start)
             x_t = self.q_sample(x_start, t, noise)
-            guess = self._guess(model, x_t, t, model_kwargs)
-            vb, pred_xstart = self._vb(guess, x_start, x_t, t, clip_denoised)
-            eps = self._predict_eps_from_xstart(x_t, t, pred_xstart)
-            columns["vb"].append(vb)
-            columns["xstart_mse"].append(mean_flat((pred_xstart - x_start) ** 2))
+            terms = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
+            eps = self._predict_eps_from_xstart(x_t, t, terms["pred_xstart"])
+            columns["vb"].append(terms["output"])
+            columns["xstart_mse"].append(mean_flat((terms["pred_xstart"] - x_start) ** 2))
             columns["mse"].append(mean_flat((eps - noise) ** 2))
         terms = {name: torch.stack(column, dim=1) for name, column in columns.items()}
         prior_bpd = self._prior_bpd(x_start)
@@ -187,23 +209,26 @@ class GaussianDiffusion(Noising, Samplers):
         mean, _, log_variance = self.q_mean_variance(x_start, t)
         return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2.0)
 
-    def _vb(
+    def _vb_terms_bpd(
         self,
-        guess: Guess,
+        model: Callable,
         x_start: torch.Tensor,
         x_t: torch.Tensor,
         t: torch.Tensor,
-        clip_denoised: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The bound's term at t, [N] in bits per dimension, and pred_xstart."""
-        p = self._read(guess, x_t, t, clip_denoised)
-        mean, _, log_variance = self.q_posterior_mean_variance(x_start, x_t, t)
+        clip_denoised: bool = True,
+        model_kwargs: dict | None = None,
+    ) -> Terms:
+        """output: the bound's term at t, [N] in bits per dimension; and pred_xstart."""
+        p = self.p_mean_variance(
+            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
+        )
+        mean, _, log_variance = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
         kl = normal_kl(mean, log_variance, p["mean"], p["log_variance"])
         log_likelihood = discretized_gaussian_log_likelihood(
             x_start, means=p["mean"], log_scales=0.5 * p["log_variance"]
         )
         nats = torch.where(t == 0, -mean_flat(log_likelihood), mean_flat(kl))
-        return nats / math.log(2.0), p["pred_xstart"]
+        return {"output": nats / math.log(2.0), "pred_xstart": p["pred_xstart"]}
 
     def _input_noise(self, noise: torch.Tensor, xi: torch.Tensor | None) -> torch.Tensor:
         if self.input_pertub == 0:
@@ -218,9 +243,13 @@ class GaussianDiffusion(Noising, Samplers):
             return noise
         if self.model_mean_type is ModelMeanType.START_X:
             return x_start
-        return self.q_posterior_mean_variance(x_start, x_t, t)[0]
+        return self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
 
-    def _model_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _wrap_model(self, model: Callable) -> Callable:
+        """The network, or cond_fn, as a function of this chain's t; see respace."""
+        return model
+
+    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
         """t [N] as the network and cond_fn see it."""
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
@@ -228,7 +257,7 @@ class GaussianDiffusion(Noising, Samplers):
         self, model: Callable, x: torch.Tensor, t: torch.Tensor, model_kwargs: dict | None
     ) -> Guess:
         """The network's output, cut in two where the variance is learned, in the dtype of x."""
-        output = model(x, self._model_timesteps(t), **(model_kwargs or {})).to(x.dtype)
+        output = model(x, self._scale_timesteps(t), **(model_kwargs or {})).to(x.dtype)
         learned = self.model_var_type in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
         channels = x.shape[1]
         wanted = (len(x), channels * (2 if learned else 1), *x.shape[2:])
@@ -239,40 +268,12 @@ class GaussianDiffusion(Noising, Samplers):
             )
         return output.split(channels, dim=1) if learned else (output, None)
 
-    def _read(
-        self,
-        guess: Guess,
-        x: torch.Tensor,
-        t: torch.Tensor,
-        clip_denoised: bool,
-        denoised_fn: Callable | None = None,
-    ) -> Terms:
-        """p at x_t, from the network's guess there."""
-        prediction, values = guess
-        variance, log_variance = self._variance(values, x, t)
-        pred_xstart = self._xstart(prediction, x, t)
-        if denoised_fn is not None:
-            pred_xstart = denoised_fn(pred_xstart)
-        if clip_denoised:
-            pred_xstart = pred_xstart.clamp(-1, 1)
-        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
-            mean = prediction
-        else:
-            mean = self.q_posterior_mean_variance(pred_xstart, x, t)[0]
-        return {
-            "mean": mean,
-            "variance": variance,
-            "log_variance": log_variance,
-            "pred_xstart": pred_xstart,
-        }
-
     def _xstart(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         if self.model_mean_type is ModelMeanType.EPSILON:
             return self._predict_xstart_from_eps(x, t, prediction)
         if self.model_mean_type is ModelMeanType.START_X:
             return prediction
-        rest = prediction - self._at("posterior_mean_coef2", t, x) * x
-        return rest / self._at("posterior_mean_coef1", t, x)
+        return self._predict_xstart_from_xprev(x, t, prediction)
 
     def _variance(
         self, values: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor

@@ -61,6 +61,13 @@ def find_place() -> Place:
     return Place()
 
 
+def cores() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def address_file(place: Place) -> Path:
     """A file that only the ranks of this launch look for, on one host.
 

@@ -11,13 +11,14 @@ import importlib.util
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from . import log_outputs
+from . import launcher, log_outputs
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard")
@@ -28,7 +29,7 @@ def configure(
     format_strs: Iterable[str] | None = None,
     comm: None = None,
     log_suffix: str = "",
-    rank: int = 0,
+    rank: int | None = None,
     append: bool = False,
 ) -> None:
     """Starts to log into a folder; every rank calls it, with the same `dir`.
@@ -40,6 +41,7 @@ def configure(
             it is installed).
         comm: not used: give dumpkvs a sum over ranks.
         log_suffix: goes before the extension of each file.
+        rank: default, the launcher's.
         append: go on with the tables that are there. Else the first table starts them anew;
             log.txt always goes on.
     """
@@ -48,8 +50,8 @@ def configure(
     global _current
     reset()
     dir = os.path.expanduser(dir or os.environ.get("OPENAI_LOGDIR") or _new_folder())
-    _current = Logger(dir, [], rank)
-    if rank == 0:
+    _current = Logger(dir, [], launcher.find_place().rank if rank is None else rank)
+    if _current.rank == 0:
         folder = tempfile.mkdtemp(prefix="flatdiff-log-") if "://" in dir else dir
         os.makedirs(folder, exist_ok=True)
         _current.outputs = _outputs(Path(folder), format_strs, log_suffix, append)
@@ -143,6 +145,26 @@ def dumpkvs(reduce: Callable | None = None) -> dict[str, Any]:
             collective call, so all ranks dump together. Without it means are of this rank.
     """
     return _current.dump(reduce)
+
+
+record_tabular = logkv
+dump_tabular = dumpkvs
+
+
+@contextlib.contextmanager
+def profile_kv(scopename: str):
+    """In it, the seconds that pass are added to "wait_NAME" of the next table.
+
+    `profile` is the same for a function: `@profile("name")`.
+    """
+    start, key = time.perf_counter(), f"wait_{scopename}"
+    try:
+        yield
+    finally:
+        logkv(key, _current.values.get(key, 0.0) + time.perf_counter() - start)
+
+
+profile = profile_kv
 
 
 def truncate(step: int) -> None:

@@ -42,6 +42,12 @@ def betas_for_alpha_bar(
     return np.array([min(1 - b / a, max_beta) for a, b in pairwise(levels)])
 
 
+def _extract_into_tensor(arr, timesteps: torch.Tensor, broadcast_shape) -> torch.Tensor:
+    """guided-diffusion's look-up: arr[timesteps] as float32, [N, ...] in `broadcast_shape`."""
+    values = torch.as_tensor(arr, device="cpu").float().to(timesteps.device)[timesteps]
+    return values.view(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
+
+
 class Noising:
     """The coefficients that follow from betas, and q with them, over images x [N, ...] and t [N].
 
@@ -105,6 +111,13 @@ class Noising:
         scaled = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
         return scaled - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
 
+    def _predict_xstart_from_xprev(
+        self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
+    ) -> torch.Tensor:
+        """The x_0 for which xprev is the mean of q(x_{t-1} | x_t, x_0)."""
+        rest = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t
+        return rest / self._at("posterior_mean_coef1", t, x_t)
+
     def _predict_eps_from_xstart(
         self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
     ) -> torch.Tensor:
@@ -118,11 +131,13 @@ class Noising:
 
     def _table(self, name: str, device: torch.device) -> torch.Tensor:
         """The array `name` on a device: float32 from float64, integers as they are."""
-        if (name, device) not in self._on_device:
-            table = torch.as_tensor(getattr(self, name))
-            table = table.float() if table.is_floating_point() else table
-            self._on_device[name, device] = table.to(device)
-        return self._on_device[name, device]
+        array = getattr(self, name)
+        source, table = self._on_device.get((name, device), (None, None))
+        if source is not array:  # not there yet, or another array was assigned since
+            table = torch.as_tensor(array)
+            table = (table.float() if table.is_floating_point() else table).to(device)
+            self._on_device[name, device] = array, table
+        return table
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_on_device": {}}  # the reader may not have these devices

@@ -4,7 +4,8 @@ The shorter chain has the longer one's alphas_cumprod at the kept timesteps, and
 about them by their original indices; so training, losses and every sampler work on it as they are.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count, islice
 
 import numpy as np
@@ -96,6 +97,50 @@ class SpacedDiffusion(GaussianDiffusion):
         kept = alphas_cumprod[self.timestep_map]
         super().__init__(**kwargs | {"betas": 1.0 - kept / np.append(1.0, kept[:-1])})
 
-    def _model_timesteps(self, t: torch.Tensor) -> torch.Tensor:
-        t = self._table("timestep_map", t.device)[t]
-        return t.float() * (1000.0 / self.original_num_steps) if self.rescale_timesteps else t
+    def p_mean_variance(self, model: Callable, *args, **kwargs):
+        return super().p_mean_variance(self._wrap_model(model), *args, **kwargs)
+
+    def training_losses(self, model: Callable, *args, **kwargs):
+        return super().training_losses(self._wrap_model(model), *args, **kwargs)
+
+    def condition_mean(self, cond_fn: Callable, *args, **kwargs):
+        return super().condition_mean(self._wrap_model(cond_fn), *args, **kwargs)
+
+    def condition_score(self, cond_fn: Callable, *args, **kwargs):
+        return super().condition_score(self._wrap_model(cond_fn), *args, **kwargs)
+
+    def _wrap_model(self, model: Callable) -> "_WrappedModel":
+        """The network or cond_fn as a function of an index into the kept steps."""
+        if isinstance(model, _WrappedModel):
+            return model
+        kept = self.timestep_map, self.rescale_timesteps, self.original_num_steps
+        return _WrappedModel(model, *kept, on_device=partial(self._table, "timestep_map"))
+
+    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+        """t itself: `_wrap_model` scales the original index."""
+        return t
+
+
+class _WrappedModel:
+    """model(x, t, **kwargs) for t an index into timestep_map.
+
+    on_device: device -> timestep_map as a tensor there, if one is held already.
+    """
+
+    def __init__(
+        self,
+        model: Callable,
+        timestep_map: Sequence[int],
+        rescale_timesteps: bool,
+        original_num_steps: int,
+        on_device: Callable | None = None,
+    ):
+        self.model, self.timestep_map = model, timestep_map
+        self.rescale_timesteps, self.original_num_steps = rescale_timesteps, original_num_steps
+        self._on_device = on_device or partial(torch.tensor, timestep_map)
+
+    def __call__(self, x: torch.Tensor, ts: torch.Tensor, **kwargs):
+        t = self._on_device(device=ts.device)[ts]
+        if self.rescale_timesteps:
+            t = t.float() * (1000.0 / self.original_num_steps)
+        return self.model(x, t, **kwargs)

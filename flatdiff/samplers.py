@@ -10,6 +10,7 @@ a generator of its own. The loops take noise, x_T, or draw it by torch.randn(*sh
 (default: that of noise, or of the model's parameters).
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -42,26 +43,35 @@ class Samplers:
 
     def _p(self, model, x, t, clip_denoised, denoised_fn, model_kwargs) -> Out:
         """p_mean_variance as the samplers use it: the predicted noise is divided by eps_scale."""
-        prediction, values = self._guess(model, x, t, model_kwargs)
-        if self.scales_eps:
-            prediction = prediction / self._at("eps_scale", t, x)
-        return self._read((prediction, values), x, t, clip_denoised, denoised_fn)
+        common = {"denoised_fn": denoised_fn, "model_kwargs": model_kwargs}
+        model = self._divided(model, x, t) if self.scales_eps else model
+        return self.p_mean_variance(model, x, t, clip_denoised=clip_denoised, **common)
+
+    def _divided(self, model, x, t) -> Callable:
+        """The network, with the noise that it predicts at this chain's step t divided."""
+
+        def divided(x_t, timesteps, **model_kwargs):
+            output = model(x_t, timesteps, **model_kwargs).to(x.dtype)
+            eps, values = output.tensor_split([x.shape[1]], dim=1)
+            return torch.cat([eps / self._at("eps_scale", t, x), values], dim=1)
+
+        return divided
 
     def condition_mean(self, cond_fn, p_mean_var, x, t, model_kwargs=None) -> torch.Tensor:
         """The mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
 
         The gradient is that at x_t, not at the mean, as in guided-diffusion.
         """
-        gradient = cond_fn(x, self._model_timesteps(t), **(model_kwargs or {}))
+        gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         return p_mean_var["mean"].float() + p_mean_var["variance"] * gradient.float()
 
     def condition_score(self, cond_fn, p_mean_var, x, t, model_kwargs=None) -> Out:
         """p with its noise less sqrt(1 - abar_t) * gradient (algorithm 2); x_0 is not clamped."""
-        gradient = cond_fn(x, self._model_timesteps(t), **(model_kwargs or {}))
+        gradient = cond_fn(x, self._scale_timesteps(t), **(model_kwargs or {}))
         eps = self._predict_eps_from_xstart(x, t, p_mean_var["pred_xstart"])
         eps = eps - self._at("sqrt_one_minus_alphas_cumprod", t, x) * gradient
         pred_xstart = self._predict_xstart_from_eps(x, t, eps)
-        mean = self.q_posterior_mean_variance(pred_xstart, x, t)[0]
+        mean = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
         return p_mean_var | {"pred_xstart": pred_xstart, "mean": mean}
 
     def p_sample(
@@ -79,7 +89,7 @@ class Samplers:
         out = self._p(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         noise = randn(x)
         if cond_fn is not None:
-            out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs)
+            out["mean"] = self.condition_mean(cond_fn, out, x, t, model_kwargs=model_kwargs)
         sigma = (t != 0).view(-1, *[1] * (x.ndim - 1)) * torch.exp(0.5 * out["log_variance"])
         return {"sample": out["mean"] + sigma * noise, "pred_xstart": out["pred_xstart"]}
 
@@ -98,7 +108,7 @@ class Samplers:
         """A DDIM step (Song et al. 2020, equations 12 and 16): eta 0 adds no noise, 1 as DDPM."""
         out = self._p(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         if cond_fn is not None:
-            out = self.condition_score(cond_fn, out, x, t, model_kwargs)
+            out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
         eps = self._predict_eps_from_xstart(x, t, out["pred_xstart"])
         abar, before = self._at("alphas_cumprod", t, x), self._at("alphas_cumprod_prev", t, x)
         sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
@@ -135,7 +145,7 @@ class Samplers:
         """
         out = self._p(model, x, t, clip_denoised, denoised_fn, model_kwargs)
         if cond_fn is not None:
-            out = self.condition_score(cond_fn, out, x, t, model_kwargs)
+            out = self.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
         data = pred_xstart = out["pred_xstart"]
         if previous_xstart is not None:
             data = data + self._at("dpmpp_extrapolate", t, x) * (data - previous_xstart)
@@ -184,10 +194,10 @@ class Samplers:
         randn=torch.randn_like,
     ) -> Iterator[Out]:
         """p_sample's result at t = T-1 .. 0."""
-        common = clip_denoised, denoised_fn, cond_fn, model_kwargs
+        common = _named(clip_denoised, denoised_fn, cond_fn, model_kwargs, randn)
 
         def step(last, t):
-            return self.p_sample(model, last["sample"], t, *common, randn=randn)
+            return self.p_sample(model, last["sample"], t, **common)
 
         return self._walk(step, model, shape, noise, device, progress)
 
@@ -206,10 +216,10 @@ class Samplers:
         randn=torch.randn_like,
     ) -> Iterator[Out]:
         """ddim_sample's result at t = T-1 .. 0."""
-        common = clip_denoised, denoised_fn, cond_fn, model_kwargs
+        common = _named(clip_denoised, denoised_fn, cond_fn, model_kwargs, randn)
 
         def step(last, t):
-            return self.ddim_sample(model, last["sample"], t, *common, eta=eta, randn=randn)
+            return self.ddim_sample(model, last["sample"], t, **common, eta=eta)
 
         return self._walk(step, model, shape, noise, device, progress)
 
@@ -227,13 +237,17 @@ class Samplers:
         randn=None,
     ) -> Iterator[Out]:
         """dpmpp_sample's result at t = T-1 .. 0; it has no use for randn, but takes it."""
-        common = clip_denoised, denoised_fn, cond_fn, model_kwargs
+        common = _named(clip_denoised, denoised_fn, cond_fn, model_kwargs)
 
         def step(last, t):
             previous = last.get("pred_xstart")
-            return self.dpmpp_sample(model, last["sample"], t, *common, previous_xstart=previous)
+            return self.dpmpp_sample(model, last["sample"], t, **common, previous_xstart=previous)
 
         return self._walk(step, model, shape, noise, device, progress)
+
+    p_sample_loop.__signature__ = inspect.signature(p_sample_loop_progressive)
+    ddim_sample_loop.__signature__ = inspect.signature(ddim_sample_loop_progressive)
+    dpmpp_sample_loop.__signature__ = inspect.signature(dpmpp_sample_loop_progressive)
 
     def _walk(self, step: Callable, model, shape, noise, device, progress) -> Iterator[Out]:
         """out = step(out, t) from x_T to x_0, without gradients."""
@@ -245,6 +259,13 @@ class Samplers:
             with torch.no_grad():
                 out = step(out, times[i])
             yield out
+
+
+def _named(clip_denoised, denoised_fn, cond_fn, model_kwargs, randn=torch.randn_like) -> dict:
+    """A step's arguments, without a randn that is the default: an override may not know it."""
+    common = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn, "cond_fn": cond_fn}
+    given = {} if randn is torch.randn_like else {"randn": randn}
+    return common | {"model_kwargs": model_kwargs} | given
 
 
 def _last(outs: Iterator[Out]) -> torch.Tensor:

@@ -1,14 +1,13 @@
 """Config -> network and chain, and guided-diffusion's own helper functions.
 
-The only place where networks and chains meet. The `..._defaults` are dicts made from the groups
-of `config`, so that code written for guided-diffusion's flag dicts runs unchanged.
+The `..._defaults` are dicts made from the groups of `config`, so that code written for
+guided-diffusion's flag dicts runs unchanged; what they are given to is in `factories`.
 """
 
 import argparse
 import dataclasses
 import functools
 import getpass
-import inspect
 import os
 import tempfile
 import time
@@ -16,13 +15,50 @@ import time
 import torch
 
 from . import averaging, checkpoint, classes, config, disk, dist_util, logger, packing, restore
-from . import gaussian_diffusion as gd
+from .factories import (
+    NUM_CLASSES,
+    create_chain,
+    create_classifier,
+    create_classifier_and_diffusion,
+    create_gaussian_diffusion,
+    create_model,
+    create_model_and_diffusion,
+    sr_create_model,
+    sr_create_model_and_diffusion,
+)
 from .flags import BOOLEANS
-from .respace import SpacedDiffusion, space_timesteps
-from .sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers
-from .unet import EncoderUNetModel, SuperResModel, UNetModel
+from .sizes import SR_CHANNEL_MULT, channel_multipliers
+from .unet import SuperResModel
 
-NUM_CLASSES = 1000
+__all__ = [
+    "DTYPES",
+    "NUM_CLASSES",
+    "add_dict_to_argparser",
+    "args_to_dict",
+    "autocast",
+    "build",
+    "build_classifier",
+    "build_super_res",
+    "casting",
+    "classifier_and_diffusion_defaults",
+    "classifier_defaults",
+    "compile_network",
+    "create_chain",
+    "create_classifier",
+    "create_classifier_and_diffusion",
+    "create_gaussian_diffusion",
+    "create_model",
+    "create_model_and_diffusion",
+    "diffusion_defaults",
+    "from_checkpoint",
+    "model_and_diffusion_defaults",
+    "place",
+    "sr_create_model",
+    "sr_create_model_and_diffusion",
+    "sr_model_and_diffusion_defaults",
+    "str2bool",
+]
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,133 +94,6 @@ def sr_model_and_diffusion_defaults():
     return model | diffusion_defaults()
 
 
-def create_model_and_diffusion(**flags):
-    """(network, chain) of the flags of `model_and_diffusion_defaults`, by keyword."""
-    flags = _complete(flags, model_and_diffusion_defaults())
-    return create_model(**_for(create_model, flags)), create_chain(flags)
-
-
-def create_model(
-    image_size,
-    num_channels,
-    num_res_blocks,
-    channel_mult="",
-    learn_sigma=False,
-    class_cond=False,
-    use_checkpoint=False,
-    attention_resolutions="16",
-    num_heads=1,
-    num_head_channels=-1,
-    num_heads_upsample=-1,
-    use_scale_shift_norm=False,
-    dropout=0,
-    resblock_updown=False,
-    use_fp16=False,
-    use_new_attention_order=False,
-    num_classes=NUM_CLASSES,
-    *,
-    network=UNetModel,
-):
-    return network(
-        image_size=image_size,
-        in_channels=3,
-        model_channels=num_channels,
-        out_channels=6 if learn_sigma else 3,
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=attention_strides(image_size, attention_resolutions),
-        dropout=dropout,
-        channel_mult=channel_multipliers(image_size, channel_mult),
-        num_classes=num_classes if class_cond else None,
-        use_checkpoint=use_checkpoint,
-        use_fp16=use_fp16,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown=resblock_updown,
-        use_new_attention_order=use_new_attention_order,
-    )
-
-
-def sr_create_model_and_diffusion(**flags):
-    """(super-resolution network, chain) of `sr_model_and_diffusion_defaults`, by keyword."""
-    flags = _complete(flags, sr_model_and_diffusion_defaults())
-    sizes = {"large_size": flags["large_size"], "small_size": flags["small_size"]}
-    return sr_create_model(**sizes, **_for(create_model, flags)), create_chain(flags)
-
-
-def sr_create_model(large_size, small_size, num_channels, num_res_blocks, **flags):
-    """`small_size` is not part of the network: it takes any low_res."""
-    mult = ",".join(map(str, channel_multipliers(large_size, "", SR_CHANNEL_MULT)))
-    return create_model(
-        large_size, num_channels, num_res_blocks, channel_mult=mult, network=SuperResModel, **flags
-    )
-
-
-def create_classifier_and_diffusion(**flags):
-    """(noisy classifier, chain) of `classifier_and_diffusion_defaults`, by keyword."""
-    flags = _complete(flags, classifier_and_diffusion_defaults() | {"num_classes": NUM_CLASSES})
-    return create_classifier(**_for(create_classifier, flags)), create_chain(flags)
-
-
-def create_classifier(
-    image_size,
-    classifier_use_fp16,
-    classifier_width,
-    classifier_depth,
-    classifier_attention_resolutions,
-    classifier_use_scale_shift_norm,
-    classifier_resblock_updown,
-    classifier_pool,
-    num_classes=NUM_CLASSES,
-):
-    return EncoderUNetModel(
-        image_size=image_size,
-        in_channels=3,
-        model_channels=classifier_width,
-        out_channels=num_classes,
-        num_res_blocks=classifier_depth,
-        attention_resolutions=attention_strides(image_size, classifier_attention_resolutions),
-        channel_mult=channel_multipliers(image_size, ""),
-        use_fp16=classifier_use_fp16,
-        num_head_channels=64,
-        use_scale_shift_norm=classifier_use_scale_shift_norm,
-        resblock_updown=classifier_resblock_updown,
-        pool=classifier_pool,
-    )
-
-
-def create_gaussian_diffusion(
-    *,
-    steps=1000,
-    learn_sigma=False,
-    sigma_small=False,
-    noise_schedule="linear",
-    use_kl=False,
-    predict_xstart=False,
-    rescale_timesteps=False,
-    rescale_learned_sigmas=False,
-    timestep_respacing="",
-    eps_scaler=1.0,
-    eps_scaler_slope=0.0,
-    input_pertub=0.0,
-):
-    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
-    fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
-    mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
-    return SpacedDiffusion(
-        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
-        betas=gd.get_named_beta_schedule(noise_schedule, steps),
-        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
-        model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
-        loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
-        rescale_timesteps=rescale_timesteps,
-        eps_scaler=eps_scaler,
-        eps_scaler_slope=eps_scaler_slope,
-        input_pertub=input_pertub,
-    )
-
-
 def build(model_flags, diffusion_flags):
     """(network, chain) of a ModelFlags and a DiffusionFlags."""
     return create_model_and_diffusion(
@@ -211,26 +120,6 @@ def build_classifier(classifier_flags, diffusion_flags):
     """(noisy classifier, chain) of a ClassifierFlags and a DiffusionFlags."""
     model = create_classifier(**dataclasses.asdict(classifier_flags))
     return model, create_chain(dataclasses.asdict(diffusion_flags))
-
-
-def _complete(flags, defaults):
-    """The defaults, overridden by `flags`; a name that is no flag here is a TypeError."""
-    unknown = sorted(flags.keys() - defaults.keys())
-    if unknown:
-        raise TypeError(f"unknown arguments {unknown}; known are {sorted(defaults)}")
-    return defaults | flags
-
-
-def _for(function, flags):
-    """Those of the flags that are parameters of the function."""
-    return {k: v for k, v in flags.items() if k in inspect.signature(function).parameters}
-
-
-def create_chain(flags):
-    """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return create_gaussian_diffusion(
-        steps=flags["diffusion_steps"], **_for(create_gaussian_diffusion, flags)
-    )
 
 
 def autocast(flags, device):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 MEMORY = Path("/dev/shm")
 MOST_RANKS = 4  # everyone reads everything: with more, gloo's ring moves less
@@ -67,6 +68,18 @@ class SharedSum:
         if everyone:
             self.slots[dtype] = mapped.view(self.num_ranks, count)
         return everyone
+
+
+def mean_of_bucket(
+    shared_sum: Callable, bucket: dist.GradBucket
+) -> torch.futures.Future[torch.Tensor]:
+    """DistributedDataParallel's hook: a bucket of gradients, averaged over ranks."""
+    gradients = bucket.buffer().div_(dist.get_world_size())
+    if not shared_sum(gradients):
+        dist.all_reduce(gradients)
+    done = torch.futures.Future()
+    done.set_result(gradients)
+    return done
 
 
 def _new_file(size: int) -> str | None:

@@ -17,14 +17,33 @@ SR_CHANNEL_MULT = CHANNEL_MULT | {512: (1, 1, 2, 2, 4, 4)}
 
 def attention_strides(image_size, attention_resolutions):
     """Feature-map sizes "16,8" -> the strides at which attention stands, as guided-diffusion."""
+    return tuple(image_size // size for size in _sizes(attention_resolutions))
+
+
+def unmet_attention(image_size, attention_resolutions, num_levels):
+    """A sentence for each of the feature-map sizes that no level of the network has."""
+    levels = {2**level: image_size // 2**level for level in range(num_levels)}
+    found = {size: levels.get(image_size // size) for size in _sizes(attention_resolutions)}
+    return [
+        f"attention_resolutions: no feature map of this network is of size {size} (they are "
+        f"{', '.join(map(str, levels.values()))}); "
+        + (f"attention stands at {level} instead" if level else f"so {size} has no effect")
+        for size, level in found.items()
+        if level != size
+    ]
+
+
+def _sizes(attention_resolutions):
     try:
         sizes = [int(s) for s in attention_resolutions.split(",") if s]
-        return tuple(image_size // size for size in sizes)
-    except (ValueError, ZeroDivisionError):
+    except ValueError:
+        sizes = [0]
+    if any(size < 1 for size in sizes):
         raise ValueError(
             f"attention_resolutions is {attention_resolutions!r}; expected feature-map sizes "
             "separated by commas, as 16,8, or nothing"
-        ) from None
+        )
+    return sizes
 
 
 def channel_multipliers(image_size, channel_mult, table=CHANNEL_MULT):

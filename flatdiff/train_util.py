@@ -23,8 +23,25 @@ from .rng import DROPOUT, TRAIN, generator, seed_all
 from .rounding_log import ClimbLog
 from .sam import msam_gradient, sam_gradient
 from .script_util import casting
+from .train_hooks import (
+    find_ema_checkpoint,
+    find_resume_checkpoint,
+    get_blob_logdir,
+    refuse_unused,
+)
+from .train_log import log_loss_dict, log_terms
 
-__all__ = ["LossScale", "TrainLoop", "learning_rate", "parse_resume_step_from_filename"]
+__all__ = [
+    "LossScale",
+    "TrainLoop",
+    "find_ema_checkpoint",
+    "find_resume_checkpoint",
+    "get_blob_logdir",
+    "learning_rate",
+    "log_loss_dict",
+    "log_terms",
+    "parse_resume_step_from_filename",
+]
 
 
 class TrainLoop:
@@ -102,7 +119,7 @@ class TrainLoop:
         self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
         self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
         self.step = self.resume_step = 0
-        self.resume_checkpoint = resume_checkpoint
+        self.resume_checkpoint = resume_checkpoint = find_resume_checkpoint() or resume_checkpoint
         if init_from or resume_checkpoint:
             source = resume_checkpoint or init_from
             restore.load_weights(model, dist_util.load_state_dict(source), source)
@@ -129,6 +146,9 @@ class TrainLoop:
         self.ddp_model = dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
+
+    def __init_subclass__(cls):
+        refuse_unused(cls)
 
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
@@ -290,21 +310,7 @@ class TrainLoop:
     def save(self):
         """Write the run into the log folder, from rank 0."""
         if dist_util.rank() == 0:
-            train_state.save(self, logger.get_dir())
-
-
-def log_terms(terms, t, num_timesteps, prefix=""):
-    """Means of per-image terms [N], over all images and over each quarter of the timesteps t [N].
-
-    Every rank logs all names, also of a quarter that it has no image in.
-    """
-    quartile = 4 * t // num_timesteps
-    for key, values in terms.items():
-        logger.logkv_mean(f"{prefix}{key}", values.mean(), len(values))
-        for q in range(4):
-            part = values[quartile == q]
-            mean = part.mean() if len(part) else 0.0
-            logger.logkv_mean(f"{prefix}{key}_q{q}", mean, len(part))
+            train_state.save(self, get_blob_logdir())
 
 
 def num_ascent(share, batch_size):

@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .nn import SiLU, conv_nd, normalization, zero_module
+from .nn import Layers, SiLU, conv_nd, normalization, zero_module
 from .unet_blocks import (
     AttentionBlock,
     AttentionPool2d,
     Downsample,
+    QKVAttention,
+    QKVAttentionLegacy,
     ResBlock,
     TimestepBlock,
     TimestepEmbedSequential,
     Upsample,
+    count_flops_attn,
 )
 from .unet_encoder import EncoderUNetModel
 from .unet_trunk import Blocks, Trunk
@@ -30,12 +33,15 @@ __all__ = [
     "AttentionPool2d",
     "Downsample",
     "EncoderUNetModel",
+    "QKVAttention",
+    "QKVAttentionLegacy",
     "ResBlock",
     "SuperResModel",
     "TimestepBlock",
     "TimestepEmbedSequential",
     "UNetModel",
     "Upsample",
+    "count_flops_attn",
 ]
 
 
@@ -94,13 +100,13 @@ class UNetModel(Trunk):
         super().__init__(
             blocks, in_channels, model_channels, channel_mult, num_res_blocks, num_classes
         )
-        self.image_size = image_size
+        self.image_size, self.out_channels = image_size, out_channels
         self._check_size(image_size)
-        if num_heads_upsample != -1:
-            blocks = replace(blocks, num_heads=num_heads_upsample)
+        self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
+        blocks = replace(blocks, num_heads=self.num_heads_upsample)
         self.output_blocks = self._ascent(blocks, num_res_blocks)
         width = self.widths[0]
-        self.out = nn.Sequential(
+        self.out = Layers(
             normalization(width),
             SiLU(),
             zero_module(conv_nd(dims, width, out_channels, 3, padding=1)),
@@ -137,8 +143,7 @@ class UNetModel(Trunk):
         *skips, h = self.descend(x, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        norm, _, conv = self.out
-        return conv(norm(h.to(x.dtype), silu=True)).to(x.dtype)
+        return self.out(h.to(x.dtype)).to(x.dtype)
 
 
 class SuperResModel(UNetModel):

@@ -8,7 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .nn import SiLU, avg_pool_nd, checkpoint, conv_nd, linear, normalization, zero_module
+from .nn import (
+    Layers,
+    SiLU,
+    avg_pool_nd,
+    checkpoint,
+    conv_nd,
+    linear,
+    normalization,
+    run_layers,
+    zero_module,
+)
 
 
 class TimestepBlock(nn.Module):
@@ -37,9 +47,11 @@ class Upsample(nn.Module):
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
     ):
         super().__init__()
+        self.channels, self.out_channels = channels, out_channels or channels
+        self.use_conv, self.dims = use_conv, dims
         self.scale = _inner_two(dims)
         if use_conv:
-            self.conv = conv_nd(dims, channels, out_channels or channels, 3, padding=1)
+            self.conv = conv_nd(dims, channels, self.out_channels, 3, padding=1)
         else:
             self.conv = nn.Identity()
 
@@ -54,9 +66,11 @@ class Downsample(nn.Module):
         self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
     ):
         super().__init__()
+        self.channels, self.out_channels = channels, out_channels or channels
+        self.use_conv, self.dims = use_conv, dims
         stride = _inner_two(dims)
         if use_conv:
-            self.op = conv_nd(dims, channels, out_channels or channels, 3, stride, padding=1)
+            self.op = conv_nd(dims, channels, self.out_channels, 3, stride, padding=1)
         else:
             self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
 
@@ -90,22 +104,22 @@ class ResBlock(TimestepBlock):
         down: bool = False,
     ):
         super().__init__()
-        out_channels = out_channels or channels
-        self.use_checkpoint = use_checkpoint
-        self.use_scale_shift_norm = use_scale_shift_norm
+        self.channels, self.emb_channels = channels, emb_channels
+        self.out_channels = out_channels = out_channels or channels
+        self.dropout, self.use_conv = dropout, use_conv
+        self.use_checkpoint, self.use_scale_shift_norm = use_checkpoint, use_scale_shift_norm
+        self.updown = up or down
 
-        self.in_layers = nn.Sequential(
+        self.in_layers = Layers(
             normalization(channels), SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
         )
-        if up:
-            self.resample = Upsample(channels, False, dims)
-        elif down:
-            self.resample = Downsample(channels, False, dims)
-        else:
-            self.resample = nn.Identity()
+        resample = Upsample if up else Downsample
+        self.h_upd, self.x_upd = (
+            resample(channels, False, dims) if self.updown else nn.Identity() for _ in range(2)
+        )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_width))
-        self.out_layers = nn.Sequential(
+        self.out_layers = Layers(
             normalization(out_channels),
             SiLU(),
             nn.Dropout(p=dropout),
@@ -123,29 +137,30 @@ class ResBlock(TimestepBlock):
         return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        norm, _, conv = self.in_layers  # a norm is asked for the SiLU that follows it
-        h = conv(self.resample(norm(x, silu=True)))
-        emb = self.emb_layers(emb).to(h.dtype)
-
-        norm, _, dropout, conv = self.out_layers
-        if self.use_scale_shift_norm:
-            h = norm(h, film=emb, silu=True)
+        if self.updown:
+            *before, conv = self.in_layers
+            h, x = conv(self.h_upd(run_layers(before, x))), self.x_upd(x)
         else:
-            h = norm(h + emb.view(*emb.shape, *[1] * (h.ndim - 2)), silu=True)
-        return self.skip_connection(self.resample(x)) + conv(dropout(h))
+            h = self.in_layers(x)
+        emb = self.emb_layers(emb).to(h.dtype)
+        if self.use_scale_shift_norm:
+            h = run_layers(self.out_layers, h, film=emb)
+        else:
+            h = self.out_layers(h + emb.view(*emb.shape, *[1] * (h.ndim - 2)))
+        return self.skip_connection(x) + h
 
 
 class TokenLinear(nn.Conv1d):
-    """A linear layer on [..., channels], with the weight shape [out, in, 1] of a convolution.
+    """A convolution of width 1, [N, channels, T] -> [N, out_channels, T], as a matrix product.
 
-    On channels_last images the tokens are contiguous as they lie: nothing is copied.
+    On channels_last images the channels of a token lie together: nothing is copied.
     """
 
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, kernel_size=1)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return F.linear(tokens, self.weight.squeeze(2), self.bias)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
 
 
 def attend(qkv: torch.Tensor, num_heads: int, new_order: bool) -> torch.Tensor:
@@ -159,13 +174,45 @@ def attend(qkv: torch.Tensor, num_heads: int, new_order: bool) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
+class QKVAttentionLegacy(nn.Module):
+    """Attention over qkv of the legacy order, [N, 3 C, T] -> [N, C, T]."""
+
+    new_order = False
+
+    def __init__(self, n_heads: int):
+        super().__init__()
+        self.n_heads = n_heads
+
+    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+        return attend(qkv.transpose(1, 2), self.n_heads, self.new_order).transpose(1, 2)
+
+    @staticmethod
+    def count_flops(model: nn.Module, _x, y) -> None:
+        count_flops_attn(model, _x, y)
+
+
+class QKVAttention(QKVAttentionLegacy):
+    """Attention over qkv of the new order, [N, 3 C, T] -> [N, C, T]."""
+
+    new_order = True
+
+
+def count_flops_attn(model: nn.Module, _x, y: torch.Tensor) -> None:
+    """For the package thop: adds the two matrix products behind y [N, C, T] to total_ops."""
+    n, channels, length = y.shape
+    model.total_ops += torch.DoubleTensor([2 * n * channels * length**2])
+
+
 def count_heads(channels: int, num_heads: int, num_head_channels: int) -> int:
     """How many heads `channels` make: `num_heads`, or as many as have `num_head_channels` each."""
     if num_head_channels == -1:
-        if channels % num_heads:
-            raise ValueError(f"{channels} channels do not divide into num_heads = {num_heads}")
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(
+                f"{channels} channels do not divide into num_heads = {num_heads}: "
+                "give a divisor, 1 or more"
+            )
         return num_heads
-    if channels % num_head_channels:
+    if num_head_channels < 1 or channels % num_head_channels:
         raise ValueError(
             f"{channels} channels do not divide into heads of num_head_channels = "
             f"{num_head_channels}; choose a divisor, or -1 to give num_heads instead"
@@ -185,20 +232,22 @@ class AttentionBlock(nn.Module):
         use_new_attention_order: bool = False,
     ):
         super().__init__()
+        self.channels, self.use_checkpoint = channels, use_checkpoint
         self.num_heads = count_heads(channels, num_heads, num_head_channels)
-        self.use_checkpoint = use_checkpoint
-        self.use_new_attention_order = use_new_attention_order
         self.norm = normalization(channels)
         self.qkv = TokenLinear(channels, 3 * channels)
+        order = QKVAttention if use_new_attention_order else QKVAttentionLegacy
+        self.attention = order(self.num_heads)
         self.proj_out = zero_module(TokenLinear(channels, channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return checkpoint(self._forward, (x,), self.parameters(), self.use_checkpoint)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [N, T, C]
-        h = attend(self.qkv(tokens), self.num_heads, self.use_new_attention_order)
-        return x + self.proj_out(h).transpose(1, 2).reshape(x.shape)
+        # A group norm is faster on an image; what may stand in its place sees a row of positions.
+        on_image = isinstance(self.norm, nn.GroupNorm)
+        h = self.norm(x).flatten(2) if on_image else self.norm(x.flatten(2))  # [N, C, T]
+        return x + self.proj_out(self.attention(self.qkv(h))).reshape(x.shape)
 
 
 class AttentionPool2d(nn.Module):
@@ -220,9 +269,11 @@ class AttentionPool2d(nn.Module):
         self.qkv_proj = TokenLinear(embed_dim, 3 * embed_dim)
         self.c_proj = TokenLinear(embed_dim, output_dim or embed_dim)
         self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
+        self.attention = QKVAttention(self.num_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        tokens = x.flatten(2).transpose(1, 2)  # [N, S * S, C]
-        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
-        tokens = tokens + self.positional_embedding.T.to(x.dtype)
-        return self.c_proj(attend(self.qkv_proj(tokens), self.num_heads, new_order=True)[:, 0])
+        x = x.flatten(2)  # [N, C, S * S]
+        x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2)
+        x = x + self.positional_embedding.to(x.dtype)
+        h = self.attention(self.qkv_proj(x))
+        return self.c_proj(h[:, :, :1])[:, :, 0]

@@ -90,8 +90,12 @@ class Trunk(nn.Module):
         num_classes: int | None = None,
     ):
         super().__init__()
-        self.model_channels = model_channels
+        self.in_channels, self.model_channels = in_channels, model_channels
+        self.channel_mult, self.num_res_blocks = channel_mult, num_res_blocks
         self.num_classes = num_classes
+        self.attention_resolutions, self.dropout = blocks.attention_resolutions, blocks.dropout
+        self.conv_resample, self.use_checkpoint = blocks.conv_resample, blocks.use_checkpoint
+        self.num_heads, self.num_head_channels = blocks.num_heads, blocks.num_head_channels
         self.widths = [int(mult * model_channels) for mult in channel_mult]
         self.time_embed = nn.Sequential(
             linear(model_channels, blocks.emb_channels),
@@ -119,8 +123,8 @@ class Trunk(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the torso computes in: that of its convolutions' weights."""
-        return self.input_blocks[0][0].weight.dtype
+        """The dtype that the torso computes in: that of its first weights."""
+        return next(self.input_blocks.parameters()).dtype
 
     def convert_to_fp16(self) -> None:
         """Half precision for the torso's convolutions; norms, linear layers and `out` stay."""
@@ -143,7 +147,7 @@ class Trunk(nn.Module):
         if y is not None and self.num_classes is None:
             raise ValueError("labels y were given to a network without classes (class_cond False)")
         sinusoids = timestep_embedding(timesteps, self.model_channels)
-        emb = self.time_embed(sinusoids.to(self.time_embed[0].weight.dtype))
+        emb = self.time_embed(sinusoids.to(next(self.time_embed.parameters()).dtype))
         return emb if y is None else emb + self.label_emb(y)
 
     def descend(self, x: torch.Tensor, emb: torch.Tensor) -> list[torch.Tensor]:

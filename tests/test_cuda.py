@@ -31,13 +31,16 @@ def made():
     """(network with random weights everywhere, on the CPU; chain)."""
     torch.manual_seed(3)
     model, diffusion = script_util.create_model_and_diffusion(
-        image_size=16,
-        num_channels=64,
-        num_res_blocks=1,
-        channel_mult="1,2",
-        attention_resolutions="8",
-        learn_sigma=True,
-        noise_schedule="cosine",
+        **script_util.model_and_diffusion_defaults()
+        | dict(
+            image_size=16,
+            num_channels=64,
+            num_res_blocks=1,
+            channel_mult="1,2",
+            attention_resolutions="8",
+            learn_sigma=True,
+            noise_schedule="cosine",
+        )
     )
     with torch.no_grad():
         for weight in model.parameters():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from launch import mpirun, start, torchrun
 
-from flatdiff import compiler, dist_util, launcher, lifeline
+from flatdiff import compiler, dist_util, launcher, lifeline, shared_sum
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -291,11 +291,11 @@ def test_a_world_of_one_needs_no_group(no_launcher):
 @pytest.mark.parametrize("shared", [True, False])
 def test_without_shared_memory_gradients_are_averaged_all_the_same(monkeypatch, shared):
     """Two ranks of equal gradients, whose sum is twice each; the sum is taken once."""
-    monkeypatch.setattr(dist_util, "world_size", lambda: 2)
-    monkeypatch.setattr(dist_util.dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr(shared_sum.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(shared_sum.dist, "all_reduce", lambda tensor: tensor.mul_(2))
     gradients = torch.tensor([3.0, -4.0])
     bucket = SimpleNamespace(buffer=lambda: gradients)
-    done = dist_util._mean_of_bucket(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
+    done = shared_sum.mean_of_bucket(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
     assert done.wait().tolist() == gradients.tolist() == [3, -4]
 
 

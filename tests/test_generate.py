@@ -25,14 +25,17 @@ def log(tmp_path):
 def chain():
     torch.manual_seed(0)
     model, diffusion = script_util.create_model_and_diffusion(
-        image_size=8,
-        num_channels=32,
-        num_res_blocks=1,
-        channel_mult="1",
-        learn_sigma=True,
-        diffusion_steps=100,
-        timestep_respacing="12",
-        noise_schedule="cosine",
+        **script_util.model_and_diffusion_defaults()
+        | dict(
+            image_size=8,
+            num_channels=32,
+            num_res_blocks=1,
+            channel_mult="1",
+            learn_sigma=True,
+            diffusion_steps=100,
+            timestep_respacing="12",
+            noise_schedule="cosine",
+        )
     )
     with torch.no_grad():
         for p in model.parameters():

@@ -6,7 +6,12 @@ from torch import nn
 
 from flatdiff import checkpoint
 from flatdiff.restore import load_optimizer, load_weights, optimizer_state
-from flatdiff.script_util import create_classifier, create_model, sr_create_model
+from flatdiff.script_util import (
+    create_classifier,
+    create_model,
+    sr_create_model_and_diffusion,
+    sr_model_and_diffusion_defaults,
+)
 
 UNET = {
     "image_size": 32,
@@ -83,8 +88,9 @@ def test_other_kinds_of_files_are_recognised():
         unet, create_classifier(**CLASSIFIER)
     )
     small = {k: v for k, v in UNET.items() if k not in ("image_size", "channel_mult")}
+    small |= {"large_size": 64, "small_size": 16}
     assert "The file holds a super-resolution network" in complaint(
-        unet, sr_create_model(large_size=64, small_size=16, **small)
+        unet, sr_create_model_and_diffusion(**sr_model_and_diffusion_defaults() | small)[0]
     )
     assert "The file holds another kind of network." in complaint(unet, nn.Linear(2, 2))
     optimizer = torch.optim.AdamW(unet.parameters()).state_dict()

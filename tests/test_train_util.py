@@ -28,16 +28,19 @@ def log(tmp_path):
 def network(dropout=0.0, **flags):
     torch.manual_seed(7)
     model, diffusion = script_util.create_model_and_diffusion(
-        image_size=SIZE,
-        num_channels=32,
-        num_res_blocks=1,
-        channel_mult="1",
-        attention_resolutions="4",
-        learn_sigma=True,
-        diffusion_steps=40,
-        noise_schedule="cosine",
-        dropout=dropout,
-        **flags,
+        **script_util.model_and_diffusion_defaults()
+        | dict(
+            image_size=SIZE,
+            num_channels=32,
+            num_res_blocks=1,
+            channel_mult="1",
+            attention_resolutions="4",
+            learn_sigma=True,
+            diffusion_steps=40,
+            noise_schedule="cosine",
+            dropout=dropout,
+        )
+        | flags
     )
     with torch.no_grad():  # zero-initialized layers would leave most gradients zero at first
         for p in model.parameters():
