@@ -245,6 +245,9 @@ def _ahead(batches: Batches, start: int, depth: int = 2) -> Iterator[Batch]:
             yield waiting.popleft().result()
 
 
+_list_image_files_recursively = list_image_files  # guided-diffusion's name
+
+
 def load_data(
     *,
     data_dir: str,
