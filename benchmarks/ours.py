@@ -77,7 +77,7 @@ class Flatdiff(Peer):
         more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
         flags = self.job.flags(more)
         model, diffusion = script_util.from_checkpoint(self.job.weights, flags)
-        quantize_run.quantize(model, diffusion, flags, self.job.folder)
+        quantize_run.quantize(model, flags, self.job.folder)
         return model, generate.sampler(model, diffusion, flags)
 
     def network(self, x, t):

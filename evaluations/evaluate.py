@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from features import Features, load_features
 from files import default_cache_dir, write_atomically
-from frechet import distance_with_error, frechet_distance, statistics
+from frechet import distance_with_error, floor, frechet_distance, statistics
 from image_source import check_same_size, open_images
 from inception_score import inception_score
 from kernel_distance import kernel_distance
@@ -74,6 +74,26 @@ def evaluate(
         "metrics": compare(known, found, features, seed, progress),
         "warnings": cautions(known, found, features),
     }
+
+
+def floor_of(
+    reference,
+    num_samples: int,
+    features: Features,
+    *,
+    batch_size: int = 64,
+    cache_dir: str | None = None,
+    seed: int = 0,
+) -> dict[str, list[float]] | None:
+    """The Frechet distances (`frechet.floor`) of num_samples images of the reference itself.
+
+    None for a reference that has statistics only, or for fewer than 4 samples.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else cache_dir
+    known = measure(open_images(reference), features, batch_size, cache_dir)
+    if known.pool is None or num_samples < 4:
+        return None
+    return floor(known.pool, num_samples, seed=seed)
 
 
 def measure(

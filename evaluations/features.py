@@ -72,8 +72,12 @@ def load_features(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # as torch without CUDA says it
+        torch.zeros(1, device=device).item()
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # as torch without CUDA says it
         raise ValueError(f"cannot use the device {device!r}, expected cpu or cuda") from error
     name = name or ("inception" if inception_weights else None)
     if name is None or (name == "inception" and not inception_weights):

@@ -57,6 +57,26 @@ def distance_with_error(
     return {"value": value, "error": float(error), "infinity": 2 * value - of_halves}
 
 
+def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict[str, list[float]]:
+    """What a perfect copy of the data would get: {values, infinities}, of each draw.
+
+    A draw is `number` of the rows [N, D], with replacement, against the statistics of all N: any
+    excess over 0 is that of a finite number. `infinities`: as in `distance_with_error`.
+    """
+    mu, sigma = statistics(features)
+    factor = _factor(sigma)
+    rng = np.random.default_rng(seed)
+    found = {"values": [], "infinities": []}
+    for _ in range(draws):
+        rows = features[torch.from_numpy(rng.integers(len(features), size=number))]
+        halves = [_moments(half, mu) for half in rows.tensor_split(2)]
+        value = _distance(mu, factor, *_join(halves, mu))
+        of_halves = sum(_distance(mu, factor, *_join([half], mu)) for half in halves) / 2
+        found["values"].append(value)
+        found["infinities"].append(2 * value - of_halves)
+    return found
+
+
 def _factor(sigma: Tensor) -> Tensor:
     """L with L L^T = sigma."""
     factor, failed = torch.linalg.cholesky_ex(sigma)

@@ -5,11 +5,14 @@ has been shown: coefficient 1 / (count + 1). An average sees a list of tensors, 
 their names nor when it is updated.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+STALE = 0.05  # share of its first weights above which an EMA is none of the later ones
 
 
 class Average:
@@ -75,6 +78,18 @@ class SWA(Average):
     @property
     def coefficient(self) -> float:
         return 1 / (self.count + 1)
+
+
+def caution(rate: float, updates: int) -> str:
+    """Of an EMA that still holds more than 5 % of the weights that it began with; else ""."""
+    share = rate**updates
+    if share <= STALE:
+        return ""
+    best = math.floor(1e4 * STALE ** (1 / updates)) / 1e4 if updates else 0
+    return (
+        f"an EMA of rate {rate:g} holds {share:.0%} of its first weights after {updates} updates; "
+        f"a rate of {best:g} or lower holds no more than {STALE:.0%}"
+    )
 
 
 def parse_rates(ema_rate: str | float) -> list[float]:

@@ -37,6 +37,12 @@ def ema_name(rate: float, step: int) -> str:
     return f"ema_{rate}_{step:06d}.pt"
 
 
+def parse_ema(path: str) -> tuple[float, int] | None:
+    """(rate, step) of the name ema_RATE_N.pt; None for another."""
+    found = re.fullmatch(r"ema_(0(?:\.\d+)?|\d[.\d]*e-\d+)_(\d+)\.pt", os.path.basename(path))
+    return found and (float(found[1]), int(found[2]))
+
+
 def swa_name(step: int) -> str:
     return f"swa_{step:06d}.pt"
 

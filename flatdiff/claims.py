@@ -2,21 +2,31 @@
 
 A claim says that a number is lower for one kind of model than for another. Differences are paired
 by seed; their 95 % interval is Student's t. A claim holds where the interval is below zero, does
-not where it is above, and is undecided where zero is in it.
+not where it is above, and is undecided where zero is in it. Beside that, the verdict after Holm's
+correction for all claims of its family: the paper's, and those at equal cost.
 """
 
 import dataclasses
 import math
-from statistics import NormalDist
 from typing import Any
 
-from .study_rows import paired
+import numpy as np
 
-LEVEL = 0.95
+from . import significance
+from .significance import LEVEL
+from .study_rows import paired, underfits
+
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 VERDICTS = (HOLDS, FAILS, UNDECIDED)
-FLATNESS = {"lpf": "LPF", "mc": "MC", "eigenvalue": "largest eigenvalue"}
-GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the chain"}
+FAIR = "not in the paper"  # the place of claims at equal cost
+SAME_COST = 0.02  # costs that differ by no more are equal
+FLATNESS = {
+    "lpf": "LPF",
+    "lpf_filter": "LPF in units of each filter",
+    "mc": "MC",
+    "eigenvalue": "largest eigenvalue",
+}
+GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the rest of the chain"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +42,11 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs."""
+    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs.
+
+    p: of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
+    smallest true effect that would be found in 80 % of repetitions with this n and this scatter.
+    """
 
     text: str
     place: str
@@ -43,31 +57,61 @@ class Verdict:
     high: float | None
     n: int
     why: str = ""
+    p: float | None = None
+    holm: str = ""
+    seen: float | None = None
 
 
 def verdicts(rows: list[dict]) -> list[Verdict]:
     """On every claim that the rows have something to say about."""
     found = [judge(claim, rows) for claim in claims(rows)]
     found += [correlated(rows, "lpf", c) for c in _columns(rows) if c.startswith("rise_w")]
-    return [verdict for verdict in found if verdict]
+    found = [verdict for verdict in found if verdict]
+    paper = _corrected([v for v in found if v.place != FAIR])
+    return paper + _corrected([v for v in found if v.place == FAIR])
+
+
+def _corrected(family: list[Verdict]) -> list[Verdict]:
+    """The same, with `holm`; those without a p do not count."""
+    tested = [v for v in family if v.p is not None]
+    adjusted = dict(zip(map(id, tested), significance.holm([v.p for v in tested])))
+    return [
+        v
+        if v.p is None
+        else dataclasses.replace(v, holm=v.verdict if adjusted[id(v)] < 1 - LEVEL else UNDECIDED)
+        for v in family
+    ]
 
 
 # What the paper says
 
 
 def claims(rows: list[dict]) -> list[Claim]:
-    """Those about every gradient that climbs, against the first that does neither that nor more
-    steps. Both without input perturbation, or with the least."""
-    sams = list(dict.fromkeys(r["gradient"] for r in rows if r["climbs"]))
-    plain = [r["gradient"] for r in rows if not r["climbs"] and not r["twice"]]
-    twice = [r["gradient"] for r in rows if r["twice"]]
+    """Those about every gradient that climbs, against the first that neither does that nor was
+    added for its cost, and against that of equal cost. All without input perturbation, or with
+    the least."""
+    plain = [r["gradient"] for r in rows if not r["climbs"] and not r["matched"]]
     found = []
-    for sam in sams if plain else ():
-        name = sam if len(sams) > 1 else "SAM"
-        made = Maker(rows, name, sam, plain[0])
-        found += made.flatness() + made.quantization() + made.exposure() + made.quality()
-        found += made.fair(twice[0]) if twice else []
+    for sam in climbing(rows):
+        name = sam if len(climbing(rows)) > 1 else "SAM"
+        if plain:
+            made = Maker(rows, name, sam, plain[0])
+            found += made.flatness() + made.quantization() + made.exposure() + made.quality()
+        if equal := of_equal_cost(rows, sam):
+            found += Maker(rows, name, sam, equal).fair()
     return found
+
+
+def climbing(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(r["gradient"] for r in rows if r["climbs"]))
+
+
+def of_equal_cost(rows: list[dict], sam: str) -> str | None:
+    """The gradient without a climb whose cost is next to that of `sam`; None if 2 % off."""
+    cost = next(r["images"] for r in rows if r["gradient"] == sam)
+    off = {r["gradient"]: abs(r["images"] / cost - 1) for r in rows if not r["climbs"]}
+    nearest = min(off, key=off.get, default=None)
+    return nearest if off and off[nearest] <= SAME_COST else None
 
 
 class Maker:
@@ -87,9 +131,10 @@ class Maker:
         return Claim(text, place, column, base | a, base | b)
 
     def flatness(self) -> list[Claim]:
+        raw = _plus(self.raw)
         found = [
             self.claim(
-                f"{self.name} is flatter than Adam: {told}",
+                f"{self.name}{raw} is flatter than Adam{raw}: {told}",
                 "abstract",
                 column,
                 self.sam,
@@ -97,12 +142,13 @@ class Maker:
             )
             for column, told in FLATNESS.items()
         ]
+        alone = f"{self.name}{raw or ' alone'} is flatter than Adam"
         for average in [a for a in self.averages if a != self.raw]:
-            text = f"{self.name} alone is flatter than Adam + {average.upper()}: LPF"
+            text = f"{alone} + {average.upper()}: LPF"
             other = self.plain | {"average": average}
             found.append(self.claim(text, "abstract", "lpf", self.sam, other))
         if len(self.shifts) > 1:
-            text = f"{self.name} alone is flatter than Adam with input perturbation: LPF"
+            text = f"{alone}{raw} with input perturbation: LPF"
             other = self.plain | {"input_pertub": self.shifts[-1]}
             found.append(self.claim(text, "abstract", "lpf", self.sam, other))
         return found
@@ -125,7 +171,8 @@ class Maker:
     def exposure(self) -> list[Claim]:
         return [
             self.claim(
-                f"{self.name} has a smaller epsilon-norm gap than Adam, {told}",
+                f"{self.name}{_plus(self.raw)} has a smaller epsilon-norm gap than "
+                f"Adam{_plus(self.raw)}, {told}",
                 "exposure bias",
                 column,
                 self.sam,
@@ -135,20 +182,21 @@ class Maker:
         ]
 
     def quality(self) -> list[Claim]:
-        return self._distances("Adam", self.plain, "main table")
+        return self._distances("Adam", "main table")
 
-    def fair(self, twice: str) -> list[Claim]:
-        return self._distances("Adam of twice the steps", {"gradient": twice}, "not in the paper")
+    def fair(self) -> list[Claim]:
+        """Where `plain` costs what `sam` does."""
+        return self._distances(self.plain["gradient"], FAIR, " at equal cost")
 
-    def _distances(self, against: str, other: dict, place: str) -> list[Claim]:
+    def _distances(self, against: str, place: str, how: str = "") -> list[Claim]:
         return [
             self.claim(
                 f"{self.name}{_plus(average)} has a lower distance than "
-                f"{against}{_plus(average)}, {column.removeprefix('fd_')} steps",
+                f"{against}{_plus(average)}{how}, {column.removeprefix('fd_')} steps",
                 place,
                 column,
                 self.sam | {"average": average},
-                other | {"average": average},
+                self.plain | {"average": average},
             )
             for column in _columns(self.rows)
             if column.removeprefix("fd_").isdigit()
@@ -174,68 +222,50 @@ def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
     if not n:
         return None
     about = claim.text, claim.place, claim.column
-    mean = math.fsum(differences) / n
     if n == 1:
-        return Verdict(*about, UNDECIDED, mean, None, None, n, "one seed")
-    variance = math.fsum((d - mean) ** 2 for d in differences) / (n - 1)
-    half = t_quantile(n - 1) * math.sqrt(variance / n)
-    low, high = mean - half, mean + half
-    verdict = HOLDS if high < 0 else FAILS if low > 0 else UNDECIDED
-    return Verdict(*about, verdict, mean, low, high, n)
+        return Verdict(*about, UNDECIDED, differences[0], None, None, n, "one seed")
+    found = significance.mean_of(differences)
+    verdict = HOLDS if found.high < 0 else FAILS if found.low > 0 else UNDECIDED
+    why = "underfitting" if verdict != UNDECIDED and _underfitted(claim, rows) else ""
+    return Verdict(*about, verdict, *found[:3], n, why, found.p, seen=found.seen)
+
+
+def _underfitted(claim: Claim, rows: list[dict]) -> bool:
+    """Of a claim about a gap: whether one of the two underfits there, and the gaps differ more by
+    the norm in training than by that in sampling."""
+    if claim.column not in GAPS:
+        return False
+    where = claim.column.removeprefix("gap_")
+    sides = [r for r in rows for k in (claim.a, claim.b) if all(r[n] == v for n, v in k.items())]
+    by_training, by_sampling = (
+        abs(math.fsum(paired(rows, claim.a, claim.b, f"{norm}_{where}")))
+        for norm in ("training", "sampling")
+    )
+    return by_training > by_sampling and any(underfits(row, where) for row in sides)
 
 
 def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
-    """Whether sharper models lose more: Pearson's r over models, interval by Fisher's z.
+    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings.
 
-    Models that share a training are no independent draws, so the interval is too narrow.
+    Only trainings with all their averages count. None for fewer than two, or without an r.
     """
-    pairs = [(row[x], row[y]) for row in rows if None not in (row.get(x), row.get(y))]
-    n = len(pairs)
-    r = correlation(pairs)
-    if r is None:
+    trainings: dict[tuple, dict] = {}
+    for row in rows:
+        if None not in (row.get(x), row.get(y)):
+            key = row["gradient"], row["input_pertub"], row["seed"]
+            trainings.setdefault(key, {})[row["average"]] = row[x], row[y]
+    averages = {row["average"] for row in rows}
+    whole = {key: found for key, found in trainings.items() if len(found) == len(averages)}
+    if len(whole) < 2:
+        return None
+    pairs = np.array([[found[a] for a in sorted(averages)] for found in whole.values()])
+    found = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
+    if found is None:
         return None
     text = f"Sharper models lose more at {y.removeprefix('rise_w')} bits: r of LPF and the loss"
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(n - 3)
-    z = math.atanh(r)
-    low, high = math.tanh(z - half), math.tanh(z + half)
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    return Verdict(text, "theorem 2", "r", verdict, r, low, high, n)
-
-
-def correlation(pairs: list[tuple[float, float]]) -> float | None:
-    """Pearson's; None for fewer than four pairs, or where one side does not vary."""
-    if len(pairs) < 4:
-        return None
-    mx, my = (math.fsum(values) / len(pairs) for values in zip(*pairs))
-    sxx, syy, sxy = (
-        math.fsum((p[i] - m) * (p[j] - k) for p in pairs)
-        for i, j, m, k in ((0, 0, mx, mx), (1, 1, my, my), (0, 1, mx, my))
-    )
-    if not (sxx and syy):
-        return None
-    return max(-1 + 1e-12, min(1 - 1e-12, sxy / math.sqrt(sxx * syy)))
-
-
-def t_quantile(freedom: int, level: float = LEVEL) -> float:
-    """The t with `level` of Student's distribution within [-t, t]."""
-    low, high = 0.0, 1.0
-    while within(high, freedom) < level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle, freedom) < level else (low, middle)
-    return high
-
-
-def within(t: float, freedom: int) -> float:
-    """P(|T| < t) for whole degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4)."""
-    theta = math.atan(t / math.sqrt(freedom))
-    odd = freedom % 2
-    term = total = math.cos(theta) if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= math.cos(theta) ** 2 * (k - 1) / k
-        total += term
-    if odd:
-        rest = math.sin(theta) * total if freedom > 1 else 0.0
-        return 2 / math.pi * (theta + rest)
-    return math.sin(theta) * total
+    decided = HOLDS if found.r > 0 else FAILS
+    verdict, why = (decided if found.p < 1 - LEVEL else UNDECIDED), ""
+    if found.least >= 1 - LEVEL:
+        why = f"{found.trainings} trainings cannot decide it"
+    about = text, "theorem 2", "r", verdict, found.r, None, None, found.trainings, why
+    return Verdict(*about, found.p, seen=found.seen)

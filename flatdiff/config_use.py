@@ -79,7 +79,7 @@ class FlatnessFlags:
         low=2,
         changes="parts",
     )
-    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=4)
+    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=6)
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
     num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1, changes="parts")
     surface_points: int = flag(
@@ -166,7 +166,7 @@ class QuantFlags:
     num_images: int = flag(
         256,
         "images of data_dir on which the loss is measured before and after",
-        low=2,
+        low=6,
         changes="nothing",
     )
 
@@ -224,7 +224,9 @@ class StudyFlags:
     )
     input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
     seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
-    matched: bool = flag(True, "beside SAM, also Adam with twice the steps, which costs the same")
+    matched: bool = flag(
+        True, "beside each gradient that climbs, Adam with as many more steps as it costs"
+    )
     sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
@@ -236,6 +238,9 @@ class StudyFlags:
     inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
     sigma: str = flag(
         "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
+    )
+    filter_sigma: str = flag(
+        "0.02,0.05,0.1", "LPF in units of each filter: deviations; tables show the middle one"
     )
     radius: str = flag("2,5,10", "MC: lengths of the directions; tables show the middle one")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)

@@ -23,6 +23,24 @@ def measure_by(features: str, inception_weights: str = "") -> Callable[..., dict
     Both are uint8 [N, H, W, 3], or the path of an npz or a folder. ValueError for features that
     cannot be had. The key of the Frechet distance is `distance_name(features)`.
     """
+    network = _network(features, inception_weights)
+    from evaluate import evaluate
+
+    return functools.partial(evaluate, features=network)
+
+
+def floor_by(features: str, inception_weights: str = "") -> Callable[..., dict | None]:
+    """A function of (reference, number) that gives the Frechet distances of so many of its own
+    images: {values, infinities} of a few draws, None for a reference without images."""
+    network = _network(features, inception_weights)
+    from evaluate import floor_of
+
+    return functools.partial(floor_of, features=network)
+
+
+@functools.lru_cache(maxsize=1)
+def _network(features: str, inception_weights: str):
+    """The features, with evaluations/ on the path."""
     if not EVALUATIONS.is_dir():
         raise ValueError(
             f"{EVALUATIONS} is missing: distances of images need flatdiff's source folder; "
@@ -30,11 +48,9 @@ def measure_by(features: str, inception_weights: str = "") -> Callable[..., dict
         )
     if str(EVALUATIONS) not in sys.path:
         sys.path.insert(0, str(EVALUATIONS))  # before any installed package called evaluate
-    from evaluate import evaluate
     from features import load_features
 
-    network = load_features(features, inception_weights or None, str(dist_util.dev()))
-    return functools.partial(evaluate, features=network)
+    return load_features(features, inception_weights or None, str(dist_util.dev()))
 
 
 def distance_name(features: str) -> str:
@@ -51,24 +67,22 @@ def reference_of(dataset, seed: int = 0) -> np.ndarray:
 def of_runs(folders: list[str], flags) -> list[dict]:
     """The distances of the samples in each run's folder from the reference of a CompareFlags.
 
-    A row for each run and number of bits: run, bits, num_samples, metric, value, error (standard
-    error over samples), infinity (extrapolated to endless samples; None where it cannot be).
+    A row for each run and kind of samples (fp32, w8, w8a8, ...): run, kind, num_samples, metric,
+    value, error (standard error over samples), infinity (extrapolated to endless samples; None
+    where it cannot be). Then a row of real images for each number of samples (see `floor_by`).
     """
-    measure, name = (
-        measure_by(flags.features, flags.inception_weights),
-        distance_name(flags.features),
-    )
+    by, name = (flags.features, flags.inception_weights), distance_name(flags.features)
+    measure = measure_by(*by)
     rows, warnings = [], {}
     for folder in folders:
-        files = report.samples_of(folder)
-        for kind in sorted(files, key=report.bits, reverse=True):
-            result = measure(flags.reference, files[kind])
+        for kind, file in report.samples_of(folder).items():
+            result = measure(flags.reference, file)
             metrics = result["metrics"]
             warnings |= dict.fromkeys(result["warnings"])
             rows.append(
                 {
                     "run": report.run_name(folder),
-                    "bits": report.bits(kind),
+                    "kind": report.told(kind),
                     "num_samples": result["num_samples"],
                     "metric": name,
                     "value": metrics[name],
@@ -80,18 +94,37 @@ def of_runs(folders: list[str], flags) -> list[dict]:
         finite.check({name: row["value"]}, f"distance of {row['run']}")
     for warning in warnings:
         logger.warn(f"warning: {warning}")
-    return rows
+    numbers = dict.fromkeys(row["num_samples"] for row in rows)
+    return rows + [row for n in numbers for row in _floor(floor_by(*by), flags.reference, n, name)]
+
+
+def _floor(floor: Callable, reference: str, number: int, name: str) -> list[dict]:
+    """The row of real images: the mean of a few draws, and the scatter that one of them has."""
+    found = floor(reference, number)
+    if found is None:
+        return []
+    about = {"run": report.REAL, "kind": "", "num_samples": number, "metric": name}
+    values = found["values"]
+    return [
+        about
+        | {"value": float(np.mean(values)), "error": float(np.std(values, ddof=1))}
+        | {"infinity": float(np.mean(found["infinities"]))}
+    ]
 
 
 def text(rows: list[dict]) -> str:
     """The rows of `of_runs` as a table to read."""
-    lines = [["run", "bits", "samples", rows[0]["metric"], "+-", "for endless samples"]]
+    header = ["run", "weights", "samples", rows[0]["metric"], "+-", "for endless samples"]
+    lines = [header]
     for row in rows:
         numbers = (
             f"{row[k]:.4g}" if row[k] is not None else "" for k in ("value", "error", "infinity")
         )
-        lines.append([row["run"], str(row["bits"]), str(row["num_samples"]), *numbers])
-    return table(lines)
+        lines.append([row["run"], row["kind"], str(row["num_samples"]), *numbers])
+    return (
+        f"{table(lines)}\n+-: one standard error over samples. {report.REAL}: as many of the "
+        "reference's own, drawn with replacement; a perfect copy of it would get that"
+    )
 
 
 def on_the_fly(flags, dataset) -> dict:

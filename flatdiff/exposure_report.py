@@ -1,6 +1,6 @@
 """What a study of exposure bias found (exposure_run.study): a table, json, csv, and pictures.
 
-Errors are standard errors; the bands in pictures are 1.96 of them to either side.
+Errors are standard errors over images; the bands in pictures are 1.96 of them to either side.
 """
 
 import os
@@ -22,6 +22,7 @@ SHIFTED = {  # what is drawn of each prior, and its axis
     "clipped": "share of values at −1 or 1",
 }
 BAND = 1.96
+UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is not predicted
 WIDTH, HEIGHT = 4.6, 4.2  # inches of a panel
 
 
@@ -29,7 +30,7 @@ def table(record: dict, num_rows: int = 10) -> str:
     """Each model at about num_rows timesteps, and under each prior."""
     count = len(record["timesteps"])
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, num_rows + 1))})
-    lines = []
+    lines = ["±: standard error over images"]
     for model in record["models"]:
         less = model.get("less")
         head = ["timestep", "training", "sampling", "gap", "delta"]
@@ -38,9 +39,27 @@ def table(record: dict, num_rows: int = 10) -> str:
         rows = [head] + [_row(record, model, t) for t in shown]
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows]
+        lines += filter(None, [underfitting(record, model)])
         if len(model["priors"]) > 1:
             lines += ["", *(f"  {_of_prior(prior)}" for prior in model["priors"])]
     return "\n".join(lines)
+
+
+def underfitting(record: dict, model: dict) -> str:
+    """Where the network predicts too little of the noise of real images for a gap to be read as
+    exposure bias alone, in words; "" where it does not."""
+    noise = record["noise_norm"]
+    norms = zip(record["timesteps"], model["training"]["value"])
+    low = [(t, norm / noise) for t, norm in norms if norm is not None and norm < UNDERFIT * noise]
+    if not low:
+        return ""
+    (first, share), (last, _) = low[0], low[-1]
+    where = f"timestep {first}" if len(low) == 1 else f"{len(low)} timesteps from {first} to {last}"
+    return (
+        f"underfitting: at {where} the norm in training is below {UNDERFIT:.0%} of the noise's, "
+        f"{noise:.4g} ({share:.0%} at {first}): the network predicts too little noise on real "
+        "images too, and a gap there is no measure of exposure bias alone"
+    )
 
 
 def _row(record: dict, model: dict, t: int) -> list[str]:
@@ -147,7 +166,8 @@ def draw_curves(record: dict, path: str) -> None:
     label = "perfect sampler, to another image"
     deltas.plot(timesteps, record["perfect_delta"], ":", color="0.3", label=label)
     deltas.legend(fontsize="small")
-    title = "dashed: real images (training); solid: sampling"
+    title = "dashed: real images (training); solid: sampling; grey: the noise's"
+    norms.axhline(record["noise_norm"], color="0.5", linewidth=0.8)
     norms.set(
         ylabel="‖predicted noise‖₂", title=f"{title};\ndotted: before scaling" if scaled else title
     )

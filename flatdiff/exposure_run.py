@@ -20,7 +20,7 @@ from .generate import ImageNoise
 
 
 def study(flags) -> dict:
-    """A record: settings, timesteps, eps_scale, perfect_delta, real_images, models.
+    """A record: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
 
     A model has name, path, sha256, its `numbers`, and, from the second on, "less": the name of the
     first, and the `difference` from it. An estimate is {"value", "error"}: numbers, or lists over
@@ -53,6 +53,7 @@ def study(flags) -> dict:
         "num_images": len(x_start),
         "timesteps": diffusion.timestep_map,
         "eps_scale": diffusion.eps_scale.tolist(),
+        "noise_norm": math.sqrt(x_start[0].numel()),
         "perfect_delta": plain(exposure_bias.forgetful_delta(x_start, diffusion, labels.get("y"))),
         "real_images": plain(statistics(real)),
         "models": models,

@@ -46,14 +46,15 @@ def curves(rows: list[dict]) -> Figure:
         shown = [row for row in rows if row["part"] == "all" and row["term"] == term]
         for name in dict.fromkeys(row["model"] for row in shown):
             x, rise, error = np.array(
-                [[r[size], r["rise"], r["error"]] for r in shown if r["model"] == name]
+                [[r[size], r["rise"], r["error_larger"]] for r in shown if r["model"] == name]
             ).T
             (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
             axis.fill_between(x, rise - error, rise + error, alpha=0.25, color=drawn.get_color())
         axis.set(xscale="log", xlabel=SIZE[size], ylabel=f"rise of {TERM[term]}")
         _positive_scale(axis, [row["rise"] for row in shown])
         axis.grid(alpha=0.3)
-    _legend(figure, axes[0], "bands: one standard error over draws, to each side")
+    note = "bands: one standard error to each side, the larger of those over draws and over images"
+    _legend(figure, axes[0], note)
     return figure
 
 
@@ -66,30 +67,31 @@ def _positive_scale(axis, values) -> None:
 
 
 def spectrum(rows: list[dict]) -> Figure:
-    """HESSIAN: eigenvalues, with residuals as bars, and traces in the legend."""
+    """HESSIAN: eigenvalues, with their errors as bars, and traces in the legend."""
     figure, (axis,) = _panels(1)
     for name in dict.fromkeys(row["model"] for row in rows):
         trace, *top = [row for row in rows if row["model"] == name]
         axis.errorbar(
             range(1, len(top) + 1),
             [row["value"] for row in top],
-            yerr=[row["error"] for row in top],
+            yerr=[row["error_larger"] for row in top],
             marker="o",
             capsize=3,
-            label=f"{name}: trace {trace['value']:.4g} +- {trace['error']:.2g}",
+            label=f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}",
         )
     axis.set(
         xlabel="number of the eigenvalue", ylabel=f"eigenvalue of the Hessian of {trace['of']}"
     )
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
-    _legend(figure, axis, "bars: ||H v - lambda v||")
+    _legend(figure, axis, "bars: one standard error over images, or ||H v - lambda v|| if larger")
     return figure
 
 
 def planes(models: list[dict]) -> Figure:
-    """SURFACE: the loss around each network, all on one scale."""
-    losses = [np.array(model["plane"]["loss"])[:, :, 0] for model in models]
+    """SURFACE: the headline around each network, all on one scale."""
+    term = next(iter(models[0]["plane"]))
+    losses = [np.array(model["plane"][term])[:, :, 0] for model in models]
     low, high = min(map(np.min, losses)), max(map(np.max, losses))
     positive = low > 0
     levels = np.geomspace(low, high, 25) if positive else np.linspace(low, high, 25)
@@ -100,21 +102,22 @@ def planes(models: list[dict]) -> Figure:
         axis.plot(0, 0, "r+", markersize=10)
         axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
         axis.set_title(model["name"], fontsize="medium")
-    figure.colorbar(drawn, ax=list(axes), label=TERM["loss"], format="%.3g")
+    figure.colorbar(drawn, ax=list(axes), label=TERM[term], format="%.3g")
     return figure
 
 
 def slices(models: list[dict]) -> Figure:
-    """SURFACE: the loss along each of the two directions alone."""
+    """SURFACE: the headline along each of the two directions alone."""
+    term = next(iter(models[0]["plane"]))
     figure, axes = _panels(2)
     for model in models:
-        loss, axis = np.array(model["plane"]["loss"])[:, :, 0], model["axis"]
+        loss, axis = np.array(model["plane"][term])[:, :, 0], model["axis"]
         middle = len(axis) // 2
         for panel, values in zip(axes, (loss[:, middle], loss[middle])):
             panel.plot(axis, values, label=model["name"])
     for i, panel in enumerate(axes, 1):
         panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
-        panel.set(ylabel=TERM["loss"], yscale="log")
+        panel.set(ylabel=TERM[term], yscale="log")
         panel.locator_params(axis="x", nbins=5)
         panel.grid(alpha=0.3, which="both")
     _legend(figure, axes[0])

@@ -1,8 +1,9 @@
 """What a study of flatness says: rows of estimates, a table, flatness.json and csv.
 
-An error is a standard error over the draws of d, at fixed images, timesteps and noise: how well
-the mean over all d is known for these images. How far L(w) depends on the images stands apart.
-Networks are compared draw by draw, so that what a draw does to both of them cancels.
+A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and noise,
+and `error_images` over these, image by image, at fixed draws. `error_larger` is the larger one, and
+is what tables and pictures show. Networks are compared draw by draw and image by image, so that
+what either does to both of them cancels.
 """
 
 import itertools
@@ -58,28 +59,30 @@ def curve_rows(record: dict) -> list[dict]:
                 at_w = torch.tensor(model["at_w"][term]["losses"], dtype=torch.float64)
                 rises = flatness.pairs(torch.tensor(draws, dtype=torch.float64) - at_w)
                 first = of_first.setdefault((point["size"], term), rises)
-                columns = _estimates(at_w, rises, rises - first)
-                if first is rises:
-                    columns |= dict.fromkeys(("minus_first", "minus_first_error"), [None] * 5)
+                columns = {"at_w": at_w.tolist(), "moved": (at_w + rises.mean(dim=0)).tolist()}
+                columns |= _estimate("rise", "error", rises, point["errors_images"][term])
+                columns["relative"] = (rises.mean(dim=0) / at_w).tolist()
+                images = point["minus_first_errors_images"].get(term, [math.nan] * 5)
+                difference = _estimate("minus_first", "minus_first_error", rises - first, images)
+                itself = first is rises
+                columns |= dict.fromkeys(difference, [None] * 5) if itself else difference
                 columns["at_w_error"] = model["at_w"][term]["errors"]
                 rows += _by_part(start | {"term": term}, model["t_range"], columns)
     return rows
 
 
-def _estimates(at_w: Tensor, rises: Tensor, differences: Tensor) -> dict[str, list[float]]:
-    """Columns of [5] values, from at_w [5] and pairs of rises and differences [P, 5]."""
-    rise, error = flatness.mean_and_error(rises)
-    difference, difference_error = flatness.mean_and_error(differences)
-    columns = {
-        "at_w": at_w,
-        "moved": at_w + rise,
-        "rise": rise,
-        "error": error,
-        "relative": rise / at_w,
-        "minus_first": difference,
-        "minus_first_error": difference_error,
+def _estimate(name: str, error: str, pairs: Tensor, images: list) -> dict[str, list[float]]:
+    """Columns of [5] values: the mean of pairs [P, 5], its error over these, the error `images`,
+    and the larger one."""
+    mean, draws = (column.tolist() for column in flatness.mean_and_error(pairs))
+    return {name: mean, error: draws, f"{error}_images": images} | {
+        f"{error}_larger": [max(pair, key=_size) for pair in zip(draws, images)]
     }
-    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _size(error: float) -> float:
+    """What is not known is larger than what is."""
+    return math.inf if math.isnan(error) else error
 
 
 def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
@@ -94,15 +97,19 @@ def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
 
 
 def spectrum_rows(record: dict) -> list[dict]:
-    """HESSIAN: the trace with its standard error, the eigenvalues with their residuals."""
+    """HESSIAN: the trace, with its standard error over draws, the eigenvalues, with their
+    residuals, as `error`; and for all of them `error_images` and `error_larger`."""
     rows = []
     for model in record["models"]:
         trace, error = flatness.mean_and_error(torch.tensor(model["trace"], dtype=torch.float64))
-        values = [("trace", float(trace), float(error))]
-        for i, pair in enumerate(zip(model["eigenvalues"], model["residuals"]), 1):
-            values.append((f"eigenvalue {i}", *pair))
-        start = {"model": model["name"], "of": model["of"]}
-        rows += [start | dict(zip(("quantity", "value", "error"), row)) for row in values]
+        names = ["trace", *(f"eigenvalue {i + 1}" for i in range(len(model["eigenvalues"])))]
+        values = [float(trace), *model["eigenvalues"]]
+        errors = [float(error), *model["residuals"]]
+        images = [model["trace_error_images"], *model["eigenvalue_errors_images"]]
+        for name, value, *both in zip(names, values, errors, images):
+            row = {"model": model["name"], "of": model["of"], "quantity": name, "value": value}
+            row |= {"error": both[0], "error_images": both[1]}
+            rows.append(row | {"error_larger": max(both, key=_size)})
     return rows
 
 
@@ -115,6 +122,9 @@ def surface_rows(record: dict) -> list[dict]:
             for j, b in enumerate(axis):
                 losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
                 rows.append({"model": model["name"], "a": a, "b": b} | losses)
+                if a == b == 0:
+                    at_w = model["at_w"].items()
+                    rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
     return rows
 
 
@@ -126,17 +136,17 @@ def curve_text(rows: list[dict]) -> str:
     whole = [row for row in rows if row["part"] == "all"]
     several = len({row["model"] for row in whole}) > 1
     blocks = [
-        "+-: standard error over draws of d, at fixed images, timesteps and noise"
-        " (for L(w): over images)"
+        "+-: the larger of two standard errors, over draws of d and over images and timesteps"
+        " (for L(w): over images and timesteps); both are in flatness.json and the csv"
     ]
     for term in dict.fromkeys(row["term"] for row in rows):
         header = [term, size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-", "relative"]
         header += ["rise - first's", "+-"] * several
-        names = ["distance", "at_w", "at_w_error", "moved", "rise", "error"]
+        names = ["distance", "at_w", "at_w_error", "moved", "rise", "error_larger"]
         lines = [
             [row["model"], f"{row[size]:g}", *(_number(row[name]) for name in names)]
             + [f"{100 * row['relative']:.3g} %"]
-            + [_number(row[name]) for name in ("minus_first", "minus_first_error")] * several
+            + [_number(row[name]) for name in ("minus_first", "minus_first_error_larger")] * several
             for row in whole
             if row["term"] == term
         ]
@@ -145,36 +155,44 @@ def curve_text(rows: list[dict]) -> str:
 
 
 def _quarters_text(rows: list[dict], size: str) -> str:
-    """The rise of the loss by quarter of the timesteps, low noise first."""
-    header = ["rise of loss at t in", size]
+    """The rise of the headline by quarter of the timesteps, low noise first."""
+    term = rows[0]["term"]
+    header = [f"rise of {term} at t in", size]
     lines = {}
     for row in rows:
-        if row["term"] == "loss" and row["part"] != "all":
+        if row["term"] == term and row["part"] != "all":
             line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
-            line += [_number(row["rise"]), _number(row["error"])]
+            line += [_number(row["rise"]), _number(row["error_larger"])]
             if len(lines) == 1:
                 header += [row["timesteps"], "+-"]
     return table([header, *lines.values()])
 
 
 def spectrum_text(rows: list[dict]) -> str:
-    note = "+-: of the trace, its standard error over draws; of an eigenvalue, ||H v - lambda v||"
+    note = (
+        "+-: standard error over images and timesteps, or, where that is larger: of the trace, over"
+        " draws; of an eigenvalue, ||H v - lambda v||"
+    )
     header = [f"Hessian of {rows[0]['of']}", "", "value", "+-"]
     lines = [
-        [row["model"], row["quantity"], _number(row["value"]), _number(row["error"])]
+        [row["model"], row["quantity"], _number(row["value"]), _number(row["error_larger"])]
         for row in rows
     ]
     return f"{note}\n\n{table([header, *lines])}"
 
 
 def surface_text(rows: list[dict]) -> str:
-    header = ["loss on the plane", "at w", "least", "greatest"]
+    """Of the headline."""
+    term = next(name for name in rows[0] if name not in ("model", "a", "b"))
+    header = [f"{term} on the plane", "at w", "+-", "least", "greatest"]
     lines = []
     for name in dict.fromkeys(row["model"] for row in rows):
-        losses = [row["loss"] for row in rows if row["model"] == name]
-        at_w = losses[len(losses) // 2]
-        lines.append([name, *map(_number, (at_w, min(losses), max(losses)))])
-    return table([header, *lines])
+        mine = [row for row in rows if row["model"] == name]
+        losses, at_w = [row[term] for row in mine], mine[len(mine) // 2]
+        numbers = (at_w[term], at_w[f"{term}_error_images"], min(losses), max(losses))
+        lines.append([name, *map(_number, numbers)])
+    note = "+-: standard error over images and timesteps"
+    return f"{note}\n\n{table([header, *lines])}"
 
 
 def table(rows: list[list[str]]) -> str:

@@ -24,12 +24,13 @@ from . import (
     hessian,
     keys,
     logger,
+    rounding_log,
     script_util,
     surface,
 )
 from .checkpoint import sha256
 from .finished import Finished
-from .subject import Subject, load_images
+from .subject import Subject, load_images, packed, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
 ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint, 1 the other
@@ -40,7 +41,8 @@ def study(flags, folder: str) -> dict:
 
     "settings"; "models": a dict each, of what `about` says and of the result (see `curve`,
     `spectrum`, `plane`); "line" for the surface of two (see `line`). A loss is a list of five: the
-    means over all timesteps, and over each quarter of them. The flags have passed `check`.
+    means over all timesteps, and over each quarter of them. "..._images": a standard error over
+    images and timesteps. The flags have passed `check`.
     """
     f = flags.flatness
     paths = find_models(f.model_path)
@@ -55,11 +57,12 @@ def study(flags, folder: str) -> dict:
     flags = arithmetic(flags)
     images = functools.cache(functools.partial(load_images, flags))
     record = {"settings": settings(flags), "models": []}
+    first = {}
     with Finished(os.path.join(folder, "flatness_parts"), total) as finished:
         for name, path in zip(short_names(paths), paths):
             logger.log(f"{f.flatness} of {path}")
             subject = Subject(name, path, flags, images)
-            record["models"].append(about(subject) | measure(subject, flags, finished))
+            record["models"].append(about(subject) | measure(subject, flags, finished, first))
             warn_of_differences(record["models"])
         if two_surfaces:
             record["line"] = line(paths[0], subject, flags, finished)
@@ -69,9 +72,16 @@ def study(flags, folder: str) -> dict:
 # What is measured
 
 
-def curve(subject: Subject, flags, finished: Finished) -> dict:
-    """A dict of "curve": of each sigma or radius, its "size", "distances" and "losses" by draw."""
+def curve(subject: Subject, flags, finished: Finished, first: dict) -> dict:
+    """A dict of "curve": of each sigma or radius, its "size", "distances" and "losses" by draw.
+
+    "errors_images" by term: of the rise, image by image, its mean over the draws;
+    "minus_first_errors_images": of its difference from that of the first network.
+
+    :param first: of each size, the first network and its rises [terms, N]; filled by the first.
+    """
     f = flags.flatness
+    warn_of_rounding(subject, flags)
     draws = [(size, draw) for size in sizes(f) for draw in range(f.num_draws)]
     results = finished.compute(
         {
@@ -82,41 +92,90 @@ def curve(subject: Subject, flags, finished: Finished) -> dict:
         }
     )
     rows = [results[i : i + f.num_draws] for i in range(0, len(draws), f.num_draws)]
-    return {
-        "curve": [
-            {
-                "size": size,
-                "distances": [r["distance"] for r in row],
-                "losses": _terms(subject, row),
-            }
-            for size, row in zip(sizes(f), rows)
-        ]
-    }
+    return {"curve": [_point(subject, size, row, first) for size, row in zip(sizes(f), rows)]}
+
+
+def warn_of_rounding(subject: Subject, flags) -> None:
+    """Say at which sizes the dtype makes other moves of those that are asked for."""
+    f, name = flags.flatness, {"LPF": "sigma", "MC": "radius"}[flags.flatness.flatness]
+    dtype = "fp16" if flags.model.use_fp16 else flags.run.dtype
+    filterwise = f.noise_scale == "filter"
+    moves = (
+        (size, flatness.perturbation(f.flatness, size, flags.run.seed, 0, filterwise))
+        for size in sizes(f)
+    )
+    rounding_log.warn_of_small_moves(subject, dtype, name, moves)
 
 
 def _at_draw(subject, f, size, seed, draw):
     filterwise = f.noise_scale == "filter"
-    return subject.at(flatness.perturbation(f.flatness, size, seed, draw, filterwise))
+    return subject.at(flatness.perturbation(f.flatness, size, seed, draw, filterwise), each=True)
 
 
-def spectrum(subject: Subject, flags, finished: Finished) -> dict:
-    """A dict of "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals"."""
-    f, seed, size = flags.flatness, flags.run.seed, subject.num_weights
-    product = subject.hessian_product()
+def _point(subject, size, row, first):
+    """What `curve` says of one size."""
+    rises = sum(unpacked(r["rises"]) for r in row) / len(row)
+    errors = subject.errors_of(rises)
+    other = first.setdefault(size, (subject, rises))
+    return {
+        "size": size,
+        "distances": [r["distance"] for r in row],
+        "losses": _terms(subject, row),
+        "errors_images": dict(zip(subject.terms, errors.tolist())),
+        "minus_first_errors_images": _of_difference(subject, rises, *other),
+    }
+
+
+def _of_difference(subject, rises, other, of_other):
+    """By term, the error of one mean rise less another's: paired image by image, where these have
+    the same timesteps in both."""
+    paired = torch.equal(subject.plan.t, other.plan.t)
+    found = {}
+    for term in (t for t in subject.terms if t in other.terms):
+        ours, theirs = rises[subject.terms.index(term)], of_other[other.terms.index(term)]
+        if paired:
+            error = subject.errors_of((ours - theirs)[None])[0]
+        else:
+            error = torch.hypot(subject.errors_of(ours[None]), other.errors_of(theirs[None]))[0]
+        found[term] = error.tolist()
+    return found
+
+
+def spectrum(subject: Subject, flags, finished: Finished, _) -> dict:
+    """A dict of "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
+    "trace_error_images" and "eigenvalue_errors_images"."""
+    f, size = flags.flatness, subject.num_weights
     samples = {
         f"{subject.key} trace {draw}": functools.partial(
-            hessian.trace_sample, product, size, seed, draw
+            _curvature, subject, hessian.signs(size, flags.run.seed, draw)
         )
         for draw in range(f.num_draws)
     }
-    lanczos = functools.partial(_lanczos, product, size, f.num_eigenvalues, seed)
+    lanczos = functools.partial(_lanczos, subject, f.num_eigenvalues, flags.run.seed)
     trace = finished.compute(samples, together=True)
-    found = finished.compute({f"{subject.key} top {f.num_eigenvalues}": lanczos}, together=True)
-    finite.check([trace, found], f"Hessian of {subject.path}")
-    return {"of": subject.hessian_term, "trace": trace, **found[0]}
+    found = finished.compute({f"{subject.key} top {f.num_eigenvalues}": lanczos}, together=True)[0]
+    finite.check(
+        [part["value"] for part in trace] + found["eigenvalues"], f"Hessian of {subject.path}"
+    )
+    each = [unpacked(part) for part in found.pop("each")]
+    mean = sum(unpacked(part["each"]) for part in trace) / len(trace)
+    errors = subject.errors_of(torch.stack([mean, *each]))[:, 0].tolist()
+    return {
+        "of": subject.headline,
+        "trace": [part["value"] for part in trace],
+        "trace_error_images": errors[0],
+        **found,
+        "eigenvalue_errors_images": errors[1:],
+    }
 
 
-def _lanczos(product, size, count, seed):
+def _curvature(subject, vector):
+    each = subject.curvatures(vector)
+    return {"value": float(subject.means(each[None])[0, 0]), "each": packed(each)}
+
+
+def _lanczos(subject, count, seed):
+    product, size = subject.hessian_product(), subject.num_weights
     steps = min(size, 20 + 4 * count)
     with tqdm(
         total=steps + count, desc="Lanczos", leave=False, disable=dist_util.rank() > 0
@@ -126,11 +185,15 @@ def _lanczos(product, size, count, seed):
             bar.update()
             return product(vector)
 
-        values, residuals = hessian.top_eigenvalues(counted, size, count, seed, steps)
-    return {"eigenvalues": values.tolist(), "residuals": residuals.tolist()}
+        values, residuals, vectors = hessian.top_eigenvalues(counted, size, count, seed, steps)
+    return {
+        "eigenvalues": values.tolist(),
+        "residuals": residuals.tolist(),
+        "each": [packed(subject.curvatures(v)) for v in vectors],
+    }
 
 
-def plane(subject: Subject, flags, finished: Finished) -> dict:
+def plane(subject: Subject, flags, finished: Finished, _) -> dict:
     """A dict of "axis" [P], steps along either direction, and "plane" [P][P], losses by term."""
     f = flags.flatness
     axis = [f.surface_range * (2 * i / (f.surface_points - 1) - 1) for i in range(f.surface_points)]

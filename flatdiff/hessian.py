@@ -4,6 +4,9 @@
     H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
     tr H = E z . H z            z of random signs (Hutchinson 1989)
 
+How far an eigenvalue or the trace depends on the images is read off v . H_i v, i an image: what it
+adds to an eigenvalue is, to first order, that of the unit eigenvector v.
+
 Vectors are flat, float64 and on the CPU: one number for each weight. Knows neither networks nor
 ranks.
 """
@@ -34,10 +37,31 @@ def hessian_vector_product(
     return torch.cat([p.reshape(-1) for p in products])
 
 
+def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """v . H_i v [N], H_i the Hessian of each of losses() [N] at the weights.
+
+    The second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
+    """
+    with twice_differentiable():
+        each = losses()
+        factors = torch.ones_like(each, requires_grad=True)
+        parts = [
+            v.view(w.shape).to(w)
+            for w, v in zip(weights, vector.split([w.numel() for w in weights]))
+        ]
+        slope = (factors * each).sum()
+        for _ in range(2):
+            gradient = torch.autograd.grad(
+                slope, weights, create_graph=True, materialize_grads=True
+            )
+            slope = sum((g * v).sum() for g, v in zip(gradient, parts))
+        return torch.autograd.grad(slope, factors)[0]
+
+
 def top_eigenvalues(
     product: Product, size: int, count: int, seed: int, max_steps: int, tolerance: float = 1e-3
-) -> tuple[Tensor, Tensor]:
-    """(eigenvalues, residuals), both [count]: the largest of H, size x size, the largest first.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(eigenvalues, residuals [count], vectors [count, size]): of H, size x size, largest first.
 
     Lanczos with full reorthogonalization, twice a step. It ends when all residuals are about to be
     below tolerance * |lambda_1|, after max_steps products, or when the space is exhausted. Then
@@ -72,11 +96,10 @@ def top_eigenvalues(
             matrix[k, k + 1] = matrix[k + 1, k] = length
     vectors = ritz.T @ known
     residuals = [(product(v).double().cpu() - x * v).norm() for x, v in zip(values, vectors)]
-    return values, torch.stack(residuals)
+    return values, torch.stack(residuals), vectors
 
 
-def trace_sample(product: Product, size: int, seed: int, draw: int) -> float:
-    """z . H z for the signs z of (seed, draw): its mean over draws is the trace of H."""
+def signs(size: int, seed: int, draw: int) -> Tensor:
+    """z [size] of (seed, draw), each 1 or -1: the mean over draws of z . H z is the trace of H."""
     coins = torch.randint(2, (size,), generator=generator(seed, STREAM, SIGNS, draw))
-    signs = coins.double() * 2 - 1
-    return float(signs @ product(signs).double().cpu())
+    return coins.double() * 2 - 1

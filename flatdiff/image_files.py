@@ -264,5 +264,6 @@ def _save_png(image: np.ndarray, path: str) -> None:
     if _is_remote(path):  # where a write is atomic by itself
         bf.write_bytes(path, png.getvalue())
     else:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with writing(path) as file:
             file.write(png.getvalue())

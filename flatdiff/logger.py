@@ -98,6 +98,12 @@ def warn(*args) -> None:
     log(*args, level=WARN)
 
 
+def caution(text: str) -> None:
+    """A warning; "" is none."""
+    if text:
+        warn(f"warning: {text}")
+
+
 def error(*args) -> None:
     log(*args, level=ERROR)
 

@@ -30,7 +30,7 @@ STREAM = 5000  # of the noise that the int8 arithmetic is tried on, far from rng
 
 
 @torch.no_grad()
-def quantize(model, diffusion, flags, folder):
+def quantize(model, flags, folder):
     """Round the network in place as --quant and its companions say; returns the flags in force.
 
     How weights are rounded is the file's own, if it holds packed weights. Writes quantization.csv
@@ -48,13 +48,13 @@ def quantize(model, diffusion, flags, folder):
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
         logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
-    losses = _loss_meter(model, diffusion, flags)
+    losses, plan = _loss_meter(model, flags)
     before = losses()
     if quant.quant_backend == "int8":
         _install_int8(model, layers, weights, quant)
     else:
         _install(layers, weights, quant)
-    _log_losses(before, losses())
+    _log_losses(before, losses(), plan)
     return quant
 
 
@@ -202,30 +202,46 @@ def _share(part, whole):
     return part / whole if whole else 0.0
 
 
-def _loss_meter(model, diffusion, flags):
-    """A function that gives the losses of images of --data_dir: float64 [N] each; {} without it."""
+def _loss_meter(model, flags):
+    """A function that gives the losses of images of --data_dir, and their Plan; {} without it.
+
+    On the chain of the training, whatever the one that is sampled: float64 [N] each.
+    """
     if not flags.data.data_dir:
-        return dict
+        return dict, None
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
-    num_images = min(flags.quant.num_images, dataset.num_images)
+    num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
     images, cond = probe.images_of(dataset, num_images, flags.run.seed)
-    draws = probe.fixed_draws(
-        images.to(dist_util.dev()), diffusion.num_timesteps, flags.run.seed, cond
-    )
+    chain = _training_chain(flags)
+    steps = chain.num_timesteps
+    plan = probe.plan(num_images, steps, steps, flags.run.seed, dataset.num_images)
+    draws = probe.fixed_draws(images.to(dist_util.dev()), plan, flags.run.seed, cond)
     autocast = script_util.autocast(flags, dist_util.dev())
 
     def losses():
         with autocast():
-            return probe.losses(model.forward, diffusion, draws, flags.sample.batch_size)
+            return probe.losses(model.forward, chain, draws, flags.sample.batch_size)
 
-    return losses
+    return losses, plan
 
 
-def _log_losses(before, after):
-    everything = [slice(None)]
-    for name in before:
-        (old,), (new,) = (probe.means(x[name], everything) for x in (before, after))
-        (error,) = probe.errors(after[name] - before[name], everything)
+def _training_chain(flags):
+    """The checkpoint's, at the timesteps that it was trained on, and not those of the sampling."""
+    path, chain = flags.sample.model_path, flags.diffusion
+    trained, source = checkpoint.config_of(path)
+    known = trained.get("diffusion", {})
+    if known:
+        chain = config.as_trained(type(chain), known, flags.given, source)
+    steps = known.get("timestep_respacing", "")
+    return script_util.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
+
+
+def _log_losses(before, after, plan):
+    """mse first, where there is one; a rise is paired image by image."""
+    for name in [term for term in ("mse", "vb", "loss") if term in before]:
+        everything = [torch.ones_like(plan.t, dtype=torch.bool)]
+        (old,), (new,) = (plan.means(x[name], everything) for x in (before, after))
+        (error,) = plan.errors(after[name] - before[name], everything)
         logger.log(
             f"{name} on {len(before[name])} images: {old:.5g} before, {new:.5g} after, "
             f"rise {new - old:.3g} +- {error:.2g}"

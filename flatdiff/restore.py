@@ -39,6 +39,10 @@ def fitting(
             " model, ema_ or swa_ file"
         )
     weights = {_bare(key): value for key, value in state_dict.items()}
+    for key, value in state_dict.items():
+        if weights[_bare(key)] is not value or not value.is_floating_point():
+            what = "twice, with and without a prefix" if value.is_floating_point() else value.dtype
+            raise ValueError(f"{source} holds {key} as {what}; expected floating-point weights")
     here, there = ({key: tuple(value.shape) for key, value in d.items()} for d in (wanted, weights))
     if here != there:
         raise ValueError(f"{_differences(here, there, source)} {hint or _likely_flag(here, there)}")

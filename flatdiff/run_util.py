@@ -118,7 +118,7 @@ def _refuse_another_network(flags, path):
 def training_data(flags, resume_checkpoint, image_size, num_classes=None):
     """The images of a training run, labelled as the weights that it begins with have them.
 
-    `num_classes`: as in `open_dataset`. Keeps config.json, with the flags and the classes.
+    `num_classes`: as in `open_dataset`.
     """
     begun = resume_checkpoint or flags.train.init_from
     known = classes.saved(*checkpoint.config_of(begun)) if begun else None
@@ -129,10 +129,6 @@ def training_data(flags, resume_checkpoint, image_size, num_classes=None):
             f"{len(classes.trained(dataset.classes, num_classes))}: no image trains the other "
             "rows, and no sample is drawn from them"
         )
-    if dist_util.rank() == 0:
-        named = {} if num_classes is None else {"classes": dataset.classes}
-        path = os.path.join(logger.get_dir(), checkpoint.CONFIG)
-        checkpoint.save_json(to_dict(flags) | named, path)
     return dataset
 
 
@@ -167,7 +163,7 @@ def open_dataset(data, image_size, num_classes=None, known=None):
 def training_loop(
     flags, model, diffusion, dataset, resume_checkpoint, conditions=lambda images: {}, **more
 ):
-    """The TrainLoop of TrainFlags on the dataset.
+    """The TrainLoop of TrainFlags on the dataset. Keeps config.json, with the flags and classes.
 
     `conditions`: images [N, 3, H, W] -> further tensors [N, ...] for the network, by name. `more`:
     arguments of TrainLoop that go before those of the flags.
@@ -193,6 +189,8 @@ def training_loop(
     if dist_util.rank() == 0:  # now that the weights to go on from have turned out to fit
         told = to_dict(flags)
         told["train"]["resume_checkpoint"] = resume_checkpoint
+        if dataset.labels is not None:
+            told["classes"] = dataset.classes
         checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
     return loop
 

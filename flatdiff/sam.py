@@ -8,7 +8,9 @@ It leaves that gradient in `.grad` and the weights where they were; the optimize
 It knows a list of weights and a closure: no batch, no loss, no ranks.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor
 from .perturb import Perturbation, along, at
 
 Result = TypeVar("Result")
+Look = Callable[[list[Tensor], list[Tensor]], None]
 
 
 def sam_gradient(
@@ -25,6 +28,7 @@ def sam_gradient(
     rho: float,
     adaptive: bool = False,
     ascent: Callable[[], Result] | None = None,
+    look: Look | None = None,
 ) -> Result:
     """Leave the gradient at w + eps in `.grad`; return what the first pass returned.
 
@@ -40,9 +44,9 @@ def sam_gradient(
     :param adaptive: ASAM instead of SAM.
     :param ascent: the closure of the first pass, for example without synchronizing ranks
         (m-sharpness); None takes `closure`.
+    :param look: called at the ridge with w and with the weights, which are at w + eps.
     """
-    if rho < 0:
-        raise ValueError(f"rho {rho}: the radius of SAM's ball must be 0 (off) or larger")
+    _check(rho)
     if rho == 0:
         return closure()
     result = (closure if ascent is None else ascent)()
@@ -50,13 +54,17 @@ def sam_gradient(
     grads = [w.grad for w in moving]
     for w in moving:
         w.grad = None
-    with at(moving, climb(grads, rho, adaptive), measure=False):
+    with _ridge(moving, climb(grads, rho, adaptive), look):
         closure()
     return result
 
 
 def msam_gradient(
-    closure: Callable[[], Result], weights: Sequence[Tensor], momenta: list[Tensor], rho: float
+    closure: Callable[[], Result],
+    weights: Sequence[Tensor],
+    momenta: list[Tensor],
+    rho: float,
+    look: Look | None = None,
 ) -> Result:
     """Leave the gradient at w - rho m / ||m|| in `.grad`; return what the pass returned.
 
@@ -64,11 +72,28 @@ def msam_gradient(
     about to carry them anyway, rho ahead. Without momenta, as before the first step, nothing moves.
 
     :param momenta: one for each of `weights`, sums of gradients (Adam's exp_avg); not changed.
+    :param look: see `sam_gradient`.
     """
+    _check(rho)
     if not momenta:
         return closure()
-    with at(weights, climb(list(torch._foreach_neg(momenta)), rho), measure=False):
+    with _ridge(list(weights), climb(list(torch._foreach_neg(momenta)), rho), look):
         return closure()
+
+
+def _check(rho: float) -> None:
+    if not 0 <= rho < math.inf:
+        raise ValueError(f"rho {rho}: the radius of SAM's ball must be 0 (off) or larger, finite")
+
+
+@contextlib.contextmanager
+def _ridge(weights: list[Tensor], move: Perturbation, look: Look | None) -> Iterator[None]:
+    """Hold the weights at w + eps inside the block."""
+    saved = [torch.empty_like(w) for w in weights]
+    with at(weights, move, saved, measure=False):
+        if look:
+            look(saved, weights)
+        yield
 
 
 def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbation:

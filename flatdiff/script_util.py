@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from . import checkpoint, classes, config, disk, dist_util, logger, packing, restore
+from . import averaging, checkpoint, classes, config, disk, dist_util, logger, packing, restore
 from .factories import (
     NUM_CLASSES,
     create_chain,
@@ -187,6 +187,8 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     with disk.reading(path):
         restore.load_weights(model, weights, path)
     model.classes = classes.saved(trained, source)
+    if ema := checkpoint.parse_ema(path):
+        logger.caution(averaging.caution(*ema))
     place(model).eval()
     if flags.run.compile:
         compile_network(model)

@@ -19,16 +19,18 @@ from .image_datasets import ImageDataset
 from .study_axes import (
     averages_of,
     check,
+    climbs,
+    cost,
     features_of,
     gradients,
     name_of,
     numbers,
-    passes,
     train_group,
     whole_numbers,
 )
 
-VERSION = 1  # of the cells: a higher number makes all old ones void
+VERSIONS = {"train": 1}  # of the cells by kind: a higher number makes all old ones void
+VERSION = 2  # of all other kinds
 RESULT = "result.json"
 LOOKED_AT = 1000  # images in the fingerprint of the data
 SHARED = {
@@ -42,6 +44,7 @@ GROUPS = {  # of the command line that each kind of cell is done by
     "train": {**SHARED, "evaluation": config.EvalFlags},
     "samples": {"sample": config.SampleFlags, "quant": config.QuantFlags, **SHARED},
     "distance": {"features": config.FeatureFlags, **SHARED},
+    "floor": {"sample": config.SampleFlags, "features": config.FeatureFlags, **SHARED},
     "LPF": {"flatness": config.FlatnessFlags, **SHARED},
     "MC": {"flatness": config.FlatnessFlags, **SHARED},
     "HESSIAN": {"flatness": config.FlatnessFlags, **SHARED},
@@ -62,7 +65,8 @@ class Cell:
     def key(self) -> str:
         counted = keys.names(GROUPS[self.kind].values(), "result")
         flags = {k: v for k, v in self.flags.items() if k in counted}
-        text = json.dumps([VERSION, self.kind, flags, self.made_of], sort_keys=True)
+        version = VERSIONS.get(self.kind, VERSION)
+        text = json.dumps([version, self.kind, flags, self.made_of], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -80,7 +84,7 @@ class Training:
 
     gradient: str
     climbs: bool
-    twice: bool  # Adam with the cost of SAM
+    matched: bool  # Adam with the cost of one that climbs
     input_pertub: float
     seed: int
     steps: int
@@ -159,15 +163,14 @@ def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store:
     trains = keys.changes(groups)
     given = {k: v for group in groups for k, v in changed(group).items() if trains[k] != "sampling"}
     cell = Cell("train", given, {"data": data, "ranks": flags.study.ranks}, store)
-    images = train.end_step * train.batch_size * flags.study.ranks
     return Training(
         gradient=name_of(gradient),
-        climbs=train.optimizer != "adam" and train.rho > 0,
-        twice=gradient.get("twice", False),
+        climbs=climbs(train),
+        matched="times" in gradient,
         input_pertub=pertub,
         seed=seed,
         steps=train.end_step,
-        cost=images * passes(train),
+        cost=cost(train) * flags.study.ranks,
         cell=cell,
     )
 
@@ -185,31 +188,33 @@ def _measures(flags, training: Training, average: str, data: str, store: str) ->
     run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
     common = {"model_path": _checkpoint(training, average), **run}
     on_data = common | changed(flags.data) | {"num_images": s.num_images}
-
+    compared = {
+        "data_dir": flags.data.data_dir,
+        "image_size": flags.model.image_size,
+        "features": features_of(flags),
+        "inception_weights": s.inception_weights,
+    }
     cells = {}
     for steps, bits in _sampled(s):
         name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
         own = {"num_samples": s.num_samples, "batch_size": s.measure_batch, "quant": bits}
         samples = Cell("samples", common | own | {"timestep_respacing": str(steps)}, made_of, store)
-        distance = {
-            "data_dir": flags.data.data_dir,
-            "image_size": flags.model.image_size,
-            "features": features_of(flags),
-            "inception_weights": s.inception_weights,
-        }
         cells[f"samples{name[2:]}"] = samples
-        cells[name] = Cell("distance", distance, {"samples": samples.key, "data": data}, store)
+        cells[name] = Cell("distance", compared, {"samples": samples.key, "data": data}, store)
     few = {"num_draws": s.num_draws}
-    for kind, own in {
+    for name, own in {
         "LPF": few | {"sigma": s.sigma},
+        "LPF filter": few | {"sigma": s.filter_sigma, "noise_scale": "filter"},
         "MC": few | {"radius": s.radius},
         "HESSIAN": {"num_draws": 2, "num_eigenvalues": 1},
     }.items():
-        cells[kind] = Cell(
-            kind, on_data | own | {"flatness": kind}, made_of | {"data": data}, store
-        )
+        kind = name.partition(" ")[0]
+        measured = on_data | own | {"flatness": kind}
+        cells[name] = Cell(kind, measured, made_of | {"data": data}, store)
     steps = {"timestep_respacing": str(whole_numbers("sampling_steps", s.sampling_steps)[0])}
     cells["exposure"] = Cell("exposure", on_data | steps, made_of | {"data": data}, store)
+    as_many = compared | {"num_samples": s.num_samples}
+    cells["floor"] = Cell("floor", as_many, {"data": data}, store)  # of all models
     return cells
 
 

@@ -21,7 +21,7 @@ NOT_FOR_STUDIES = {  # flags of training, and why
 
 
 def gradients(flags) -> list[dict[str, Any]]:
-    """Of each kind of training, the TrainFlags that make it: in the order asked, then Adam x 2."""
+    """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
     found = []
     for text in filter(None, map(str.strip, flags.study.gradient.split(","))):
@@ -31,9 +31,24 @@ def gradients(flags) -> list[dict[str, Any]]:
         found += [changed | {"rho": rho} for rho in radii] if crossed else [changed]
     if not found:
         raise ValueError("--gradient is empty; expected names as adam,adam-sam")
-    if flags.study.matched and any(g["optimizer"] != "adam" for g in found):
-        found.append({"optimizer": "adam", "twice": True})
-    return list({name_of(g): g for g in found}.values())
+    found = list({name_of(g): g for g in found}.values())
+    return found + (matched(flags, found) if flags.study.matched else [])
+
+
+def matched(flags, found: list[dict]) -> list[dict]:
+    """Adam of as many `times` the steps as a gradient that climbs costs; none that is found."""
+    trainings = [train_group(flags, gradient) for gradient in found]
+    known = [train for train in trainings if not climbs(train)]
+    of_one = cost(train_group(flags, {"optimizer": "adam"}))
+    added = []
+    for times in (cost(train) / of_one for train in trainings if climbs(train)):
+        times = float(f"{times:.3g}")
+        adam = {"optimizer": "adam"} | ({"times": times} if times != 1 else {})
+        train = train_group(flags, adam)
+        if train not in known:
+            known.append(train)
+            added.append(adam)
+    return added
 
 
 def _train_flags(text: str) -> dict[str, Any]:
@@ -56,8 +71,9 @@ def _train_flags(text: str) -> dict[str, Any]:
 
 
 def name_of(gradient: dict) -> str:
-    others = [f"{k}={v}" for k, v in gradient.items() if k not in ("optimizer", "twice")]
-    return " ".join([gradient["optimizer"], *others, *["2x steps"] * ("twice" in gradient)])
+    others = [f"{k}={v}" for k, v in gradient.items() if k not in ("optimizer", "times")]
+    steps = [f"{gradient['times']:g}x steps"] if "times" in gradient else []
+    return " ".join([gradient["optimizer"], *others, *steps])
 
 
 def averages_of(flags) -> list[str]:
@@ -128,29 +144,39 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
 
     It collects SWA wherever the rate is constant, which does not touch its weights, over the last
     quarter of the steps (Izmailov et al. 2018, section 5: 75 % of the budget before) in 20 windows,
-    unless --swa_start and --swa_window say otherwise. Twice the steps is twice all schedules.
+    unless --swa_start and --swa_window say otherwise. Schedules grow with the steps.
     """
-    own = {k: v for k, v in gradient.items() if k != "twice"}
+    own = {k: v for k, v in gradient.items() if k != "times"}
     train = dataclasses.replace(flags.train, **{"rho": config.TrainFlags.rho, **own})
-    times = 2 if gradient.get("twice") else 1
-    steps = (train.end_step or train.lr_anneal_steps) * times
+    times = gradient.get("times", 1)
+    steps = round((train.end_step or train.lr_anneal_steps) * times)
     swa = {}
     if not train.lr_anneal_steps:
-        start = train.swa_start * times if "swa_start" in flags.given else steps * 3 // 4
+        start = round(train.swa_start * times) if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
         swa = {"use_swa": True, "swa_start": start, "swa_window": window}
     return dataclasses.replace(
         train,
         **swa,
         end_step=steps,
-        lr_anneal_steps=train.lr_anneal_steps * times,
+        lr_anneal_steps=round(train.lr_anneal_steps * times),
         resume="auto",
     )
 
 
+def climbs(train: config.TrainFlags) -> bool:
+    return train.optimizer != "adam" and train.rho > 0
+
+
+def cost(train: config.TrainFlags) -> float:
+    """Images that a gradient is taken of, on each rank."""
+    return train.end_step * train.batch_size * passes(train)
+
+
 def passes(train: config.TrainFlags) -> float:
     """Gradients that a step takes on average, as shares of the batch: 2 for plain SAM."""
-    if train.optimizer in ("adam", "adam-msam") or not train.rho:
+    if not climbs(train) or train.optimizer == "adam-msam":
         return 1
-    climbs = math.ceil(max(0, train.end_step - train.sam_start) / train.sam_every)
-    return 1 + train.sam_share * climbs / train.end_step
+    steps = math.ceil(max(0, train.end_step - train.sam_start) / train.sam_every)
+    share = math.ceil(train.sam_share * train.batch_size) / train.batch_size  # whole images
+    return 1 + share * steps / train.end_step

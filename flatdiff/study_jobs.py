@@ -38,6 +38,7 @@ def work(path: str, train, sample) -> None:
         "MC": _curve,
         "HESSIAN": _spectrum,
         "exposure": _exposure,
+        "floor": _floor,
     }
     for cell in _cells(path, bodies):
         with _locked(cell["folder"]):
@@ -118,25 +119,44 @@ def samples_in(folder: str) -> str:
 def _distance(cell, flags) -> dict | None:
     if dist_util.rank() > 0:
         return None
-    f = flags.features
-    measure = evaluation.measure_by(f.features, f.inception_weights)
-    dataset = run_util.open_dataset(flags.data, flags.model.image_size)
+    measure = evaluation.measure_by(flags.features.features, flags.features.inception_weights)
     samples = f"{os.path.dirname(cell['folder'])}/samples-{cell['made_of']['samples']}"
-    found = measure(evaluation.reference_of(dataset), samples_in(samples))
-    name = evaluation.distance_name(f.features)
+    found = measure(_reference(flags), samples_in(samples))
+    name = evaluation.distance_name(flags.features.features)
     metrics = found["metrics"]
-    return {"name": name, "value": metrics[name], "error": metrics[f"{name}_error"]} | found
+    return {"name": name, "value": metrics.get(name), "error": metrics.get(f"{name}_error")} | found
+
+
+def _floor(cell, flags) -> dict | None:
+    """Of as many real images as there are samples."""
+    if dist_util.rank() > 0:
+        return None
+    floor = evaluation.floor_by(flags.features.features, flags.features.inception_weights)
+    return floor(_reference(flags), flags.sample.num_samples) or {}
+
+
+def _reference(flags):
+    dataset = run_util.open_dataset(flags.data, flags.model.image_size)
+    return evaluation.reference_of(dataset)
 
 
 def _curve(cell, flags) -> dict:
-    """Of each sigma or radius, the rise of the loss over the whole chain."""
+    """Of each sigma or radius, the rise over the whole chain: of mse, or else of the loss."""
     flatness_run.check(flags)
     run_util.open_log(flags)
     record = flatness_run.study(flags, cell["folder"])
-    rows = [r for r in curve_rows(record) if r["part"] == "all" and r["term"] == "loss"]
+    rows = [r for r in curve_rows(record) if r["part"] == "all"]
+    terms = {row["term"] for row in rows}
+    term = "mse" if "mse" in terms else "loss"
+    if term not in terms:
+        raise ValueError(
+            f"{cell['kind']} of {flags.flatness.model_path} measured {sorted(terms) or 'nothing'}; "
+            "expected mse or loss: delete this cell's folder and run the study again"
+        )
     size = "sigma" if cell["kind"] == "LPF" else "radius"
-    kept = (size, "distance", "at_w", "at_w_error", "rise", "error")
-    return {"curve": [{name: row[name] for name in kept} for row in rows]}
+    kept = (size, "distance", "at_w", "at_w_error", "rise", "error", "error_images")
+    curve = [{k: row[k] for k in kept if k in row} for row in rows if row["term"] == term]
+    return {"term": term, "curve": curve}
 
 
 def _spectrum(cell, flags) -> dict:
@@ -150,4 +170,5 @@ def _exposure(cell, flags) -> dict:
     run_util.open_log(flags)
     record = exposure_run.study(flags)
     model = record["models"][0]
-    return {"timesteps": record["timesteps"]} | {name: model[name] for name in CURVES}
+    about = {name: record[name] for name in ("timesteps", "noise_norm")}
+    return about | {name: model[name] for name in CURVES}

@@ -27,7 +27,7 @@ th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 11rem; }
 table.text td:first-child { white-space: normal; min-width: min(23rem, 55vw); }
-table.text :is(th, td):nth-child(2), table.text :is(th, td):last-child { text-align: left; }
+table.text :is(th, td):nth-child(-n + 3), table.text :is(th, td):last-child { text-align: left; }
 td.holds { color: var(--good); } td.does { color: var(--bad); }
 td.holds, td.does { font-weight: 600; }
 figure { margin: 1rem 0; }

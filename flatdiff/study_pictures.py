@@ -13,7 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from .claims import correlation
+from .significance import correlation
 from .study import Model
 from .study_tables import label
 
@@ -25,6 +25,7 @@ WIDTH, HEIGHT = 4.4, 3.6  # inches of a panel
 def under_perturbation(models: list[Model]) -> str:
     """LPF: the loss against the length of the noise. MC: its rise along random directions."""
     figure, (noise, directions) = _panels(2)
+    term = term_of(models)
     for group in _groups(models):
         look = _look(models, group[0])
         if curves := _curves(group, "LPF"):
@@ -34,12 +35,18 @@ def under_perturbation(models: list[Model]) -> str:
         if curves := _curves(group, "MC"):
             x = [point["distance"] for point in curves[0]]
             directions.plot(x, np.mean([[p["rise"] for p in c] for c in curves], axis=0), **look)
-    noise.set(title="Gaussian noise (LPF)", ylabel="loss")
-    directions.set(title="random directions (MC)", ylabel="rise of the loss")
+    noise.set(title="Gaussian noise (LPF)", ylabel=term)
+    directions.set(title="random directions (MC)", ylabel=f"rise of {term}")
     directions.set(xscale="log", yscale="log")
     for axis in (noise, directions):
         axis.set_xlabel("length of the perturbation of the weights")
     return _finish(figure, (noise, directions))
+
+
+def term_of(models: list[Model]) -> str:
+    """What of the loss LPF and MC measured: "mse" but for networks that have none."""
+    results = (model.cells[kind].result() for model in models for kind in ("LPF", "MC"))
+    return next((result["term"] for result in results if result), "mse")
 
 
 def _curves(group: list[Model], kind: str) -> list[list[dict]]:
@@ -58,27 +65,34 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
                 look = _look(models, group[0]) | {"linestyle": ""}
                 axis.plot(*zip(*points), **look)
         pairs = [(r["lpf"], r[column]) for r in rows if None not in (r["lpf"], r[column])]
-        r = correlation(pairs)
+        r = correlation(*zip(*pairs)) if pairs else None
         title = f"{column.removeprefix('rise_w')} bits"
         title += "" if r is None else f": r = {r:.2f}, {len(pairs)} models"
         axis.axhline(0, color="0.6", linewidth=0.8)
-        axis.set(title=title, xlabel="LPF rise of the loss", ylabel="distance lost to rounding")
+        xlabel = f"LPF rise of {term_of(models)}"
+        axis.set(title=title, xlabel=xlabel, ylabel="distance lost to rounding")
+        axis.locator_params(axis="x", nbins=4)
     return _finish(figure, axes)
 
 
 def exposure(models: list[Model]) -> str:
-    """The norm of the predicted noise along the chain, and how far it is from that of training."""
-    figure, axes = _panels(2)
-    norms, gaps = axes
+    """The norm of the predicted noise on real images and along the chain, and the gap of them."""
+    figure, axes = _panels(3)
+    training, sampling, gaps = axes
     for group in _groups(models):
         records = [r for m in group if (r := m.cells["exposure"].result())]
         if not records:
             continue
         t, look = records[0]["timesteps"], _look(models, group[0]) | {"marker": ""}
-        for axis, name in ((norms, "sampling"), (gaps, "gap")):
-            axis.plot(t, np.mean([r[name]["value"] for r in records], axis=0), **look)
+        for axis, name in zip(axes, ("training", "sampling", "gap")):
+            curves = np.array([r[name]["value"] for r in records], dtype=float)
+            axis.plot(t, curves.mean(axis=0), **look)
+        for axis in (training, sampling):
+            axis.axhline(records[0]["noise_norm"], color="0.6", linewidth=0.8)
+    sampling.sharey(training)
     gaps.axhline(0, color="0.6", linewidth=0.8)
-    norms.set(title="along the sampling chain", ylabel="‖predicted noise‖₂")
+    training.set(title="on real images (training)", ylabel="‖predicted noise‖₂; grey: the noise's")
+    sampling.set(title="along the sampling chain")
     gaps.set(title="gap: sampling less training", ylabel="difference of ‖predicted noise‖₂")
     for axis in axes:
         axis.set_xlabel("timestep t (0: least noise)")

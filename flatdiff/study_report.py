@@ -13,34 +13,46 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, claims, config, evaluation, study_page, study_pictures, study_tables
+from . import (
+    averaging,
+    checkpoint,
+    claims,
+    config,
+    evaluation,
+    study_page,
+    study_pictures,
+    study_tables,
+    study_words,
+)
 from .disk import write_csv, writing
 from .study import Model
 from .study_axes import features_of
-from .study_rows import rows_of, summary
+from .study_rows import not_finite, rows_of, summary
 
 ROOT = Path(__file__).parents[1]
 TITLE = "Flatness: what it costs, what it buys"
-FAIR = "not in the paper"
+FAIR = claims.FAIR
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 FAIR_TEXT = (
-    "Is the second pass worth it? The Frechet distance of SAM less that of Adam at equal cost:"
+    "Is the second pass worth it? The Frechet distance of each gradient that climbs, less that of "
+    "Adam of the same cost within 2 %:"
 )
 
 
 def write(models: list[Model], flags) -> list[str]:
-    """All files, into log_dir; returns their paths. Nothing where no training is done."""
+    """All files, into log_dir; returns their paths. A sentence where no training is done."""
     rows = rows_of(models)
     if not rows:
+        print(f"no report yet: none of the {len(models)} models of this study is trained")
         return []
     found = claims.verdicts(rows)
     settings = settings_of(flags)
     folder = flags.run.log_dir
     paths = {name: os.path.join(folder, name) for name in FILES}
     content = Report(models, rows, found, settings)
+    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
     _write_text(paths["report.html"], content.html())
     _write_text(paths["report.md"], content.markdown())
-    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
     for name, (svg, _) in content.pictures.items():
         _write_text(os.path.join(folder, "figures", f"{name}.svg"), svg)
     write_csv([_without_helpers(row) for row in rows], paths["study.csv"])
@@ -86,7 +98,7 @@ def commit() -> str:
 
 
 def _without_helpers(row: dict) -> dict:
-    return {name: value for name, value in row.items() if name not in ("climbs", "twice")}
+    return {name: value for name, value in row.items() if name not in ("climbs", "matched")}
 
 
 def _write_text(path: str, text: str) -> None:
@@ -101,6 +113,7 @@ class Report:
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary = summary(rows)
         self.distance = evaluation.distance_name(settings["features"])
+        self.term = study_pictures.term_of(models)
         self.pictures = self.figures()
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
 
@@ -115,89 +128,103 @@ class Report:
             f"{self.settings['device']}."
         )
 
-    def missing(self) -> str:
-        all_cells = [cell for m in self.models for cell in m.cells.values()]
-        left = sum(cell.result() is None for cell in all_cells)
-        return f"Not finished: {left} of {len(all_cells)} measurements are missing." if left else ""
+    def missing(self) -> list[str]:
+        """What a reader should know before any number."""
+        all_cells = {cell.key: cell for m in self.models for cell in m.cells.values()}
+        left = sum(cell.result() is None for cell in all_cells.values())
+        told = [f"{left} of {len(all_cells)} measurements are missing."] if left else []
+        if strange := not_finite(self.models):
+            told.append(f"Not finite, and left out as if missing: {'; '.join(strange)}.")
+        if any(m.average == "ema" for m in self.models):
+            rates = self.settings["flags"]["train"]["ema_rate"]
+            texts = [averaging.caution(float(rates.split(",")[0]), n) for n in self._steps()]
+            told += [f"{text[0].upper()}{text[1:]}." for text in texts if text]
+        return told
+
+    def _steps(self) -> list[int]:
+        return list(dict.fromkeys(m.training.steps for m in self.models))
 
     def short(self) -> str:
         """The paper's claims, counted."""
-        paper = [f.verdict for f in self.found if f.place != FAIR]
-        count = {verdict: paper.count(verdict) for verdict in claims.VERDICTS}
+        paper = [f for f in self.found if f.place != FAIR]
+        plain, after = (
+            {verdict: told.count(verdict) for verdict in claims.VERDICTS}
+            for told in ([f.verdict for f in paper], [f.holm for f in paper])
+        )
         return (
-            f"Of {len(paper)} claims of the paper, {count[claims.HOLDS]} hold, "
-            f"{count[claims.FAILS]} do not, and {count[claims.UNDECIDED]} are undecided at 95 %."
+            f"Of {len(paper)} claims of the paper, {plain[claims.HOLDS]} hold, "
+            f"{plain[claims.FAILS]} do not, and {plain[claims.UNDECIDED]} are undecided at 95 %, "
+            f"each for itself. Taken together, by Holm's correction for all of them, "
+            f"{after[claims.HOLDS]} hold and {after[claims.FAILS]} do not."
         )
 
     def fair(self) -> list[str]:
-        """SAM against Adam of equal cost, in sentences."""
+        """Each gradient that climbs against Adam of equal cost, in sentences."""
         told = []
         for v in (v for v in self.found if v.place == FAIR):
-            name, steps = v.text.partition(" has ")[0], v.text.rpartition(", ")[2]
+            name, _, against = v.text.partition(" has a lower distance than ")
             side = "lower (better)" if v.estimate < 0 else "higher (worse)"
             interval = "" if v.low is None else f" (95 % interval {v.low:+.3g} to {v.high:+.3g})"
             told.append(
-                f"{name}, {steps}: {side} by {abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
+                f"{name} against {against.replace(' at equal cost', '')}: {side} by "
+                f"{abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
             )
-        return told
+        alone = [s for s in claims.climbing(self.rows) if not claims.of_equal_cost(self.rows, s)]
+        return told + [f"{name}: no Adam of the same cost stands beside it" for name in alone]
 
-    def notes(self) -> list[str]:
-        f = self.settings["flags"]
-        s, train = f["study"], f["train"]
-        rate = "constant" if not train["lr_anneal_steps"] else "annealed"
-        return [
-            f"± is the standard error over seeds. {self.distance} is the Frechet distance between "
-            f"features of {s['num_samples']} samples and of the training data: compare it within "
-            "this study only. Bold: the lowest of a column.",
-            f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
-            "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
-            "flags say otherwise.",
-            "All models are measured on the same images, timesteps, noise and weight "
-            "perturbations. LPF and MC are the rise of the loss at the middle sigma and radius; "
-            "the eigenvalue is that of the Hessian of the mean squared error.",
-            "Images are those that a gradient was taken of: a step of SAM takes two of each. "
-            f"{'Processor seconds' if self.on_cpu else 'Seconds'} are of the training alone.",
-            "A verdict pairs models by seed: Student's t interval of the difference at 95 %. One "
-            "claim in twenty without an effect is decided by chance; with few seeds, only large "
-            "effects are. A negative difference is for the claim.",
-        ]
-
-    def tables(self) -> list[tuple[str, study_tables.Table, str]]:
-        """Title, table, kind."""
+    def tables(self) -> list[tuple[str, study_tables.Table, str, str]]:
+        """Title, table, kind, and what is said below."""
         seconds = "processor_seconds" if self.on_cpu else "seconds"
-        quality = study_tables.quality(self.summary, self.distance, seconds)
+        samples = self.settings["flags"]["study"]["num_samples"]
+        about = {"seconds": seconds, "samples": samples, "term": self.term}
+        floor = next((r for m in self.models if (r := m.cells["floor"].result())), None)
+        quality = study_tables.quality(self.summary, self.distance, floor, about)
         flatness = study_tables.flatness(self.summary, self.distance)
+        exposure = study_tables.exposure(self.summary)
         return [
-            ("Quality and cost", quality, ""),
-            ("The claims", study_tables.claims(self.found), "text"),
-            ("Flatness, rounding, exposure bias", flatness, ""),
+            ("Quality and cost", quality, "", ""),
+            ("The claims", study_tables.claims(self.found), "text", ""),
+            ("Flatness and rounding", flatness, "", ""),
+            (
+                "Exposure bias: the norm of the predicted noise",
+                exposure,
+                "",
+                study_words.underfitting(self.summary),
+            ),
         ]
 
     def figures(self) -> dict[str, tuple[str, str]]:
         """SVG and caption by name."""
         draw, models = study_pictures, self.models
         return {
-            "perturbation": (draw.under_perturbation(models), "The loss where weights are moved."),
+            "perturbation": (
+                draw.under_perturbation(models),
+                f"The {self.term} where weights are moved.",
+            ),
             "rounding": (
                 draw.flatness_and_rounding(models, self.rows),
                 "Does sharpness cost quality under rounded weights? A point is a model.",
             ),
-            "exposure": (draw.exposure(models), "Exposure bias: predicted noise along the chain."),
+            "exposure": (
+                draw.exposure(models),
+                "Exposure bias: predicted noise on real images and along the chain.",
+            ),
             "training": (draw.training(models), "Training, by steps and by cost."),
         }
 
     def html(self) -> str:
         p = study_page
         parts = [p.heading(TITLE, 1), p.paragraph(self.about(), "dim")]
-        parts += [p.paragraph(self.missing())] * bool(self.missing())
+        parts += map(p.paragraph, self.missing())
         parts += [p.heading("In short"), p.paragraph(self.short())]
         if fair := self.fair():
             parts += [p.paragraph(FAIR_TEXT), p.bullets(fair)]
-        for title, (header, rows), kind in self.tables():
+        for title, (header, rows), kind, below in self.tables():
             parts += [p.heading(title), p.table(header, rows, kind)]
+            parts += [p.paragraph(below)] * bool(below)
         parts += [p.heading("Figures"), *(p.figure(*f) for f in self.pictures.values())]
         parts += self._grids()
-        parts += [p.heading("How to read this"), p.bullets(self.notes())]
+        parts += [p.heading("How to read this"), p.bullets(study_words.notes(self))]
         parts += [p.heading("Command"), f"<pre>{self.settings['command']}</pre>"]
         parts.append(p.details("Every setting", json.dumps(self.settings, indent=2)))
         return p.page(TITLE, parts)
@@ -229,15 +256,15 @@ class Report:
         return [n for n in names if n.split("_")[1] == names[0].split("_")[1]]
 
     def markdown(self) -> str:
-        parts = [f"# {TITLE}", self.about(), self.missing()]
+        parts = [f"# {TITLE}", self.about(), *self.missing()]
         parts += ["## In short", self.short()]
         if fair := self.fair():
             parts += [FAIR_TEXT, _listed(fair)]
-        for title, table, _ in self.tables():
-            parts += [f"## {title}", study_tables.as_markdown(table)]
+        for title, table, _, below in self.tables():
+            parts += [f"## {title}", study_tables.as_markdown(table), below]
         for name, (_, caption) in self.pictures.items():
             parts.append(f"![{caption}](figures/{name}.svg)")
-        parts += ["## How to read this", _listed(self.notes())]
+        parts += ["## How to read this", _listed(study_words.notes(self))]
         parts += ["## Command", f"    {self.settings['command']}"]
         return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -13,13 +13,14 @@ import torch
 from tqdm import tqdm
 
 from . import dist_util, image_datasets, logger, restore, train_state
-from .averaging import EMA, SWA, parse_rates
+from .averaging import EMA, SWA, caution, parse_rates
 from .checkpoint import parse_resume_step_from_filename
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .perturb import at, replace
 from .resample import UniformSampler, draw
 from .rng import DROPOUT, TRAIN, generator, seed_all
+from .rounding_log import ClimbLog
 from .sam import msam_gradient, sam_gradient
 from .script_util import casting
 from .train_hooks import (
@@ -114,6 +115,7 @@ class TrainLoop:
         self.device = self.weights[0].device
         dtype = "fp16" if use_fp16 else dtype
         self.autocast = casting(dtype, self.device)
+        self.climbs = ClimbLog(model, dtype, self.device, rho)
         self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
         self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
         self.step = self.resume_step = 0
@@ -157,6 +159,8 @@ class TrainLoop:
             )
             return
         total = None if self.end_step == math.inf else self.end_step
+        for rate in self.emas if total else ():
+            logger.caution(caution(rate, total))
         hidden = dist_util.rank() > 0
         with tqdm(total=total, initial=self.step, unit="step", disable=hidden) as bar:
             while self.step < self.end_step:
@@ -204,7 +208,7 @@ class TrainLoop:
         if self.optimizer == "adam-msam":
             moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
             momenta = [self.opt.state[w]["exp_avg"] for w in moving]
-            return batch_draw, msam_gradient(closure, moving, momenta, self.rho)
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, self.climbs)
         seen = batch_draw.slice(0, self.num_ascent)
         terms = sam_gradient(
             closure,
@@ -212,6 +216,7 @@ class TrainLoop:
             self.rho,
             adaptive=self.optimizer == "adam-asam",
             ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
+            look=self.climbs,
         )
         return seen, terms
 
@@ -274,6 +279,7 @@ class TrainLoop:
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
+        self.climbs.due = True
         loss = logged[f"{self.prefix}loss"]
         if not math.isfinite(loss):
             raise FloatingPointError(

@@ -24,7 +24,6 @@ def main():
 
 
 def train(flags):
-
     from flatdiff import classifier_util, rng, run_util, script_util
 
     resume_checkpoint = run_util.start_training(flags)

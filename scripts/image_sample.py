@@ -31,7 +31,7 @@ def sample(flags):
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
-    flags.quant = quantize_run.quantize(model, diffusion, flags, folder)
+    flags.quant = quantize_run.quantize(model, flags, folder)
     sample = generate.sampler(model, diffusion, flags)
     suffix = quantize_run.suffix(flags.quant)
     generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)

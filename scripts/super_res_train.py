@@ -24,7 +24,6 @@ def main():
 
 
 def train(flags):
-
     from flatdiff import rng, run_util, script_util, super_res
 
     resume_checkpoint = run_util.start_training(flags)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flatdiff.averaging import EMA, SWA
+from flatdiff.averaging import EMA, SWA, caution
 
 
 def walk(steps=20):
@@ -100,6 +100,20 @@ def test_saved_and_loaded_it_goes_on_bitwise(make):
 def test_another_networks_state_is_refused():
     with pytest.raises(ValueError, match="another network"):
         EMA([torch.zeros(3, 1)], 0.9).load_state_dict(EMA([torch.zeros(3)], 0.9).state_dict())
+
+
+def test_an_ema_that_still_holds_its_start_is_told():
+    """Its first weights are ones, all later ones zeros: what is left is their share."""
+    ema = EMA([torch.ones(1, dtype=torch.float64)], 0.999)
+    for _ in range(800):
+        ema.update([torch.zeros(1)])
+    left = float(ema.weights[0])
+    text = caution(0.999, 800)
+    assert f"holds {left:.0%} of its first weights after 800 updates" in text
+    best = float(text.partition("a rate of ")[2].partition(" ")[0])
+    assert best**800 <= 0.05 < (best + 1e-4) ** 800
+    assert "92%" in caution(0.9999, 800)
+    assert caution(0.99, 800) == caution(0.0, 1) == caution(best, 800) == ""
 
 
 @pytest.mark.parametrize("rate", [1, -0.1, 1.5, float("nan")])

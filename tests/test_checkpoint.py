@@ -45,6 +45,13 @@ def test_the_step_in_a_file_name(filename, step):
     assert checkpoint.parse_resume_step_from_filename(filename) == step
 
 
+def test_the_rate_and_step_in_the_name_of_an_ema():
+    for rate in (0.9999, 0.99, 0.0, 1e-5):
+        assert checkpoint.parse_ema(f"runs/a/{checkpoint.ema_name(rate, 123)}") == (rate, 123)
+    for name in ("model000123.pt", "ema_best_000123.pt", "ema_1.5_000100.pt", "ema_0.9_1.txt"):
+        assert checkpoint.parse_ema(name) is None
+
+
 def test_what_is_saved_is_loaded(tmp_path):
     path = str(tmp_path / "x.pt")
     tensors = {

@@ -95,7 +95,8 @@ def test_what_goes_wrong_in_reading_names_the_file(error, message):
 
 def test_what_is_the_users_to_mend_is_one_line():
     memory = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: ...\nstack")
-    for error in (memory, MemoryError(), FloatingPointError("the loss is nan")):
+    size = RuntimeError("Storage size calculation overflowed with sizes=[4000000000, 1000000000]")
+    for error in (memory, size, MemoryError(), FloatingPointError("the loss is nan")):
         text, code = lifeline.explain(error)
         assert "\n" not in text and "Traceback" not in text and code == 1
 

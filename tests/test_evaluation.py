@@ -46,7 +46,8 @@ def test_runs_are_measured_by_their_bits(tmp_path):
     stranger = tmp_path / "installed"  # a package that has the name of one of our files
     stranger.mkdir()
     (stranger / "evaluate.py").write_text("def evaluate(*_, **__): raise RuntimeError")
-    for kind, images in (("", DIGITS[:40]), ("_w4", 255 - DIGITS[:40] // 2)):
+    inverse = 255 - DIGITS[:40] // 2
+    for kind, images in (("", DIGITS[:40]), ("_w8", inverse), ("_w8a8", DIGITS[40:])):
         (tmp_path / "a").mkdir(exist_ok=True)
         np.savez(tmp_path / "a" / f"samples_40x8x8x3{kind}.npz", arr_0=images)
     command = [sys.executable, script("compare"), "--runs", tmp_path / "a", "--log_dir", tmp_path]
@@ -56,11 +57,15 @@ def test_runs_are_measured_by_their_bits(tmp_path):
     assert "FD-digits" in done.stdout and Image.open(tmp_path / "distances.png").width > 500
     with open(tmp_path / "distances.csv") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["run"], row["bits"], row["num_samples"]) for row in rows] == [
-        ("a", "32", "40"),
-        ("a", "4", "40"),
+    assert [(row["run"], row["kind"], row["num_samples"]) for row in rows] == [
+        ("a", "fp32", "40"),
+        ("a", "w8", "40"),
+        ("a", "w8a8", "40"),
+        ("real images", "", "40"),
     ]
-    for row, kind in zip(rows, ("", "_w4")):
+    assert 0 < float(rows[3]["value"]) < float(rows[1]["value"]) and float(rows[3]["error"]) > 0
+    assert "real images: as many of the reference's own" in done.stdout
+    for row, kind in zip(rows, ("", "_w8", "_w8a8")):
         samples = tmp_path / "a" / f"samples_40x8x8x3{kind}.npz"
         expected = distances(samples, tmp_path / "reference.npz")
         assert float(row["value"]) == pytest.approx(expected["FD-digits"])
@@ -76,15 +81,16 @@ def test_all_warnings_are_told_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         evaluation, "measure_by", lambda *_: lambda *_: result | {"warnings": next(said)}
     )
+    monkeypatch.setattr(evaluation, "floor_by", lambda *_: lambda *_: None)
     evaluation.of_runs([str(tmp_path / x) for x in "ab"], config.CompareFlags(features="digits"))
     out = capsys.readouterr().out
     assert out.count("few") == out.count("singular") == 1
 
 
 def test_few_samples_have_no_error(tmp_path):
-    rows = [{"run": "a", "bits": 32, "num_samples": 9, "metric": "FD", "value": 2.0}]
+    rows = [{"run": "a", "kind": "fp32", "num_samples": 9, "metric": "FD", "value": 2.0}]
     rows[0] |= {"error": None, "infinity": None}
-    assert evaluation.text(rows).splitlines()[1].split() == ["a", "32", "9", "2"]
+    assert evaluation.text(rows).splitlines()[1].split() == ["a", "fp32", "9", "2"]
     assert report.distances(rows, str(tmp_path / "d.png")).endswith("d.png")
 
 

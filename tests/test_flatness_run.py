@@ -40,10 +40,12 @@ def quiet():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """runs/a and runs/b with a network each, and 8 images."""
+    """runs/a and runs/b with a network each, and 16 images."""
     folder = tmp_path_factory.mktemp("study")
-    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
     np.savez(folder / "images.npz", arr_0=images)
+    many = np.random.default_rng(1).integers(0, 256, (2000, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "many.npz", arr_0=many)
     for seed, name in enumerate(("a/model000007.pt", "b/ema_0.9_000007.pt")):
         torch.manual_seed(seed)
         model, _ = script_util.build(MODEL, DIFFUSION)
@@ -66,17 +68,17 @@ def arguments(folder, log_dir, *more):
         "sigma": "0.02,0.005",
         "radius": "1",
         "num_draws": 4,
-        "num_images": 8,
+        "num_images": 16,
         "num_eigenvalues": 1,
         "surface_points": 3,
-        "batch_size": 5,
+        "batch_size": 9,
     }
     return [str(x) for k, v in fixed.items() for x in (f"--{k}", v)] + list(more)
 
 
 def study_of(kind, folder, log_dir):
     """Arguments of a study for the tests of files and ranks; products with H take long."""
-    few = ("--model_path", f"{folder}/runs/b/*", "--num_images", "4", "--batch_size", "3")
+    few = ("--model_path", f"{folder}/runs/b/*", "--num_images", "6", "--batch_size", "4")
     return arguments(folder, log_dir, "--flatness", kind, *(few if kind == "HESSIAN" else ()))
 
 
@@ -141,11 +143,14 @@ def test_hessian_of_a_network_is_what_its_lpf_says(folder):
     sigma, flags = 1e-3, parse(arguments(folder, folder / "both"))
     images = functools.partial(load_images, flags)
     subject = Subject("a", f"{folder}/runs/a/model000007.pt", flags, images)
-    z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 0)])
-    losses = [subject.at(perturb.gaussian(s, 0, 0))["losses"] for s in (sigma, -sigma)]
-    assert subject.terms[1] == subject.hessian_term == "mse"
-    curvature = (losses[0][1][0] + losses[1][1][0] - 2 * subject.at_w[1, 0]) / sigma**2
-    assert float(z @ subject.hessian_product()(z)) == pytest.approx(float(curvature), rel=0.02)
+    z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 1)])
+    losses = [subject.at(perturb.gaussian(s, 0, 1))["losses"] for s in (sigma, -sigma)]
+    assert subject.terms == ["mse", "vb", "loss"] and subject.headline == "mse"
+    curvature = (losses[0][0][0] + losses[1][0][0] - 2 * subject.at_w[0, 0]) / sigma**2
+    found = float(z @ subject.hessian_product()(z))
+    assert found == pytest.approx(float(curvature), rel=0.02)
+    each = subject.curvatures(z)
+    assert float(subject.means(each[None])[0, 0]) == pytest.approx(found, rel=1e-4)
 
 
 def test_rows_are_means_over_pairs_of_the_draws(alone):
@@ -204,7 +209,7 @@ def test_files_to_read(alone):
         assert (alone / f"flatness_{name}.png").read_bytes().startswith(b"\x89PNG")
     log = (alone / "log.txt").read_text()
     assert str(alone / "flatness.json") in log
-    table = log[log.index("mse") :].splitlines()[:5]
+    table = log[log.index("mse  ") :].splitlines()[:5]
     assert len({len(line) for line in table[:5]}) == 1
 
 
@@ -240,7 +245,7 @@ def test_an_interrupted_study_goes_on(folder, alone, monkeypatch, capsys):
     [
         ("--seed", "1"),
         ("--t_range", "10"),
-        ("--num_images", "6"),
+        ("--num_images", "7"),
         ("--dtype", "bf16"),
         ("--noise_scale", "filter"),
         ("--timestep_respacing", "20"),
@@ -249,7 +254,7 @@ def test_an_interrupted_study_goes_on(folder, alone, monkeypatch, capsys):
 def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        Subject, "measure", lambda self: calls.append(self) or torch.zeros(len(self.terms), 5)
+        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self._own)
     )
     argv = arguments(folder, tmp_path, "--model_path", f"{folder}/runs/a/model000007.pt")
     study(argv)
@@ -277,7 +282,7 @@ def test_classes(folder, tmp_path):
     checkpoint.save(network.state_dict(), str(tmp_path / "model000001.pt"))
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 1, 0]))
-    argv = arguments(folder, tmp_path, "--flatness", "MC", "--num_images", "4")
+    argv = arguments(folder, tmp_path, "--flatness", "MC", "--num_images", "6")
     argv += ["--model_path", f"{tmp_path}/model000001.pt", "--data_dir", f"{tmp_path}/data.npz"]
     for name, value in (vars(model) | vars(DIFFUSION)).items():
         argv += [f"--{name}", str(value)]

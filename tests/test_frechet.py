@@ -10,7 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
 import precision_recall as precision_recall_module
-from frechet import distance_with_error, frechet_distance, statistics
+from frechet import distance_with_error, floor, frechet_distance, statistics
 from inception_score import inception_score
 from kernel_distance import discrepancy, kernel_distance
 from precision_recall import precision_recall
@@ -101,6 +101,23 @@ def test_the_line_in_one_over_n_leads_to_the_limit():
     error = np.mean([f["error"] for f in found]) / len(found) ** 0.5
     assert values > limit + 6 * error
     assert abs(infinities.mean() - limit) < 4 * error
+
+
+def test_real_images_are_as_far_as_new_samples_of_the_same_distribution():
+    rng = np.random.default_rng(5)
+    data = torch.from_numpy(rng.standard_normal((20_000, 6)))
+    found = floor(data, 150, draws=100, seed=1)
+    mu, sigma = torch.zeros(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    new = (torch.from_numpy(rng.standard_normal((150, 6))) for _ in range(100))
+    expected = [frechet_distance(mu, sigma, *statistics(x)) for x in new]
+    error = np.hypot(np.std(expected), np.std(found["values"])) / 10
+    assert np.mean(found["values"]) == pytest.approx(np.mean(expected), abs=4 * error)
+    assert np.mean(expected) > 20 * error  # a floor, not 0
+    limit = found["infinities"]
+    assert np.mean(limit) == pytest.approx(0, abs=4 * np.std(limit) / 10 + 0.1 * np.mean(expected))
+    (one,) = floor(data, 150, draws=1, seed=7)["values"]
+    rows = data[np.random.default_rng(7).integers(len(data), size=150)]
+    assert one == pytest.approx(frechet_distance(*statistics(data), *statistics(rows)), rel=1e-9)
 
 
 def test_the_distance_does_not_depend_on_the_groups():

@@ -85,7 +85,7 @@ def test_top_eigenvalues_are_those_of_the_dense_hessian(problem):
     dense = problem[-1]
     exact = torch.linalg.eigvalsh(dense).flip(0)
     assert exact[-1] < 0  # so largest is not largest in magnitude by chance
-    values, residuals = hessian.top_eigenvalues(product(problem), len(dense), 5, 0, 60, 1e-8)
+    values, residuals, _ = hessian.top_eigenvalues(product(problem), len(dense), 5, 0, 60, 1e-8)
     torch.testing.assert_close(values, exact[:5], rtol=1e-9, atol=0)
     assert (residuals < 1e-7 * exact[0]).all()
 
@@ -93,7 +93,7 @@ def test_top_eigenvalues_are_those_of_the_dense_hessian(problem):
 def test_an_early_end_is_told_by_the_residuals(problem):
     dense = problem[-1]
     exact = torch.linalg.eigvalsh(dense)
-    values, residuals = hessian.top_eigenvalues(product(problem), len(dense), 4, 0, 6)
+    values, residuals, _ = hessian.top_eigenvalues(product(problem), len(dense), 4, 0, 6)
     assert residuals.max() > 1e-2
     for value, residual in zip(values, residuals):
         assert (exact - value).abs().min() <= residual
@@ -108,15 +108,15 @@ def test_residuals_are_those_of_the_vectors(problem):
         starts.append(vector.clone())
         return dense @ vector
 
-    (value,), (residual,) = hessian.top_eigenvalues(watched, len(dense), 1, 0, 1)
+    (value,), (residual,), (vector,) = hessian.top_eigenvalues(watched, len(dense), 1, 0, 1)
     v = starts[0]
-    assert value == pytest.approx(float(v @ dense @ v))
+    assert value == pytest.approx(float(v @ dense @ v)) and torch.equal(vector, v)
     assert residual == pytest.approx(float((dense @ v - value * v).norm()))
 
 
 def test_an_exhausted_space_ends_the_search():
     matrix = torch.diag(torch.tensor([3.0, 3.0, 1.0, 0.0, 0.0], dtype=torch.float64))
-    values, residuals = hessian.top_eigenvalues(lambda v: matrix @ v, 5, 3, 0, 5)
+    values, residuals, _ = hessian.top_eigenvalues(lambda v: matrix @ v, 5, 3, 0, 5)
     torch.testing.assert_close(values, torch.tensor([3.0, 1.0, 0.0]).double(), atol=1e-9, rtol=0)
     assert residuals.max() < 1e-9
 
@@ -126,14 +126,14 @@ def test_eigenvalues_agree_with_hessian_eigenthings(problem):
     operator = HessianOperator(net, [batch], lambda m, b: ((m(b[0]) - b[1]) ** 2).mean())
     theirs = lanczos(operator, k=3, max_iter=40, which="LA", seed=0).eigenvalues
     size = sum(w.numel() for w in weights)
-    ours, _ = hessian.top_eigenvalues(product(problem), size, 3, 0, 40)
+    ours, _, _ = hessian.top_eigenvalues(product(problem), size, 3, 0, 40)
     torch.testing.assert_close(ours, torch.as_tensor(theirs).double(), rtol=1e-4, atol=0)
 
 
 def test_trace_is_that_of_the_dense_hessian(problem):
     dense = problem[-1]
     samples = torch.tensor(
-        [hessian.trace_sample(lambda v: dense @ v, len(dense), 0, k) for k in range(2000)],
+        [float(z @ dense @ z) for z in (hessian.signs(len(dense), 0, k) for k in range(2000))],
         dtype=torch.float64,
     )
     error = samples.std() / math.sqrt(len(samples))
@@ -141,9 +141,20 @@ def test_trace_is_that_of_the_dense_hessian(problem):
     # Rademacher's variance: twice the squares off the diagonal (Hutchinson 1989)
     off_diagonal = dense - dense.diag().diag()
     assert samples.std() == pytest.approx(float((2 * off_diagonal.square().sum()).sqrt()), rel=0.1)
-    assert samples[0] == pytest.approx(
-        hessian.trace_sample(product(problem), len(dense), 0, 0), rel=1e-9
-    )
+
+
+def test_curvatures_are_those_of_each_image_and_sum_to_the_whole(problem):
+    net, (x, y), _, weights, dense = problem
+    vector = torch.randn(len(dense), dtype=torch.float64)
+
+    def each():
+        return ((net(x) - y) ** 2).mean(dim=1)
+
+    found = hessian.curvatures(each, weights, vector)
+    assert float(found.mean()) == pytest.approx(float(vector @ dense @ vector), rel=1e-9)
+    for i in range(len(x)):
+        alone = hessian.hessian_vector_product(lambda i=i: each()[i], weights, vector)
+        assert float(found[i]) == pytest.approx(float(vector @ alone), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [0, 7])

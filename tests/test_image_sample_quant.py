@@ -10,7 +10,8 @@ import torch
 from launch import ROOT, run
 from safetensors.torch import load_file
 
-from flatdiff import checkpoint, config, generate, logger, script_util
+from flatdiff import checkpoint, config, generate, logger, probe, script_util
+from flatdiff.image_datasets import ImageDataset
 
 TINY = (
     "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --learn_sigma True "
@@ -97,6 +98,24 @@ def test_eight_bits_are_close_and_two_are_not(sample, trained):
         rises[bits] = float(line.split("rise ")[1].split()[0])
     assert off[8] < 4 < off[4] < 25 < off[2]
     assert abs(rises[8]) < rises[4] < rises[2]
+
+
+def test_losses_are_those_of_the_training_chain(sample, trained):
+    """Whatever the steps of the sampling, and mse first: L(w) as flatness.py has it."""
+    lines = []
+    for i, steps in enumerate((10, 25)):
+        argv = ["--quant", 4, "--data_dir", trained / "squares.npz", "--num_images", 32]
+        _, log, _ = sample(*argv, "--timestep_respacing", steps, name=f"steps{i}")
+        lines.append([line for line in log.splitlines() if " before, " in line])
+    assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == ["mse", "vb", "loss"]
+    model, chain = script_util.from_checkpoint(str(trained / "model000060.pt"), parsed([]))
+    dataset = ImageDataset(str(trained / "squares.npz"), 8)
+    plan = probe.plan(32, 100, 100, 0, dataset.num_images)
+    draws = probe.fixed_draws(probe.images_of(dataset, 32, 0)[0], plan, 0)
+    for name, losses in probe.losses(model, chain, draws, 3).items():
+        (mean,) = plan.means(losses, [plan.t >= 0])
+        (line,) = [x for x in lines[0] if x.startswith(f"{name} on 32 images")]
+        assert float(line.split()[4]) == pytest.approx(mean, rel=1e-4)
 
 
 def test_the_script_is_image_sample_with_eight_bits(sample, trained, tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from chains import toy
 
 from flatdiff import probe, script_util
 from flatdiff.image_datasets import to_float
@@ -36,6 +37,111 @@ def dataset(num_images, labels=False):
     )
 
 
+def fixed_draws(images, t_range=T, seed=0, cond=None):
+    plan = probe.plan(len(images), 1000, t_range, seed)
+    return probe.fixed_draws(images, plan, seed, cond)
+
+
+def everything(plan):
+    return [torch.ones(len(plan.t), dtype=torch.bool)]
+
+
+@pytest.mark.parametrize(
+    "num_images, steps, t_range",
+    [(512, 1000, 1000), (129, 1000, 1000), (64, 1000, 300), (6, 1000, 1000), (7, 40, 40)]
+    + [(600, 40, 40), (9, 4, 4), (8, 3, 3), (9, 2, 2), (6, 1, 1), (12, 1000, 1), (64, 5, 4)],
+)
+def test_the_ends_of_the_chain_are_strata_and_every_timestep_counts_alike(
+    num_images, steps, t_range
+):
+    """Weights of an end are its true share, and those of all t are alike over many seeds."""
+    total = torch.zeros(t_range, dtype=torch.float64)
+    for seed in range(200):
+        plan = probe.plan(num_images, steps, t_range, seed)
+        assert plan.t.min() >= 0 and plan.t.max() < t_range and len(plan.t) == num_images
+        assert plan.weight.sum() == pytest.approx(num_images, rel=1e-12)
+        assert plan.stratum.bincount().min() >= 2
+        total.index_add_(0, plan.t, plan.weight / num_images)
+        for end in {0, steps - 1} & set(range(t_range)):
+            there = plan.t == end
+            assert there.sum() >= max(2, num_images // 16)
+            assert plan.weight[there].sum() == pytest.approx(num_images / t_range)
+            assert torch.equal(there, torch.isin(plan.stratum, plan.stratum[there].unique()))
+    share = torch.stack([part.mean() for part in total.tensor_split(10) if len(part)])
+    share *= t_range / 200
+    allowed = 5 * math.sqrt(3 * len(share) / num_images / 200) if t_range > 3 else 1e-9
+    assert (share - 1).abs().max() < allowed
+    assert not torch.equal(plan.t, probe.plan(num_images, steps, t_range, 1).t) or t_range == 1
+
+
+@pytest.mark.parametrize("num_images", [128, 15])
+def test_estimates_have_no_bias_and_their_errors_are_their_scatter(num_images):
+    """Of a loss that stands for 90 % at the last step, where every tenth image has it all."""
+    g = torch.Generator().manual_seed(0)
+    images, steps = 2000, 50
+    table = 1 / (1 + torch.arange(steps)) + torch.rand(images, steps, generator=g)
+    table[:, -1] = 250 + 50 * torch.randn(images, generator=g)
+    table = table.double()
+    truth, quarter = float(table.mean()), float(table[:, :13].mean())
+    found, errors, first, first_errors = [], [], [], []
+    for seed in range(1500):
+        plan = probe.plan(num_images, steps, steps, seed)
+        g = torch.Generator().manual_seed(seed)
+        values = table[torch.randperm(images, generator=g)[:num_images], plan.t]
+        groups = [*everything(plan), plan.t < 13]
+        for kept, value in zip((found, first), plan.means(values, groups)):
+            kept.append(value)
+        for kept, value in zip((errors, first_errors), plan.errors(values, groups)):
+            kept.append(value)
+    scatter = np.std(found, ddof=1)
+    assert abs(np.mean(found) - truth) < 4 * scatter / math.sqrt(1500)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(scatter, rel=0.08)
+    if num_images == 128:  # of a part, a ratio of two estimates
+        assert abs(np.mean(first) - quarter) < 4 * np.std(first) / math.sqrt(1500) + 1e-3
+        rms = np.sqrt(np.mean(np.square(first_errors)))
+        assert rms == pytest.approx(np.std(first, ddof=1), rel=0.1)
+
+
+@pytest.mark.parametrize("distinct", [4, 20, 30, 40])
+def test_an_image_that_is_used_again_is_not_a_new_one(distinct):
+    """40 values of `distinct` images, that differ by 1, and by 1 more each time they are used."""
+    found, errors = [], []
+    for seed in range(1000):
+        g = torch.Generator().manual_seed(seed)
+        own = torch.randn(distinct, generator=g, dtype=torch.float64)
+        plan = probe.plan(40, 1000, 1000, seed, distinct)
+        values = own.repeat(10)[:40] + torch.randn(40, generator=g, dtype=torch.float64)
+        found += plan.means(values, everything(plan))
+        errors += plan.errors(values, everything(plan))
+    rms = np.sqrt(np.mean(np.square(errors)))
+    assert 0.92 < rms / np.std(found) < 1.15
+    plan = probe.plan(40, 1000, 1000, 0, 1)
+    assert math.isnan(plan.errors(torch.rand(40).double(), everything(plan))[0])
+
+
+def test_the_losses_of_a_chain_are_those_over_all_of_it():
+    """A plan's mse, vb and loss, against every image at every timestep with 150 noises each."""
+    diffusion = script_util.create_gaussian_diffusion(
+        steps=T, noise_schedule="cosine", learn_sigma=True
+    )
+    images = probe.images_of(dataset(12), 12, 0)[0]
+    x, t = images.repeat_interleave(T, 0), torch.arange(T).repeat(12)
+    truth = {}
+    for k in range(150):
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
+        for name, losses in diffusion.training_losses(toy, x, t, noise=noise).items():
+            truth[name] = truth.get(name, 0) + float(losses.double().mean()) / 150
+    found = {name: [] for name in truth}
+    for seed in range(300):
+        plan = probe.plan(12, T, T, seed)
+        draws = probe.fixed_draws(images, plan, seed)
+        for name, losses in probe.losses(toy, diffusion, draws, 12).items():
+            found[name] += plan.means(losses, everything(plan))
+    for name, values in found.items():
+        error = np.std(values) / math.sqrt(300)
+        assert abs(np.mean(values) - truth[name]) < 4 * error < 0.05 * truth[name]
+
+
 @pytest.mark.parametrize("num_images, t_range", [(64, 1000), (1000, 1000), (4096, 1000), (7, 3)])
 def test_one_timestep_from_each_stratum(num_images, t_range):
     t = probe.timesteps(num_images, t_range, seed=3)
@@ -59,6 +165,10 @@ def test_quarters_have_equal_counts_and_all_timesteps_are_alike():
 def test_a_range_without_timesteps_is_refused(t_range):
     with pytest.raises(ValueError, match=f"t_range is {t_range}"):
         probe.timesteps(4, t_range, seed=0)
+    with pytest.raises(ValueError, match=f"t_range is {t_range}"):
+        probe.plan(8, 40, t_range, seed=0)
+    with pytest.raises(ValueError, match="num_images is 5; expected 6 or more"):
+        probe.plan(5, 40, 40, seed=0)
 
 
 def test_images_are_chosen_once_and_scaled_as_in_training():
@@ -74,17 +184,17 @@ def test_images_are_chosen_once_and_scaled_as_in_training():
 
 def test_noise_of_an_image_depends_on_seed_and_index_alone():
     images = torch.zeros(6, 3, 8, 8)
-    draws = probe.fixed_draws(images, T, seed=5)
-    fewer = probe.fixed_draws(images[:2] + 1, 7, seed=5)
-    assert torch.equal(draws.noise[:2], fewer.noise)
-    assert not torch.equal(draws.noise, probe.fixed_draws(images, T, seed=6).noise)
-    noise = probe.fixed_draws(torch.zeros(200, 3, 8, 8), T, seed=0).noise
+    draws = fixed_draws(images, seed=5)
+    fewer = fixed_draws(torch.ones(7, 3, 8, 8), t_range=7, seed=5)
+    assert torch.equal(draws.noise, fewer.noise[:6])
+    assert not torch.equal(draws.noise, fixed_draws(images, seed=6).noise)
+    noise = fixed_draws(torch.zeros(200, 3, 8, 8)).noise
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.02
     assert torch.corrcoef(noise.flatten(1)).fill_diagonal_(0).abs().max() < 6 / math.sqrt(192)
 
 
 def test_losses_are_the_mean_squared_error_of_a_known_network():
-    draws = probe.fixed_draws(torch.zeros(6, 3, 8, 8), T, seed=0)
+    draws = fixed_draws(torch.zeros(6, 3, 8, 8))
     found = probe.losses(lambda x, t: torch.ones_like(x), chain(), draws, batch_size=4)
     expected = (draws.noise.double() - 1).square().mean(dim=(1, 2, 3))
     assert found.keys() == {"mse", "loss"} and found["mse"].dtype == torch.float64
@@ -92,7 +202,7 @@ def test_losses_are_the_mean_squared_error_of_a_known_network():
 
 
 def test_losses_do_not_depend_on_batches_or_on_input_perturbation():
-    draws = probe.fixed_draws(probe.images_of(dataset(10), 10, 0)[0], T, seed=0)
+    draws = fixed_draws(probe.images_of(dataset(10), 10, 0)[0])
     model, diffusion = network(), chain(learn_sigma=True)
     whole = probe.losses(model, diffusion, draws, batch_size=10)
     assert whole.keys() == {"mse", "vb", "loss"}
@@ -106,7 +216,7 @@ def test_losses_do_not_depend_on_batches_or_on_input_perturbation():
 
 def test_labels_reach_the_network():
     images, cond = probe.images_of(dataset(6, labels=True), 6, seed=0)
-    draws = probe.fixed_draws(images, T, 0, cond)
+    draws = fixed_draws(images, cond=cond)
     seen = []
     probe.losses(lambda x, t, y: seen.append(y) or x, chain(), draws, batch_size=4)
     assert torch.equal(torch.cat(seen), cond["y"])
@@ -116,13 +226,18 @@ def test_means_and_errors_by_quarter():
     t = torch.tensor([0, 9, 10, 25, 30, 39])
     losses = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0, 11.0], dtype=torch.float64)
     groups = probe.quarters(t, 40)
-    assert probe.means(losses, groups) == [6, 2, 5, 7, 10]
-    errors = probe.errors(losses, groups)
+    one = torch.zeros(6, dtype=torch.long)
+    plain = probe.Plan(t, torch.ones(6).double(), one, torch.arange(6))
+    assert plain.means(losses, groups) == [6, 2, 5, 7, 10]
+    errors = plain.errors(losses, groups)
     assert errors[0] == pytest.approx(np.std(losses.numpy(), ddof=1) / math.sqrt(6))
-    assert errors[1] == pytest.approx(1) and math.isnan(errors[2])
-    assert math.isnan(probe.means(losses[:1], probe.quarters(t[:1], 40))[2])
-    tiny = torch.tensor([1.0, 1e100, 1.0, -1e100], dtype=torch.float64)
-    assert probe.means(tiny, [torch.ones(4, dtype=torch.bool)]) == [0.5]
+    assert errors[1] == pytest.approx(math.sqrt(6 / 5 * 2 / 4)) and math.isnan(errors[2])
+    late = groups[1] & (t > 20)
+    assert math.isnan(plain.means(losses, [late])[0])
+    tiny = torch.tensor([1.0, 1e100, 1.0, -1e100, 0, 0], dtype=torch.float64)
+    assert plain.means(tiny, groups[:1]) == [2 / 6]
+    weighted = probe.Plan(t, losses, one, torch.arange(6))
+    assert weighted.means(losses, groups)[1] == (1 * 1 + 3 * 3) / 4
 
 
 def test_the_batch_is_halved_until_it_fits():

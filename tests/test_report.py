@@ -13,10 +13,11 @@ def samples(folder, name, value):
 
 
 def test_samples_are_found_by_their_bits(tmp_path):
-    for kind in ("", "_w8", "_w4a8"):
+    for kind in ("_w4a8", "_w8a8", "", "_ddim", "_w8"):
         samples(tmp_path / "a", f"samples_32x32x32x3{kind}.npz", 0)
     found = report.samples_of(str(tmp_path / "a"))
-    assert sorted(found) == ["", "w4a8", "w8"]
+    assert list(found) == ["", "ddim", "w8", "w8a8", "w4a8"]
+    assert [report.told(kind) for kind in ("", "w8a8")] == ["fp32", "w8a8"]
     assert found["w8"].endswith("x3_w8.npz")
     with pytest.raises(ValueError, match="no samples_"):
         report.samples_of(str(tmp_path))
@@ -37,4 +38,18 @@ def test_training_curves_need_a_run(tmp_path):
     path = report.training_curves([str(tmp_path / "a")], str(tmp_path / "c.png"))
     assert Image.open(path).width > 1000
     with pytest.raises(ValueError, match=r"no progress.csv in .*not the folder of a run"):
+        report.training_curves([str(tmp_path)], str(tmp_path / "c.png"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("step,loss\n", "0 rows, with a number in each for nothing"),
+        ("step,mse\n1,2\n", "1 rows, with a number in each for step, mse"),
+        ("step,loss\n1,2\n2,\n", "2 rows, with a number in each for step; expected a step and a"),
+    ],
+)
+def test_a_run_without_a_loss_is_told(tmp_path, text, message):
+    (tmp_path / "progress.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
         report.training_curves([str(tmp_path)], str(tmp_path / "c.png"))

@@ -246,3 +246,17 @@ def test_optimizers_of_other_networks_are_refused():
     refused([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(1, 4))], "3 numbers where")
     with pytest.raises(ValueError, match="not an optimizer file"):
         load_optimizer(optimizer, net.state_dict(), named)
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "complex numbers", "a weight twice"])
+def test_weights_that_would_change_on_the_way_are_refused(kind):
+    net = network()
+    weights = net.state_dict()
+    key = next(iter(weights))
+    weights |= {
+        "whole numbers": {key: weights[key].to(torch.int64)},
+        "complex numbers": {key: weights[key] + 1j},
+        "a weight twice": {f"module.{key}": weights[key] + 1},
+    }[kind]
+    with pytest.raises(ValueError, match=f"w.pt holds .*{key} as"):
+        load_weights(net, weights, "w.pt")

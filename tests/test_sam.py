@@ -1,5 +1,6 @@
 """The gradient at the ridge: closed forms, autograd written out, exact return, loss scales."""
 
+import math
 import weakref
 
 import pytest
@@ -259,3 +260,30 @@ def test_negative_rho_and_half_weights_are_refused():
     w = nn.Parameter(torch.ones(2, dtype=torch.float16))
     with pytest.raises(ValueError, match="fp32"):
         sam_gradient(lambda: (w**2).sum().backward(), [w], 0.1)
+
+
+def test_a_look_from_the_ridge():
+    """It is shown w, and the weights at w + eps; afterwards they are w."""
+    weights, hessian, closure = quadratic()
+    w, looks = flat(weights), []
+    g = hessian @ w
+
+    def look(start, moved):
+        assert all(a is b for a, b in zip(moved, weights, strict=True))
+        looks.append((flat(start), flat(moved)))
+
+    sam_gradient(closure, weights, 0.3, look=look)
+    msam_gradient(closure, weights, [torch.ones_like(w) for w in weights], 0.3, look)
+    for (start, moved), eps in zip(looks, (g / g.norm(), -torch.ones(10) / math.sqrt(10))):
+        assert torch.equal(start, w)
+        torch.testing.assert_close(moved, w + 0.3 * eps)
+    assert torch.equal(flat(weights), w)
+
+
+@pytest.mark.parametrize("rho", [-0.1, math.inf, math.nan])
+def test_a_radius_is_a_finite_number(rho):
+    weights, _, closure = quadratic()
+    with pytest.raises(ValueError, match=f"rho {rho}"):
+        sam_gradient(closure, weights, rho)
+    with pytest.raises(ValueError, match=f"rho {rho}"):
+        msam_gradient(closure, weights, [torch.ones_like(w) for w in weights], rho)

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from flatdiff import config, presets, study, study_axes
+from flatdiff import config, presets, study, study_axes, study_run
 from flatdiff.image_files import save_images
-from flatdiff.train_util import learning_rate
+from flatdiff.train_util import learning_rate, num_ascent
 
 GROUPS = {
     "study": config.StudyFlags,
@@ -77,9 +77,47 @@ def test_adam_of_equal_cost_stands_beside_sam_only(data):
     by_name = {m.training.gradient: m.training for m in models_of(data)}
     sam, twice = by_name["adam-sam rho=0.1"], by_name["adam 2x steps"]
     assert twice.cost == sam.cost == 2 * by_name["adam"].cost
-    assert (sam.steps, twice.steps) == (40, 80) and twice.twice and not twice.climbs
+    assert (sam.steps, twice.steps) == (40, 80) and twice.matched and not twice.climbs
     for off in (("--gradient", "adam"), ("--matched", "False")):
         assert "adam 2x steps" not in {m.training.gradient for m in models_of(data, *off)}
+
+
+@pytest.mark.parametrize(
+    ("gradient", "matched"),
+    [
+        ("adam,adam-sam sam_every=5", ["adam 1.2x steps"]),
+        ("adam,adam-sam sam_start=20,adam-sam", ["adam 1.5x steps", "adam 2x steps"]),
+        ("adam,adam-sam batch_size=2,adam-sam end_step=20", ["adam 4x steps"]),
+        ("adam,adam-msam", []),
+        ("adam-msam", ["adam"]),
+        ("adam,adam-sam rho=0", []),
+        ("adam,adam end_step=80,adam-sam", []),
+    ],
+)
+def test_each_cost_has_its_adam(data, gradient, matched):
+    models = models_of(data, "--gradient", gradient, "--lr_anneal_steps", 0)
+    kinds = {m.training.gradient: m.training for m in models}
+    asked = [g for g in kinds if g.partition(" rho")[0] in gradient.split(",")]
+    assert [g for g in kinds if g not in asked and "rho" not in g] == matched
+    for sam in (t for t in kinds.values() if t.climbs):
+        nearest = min(abs(t.cost / sam.cost - 1) for t in kinds.values() if not t.climbs)
+        assert nearest <= 0.02
+
+
+def test_the_adam_of_a_cost_is_the_adam_of_its_steps(data):
+    """So that a study finds the trainings of another that named the steps."""
+    costs = "adam-sam,adam-sam sam_every=5,adam-sam sam_share=0.5"
+    by_cost = models_of(data, "--batch_size", 4, "--gradient", costs)
+    steps = "adam end_step=48,adam end_step=60,adam end_step=80"
+    by_steps = models_of(data, "--batch_size", 4, "--gradient", steps)
+    matched = {m.training.cell.key for m in by_cost if m.training.matched}
+    assert matched == {m.training.cell.key for m in by_steps} and len(matched) == 3 * 2
+
+
+def test_keys_of_trainings_are_those_of_the_first_studies():
+    """What was trained stays: the key is written down, that of flags and data as they were."""
+    cell = study.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")
+    assert cell.key == "6235b76a593c"
 
 
 def test_averages_are_of_one_training_which_they_leave_alone(data):
@@ -93,7 +131,7 @@ def test_averages_are_of_one_training_which_they_leave_alone(data):
     assert rates == {train.lr}
     annealed = ("--average", "none,ema", "--lr_anneal_steps", 40)
     flags = flags_of(data, *annealed)
-    twice = study_axes.train_group(flags, {"optimizer": "adam", "twice": True})
+    twice = study_axes.train_group(flags, {"optimizer": "adam", "times": 2.0})
     assert (twice.use_swa, twice.lr_anneal_steps, twice.end_step) == (False, 80, 80)
     files = {m.average: m.cells["LPF"].flags["model_path"] for m in models_of(data)[:3]}
     assert {a: f.rpartition("/")[2] for a, f in files.items()} == {
@@ -111,9 +149,12 @@ def test_passes_are_those_that_the_loop_takes(every, start):
         config.TrainFlags(), optimizer="adam-sam", end_step=20, sam_every=every, sam_start=start
     )
     climbs = [s for s in range(20) if s >= start and (s - start) % every == 0]
-    half = dataclasses.replace(train, sam_share=0.5)
+    half = dataclasses.replace(train, sam_share=0.5, batch_size=8)
     assert study_axes.passes(train) == pytest.approx(1 + len(climbs) / 20)
     assert study_axes.passes(half) == pytest.approx(1 + len(climbs) / 40)
+    third = dataclasses.replace(train, sam_share=0.3, batch_size=4)  # 2 whole images of 4
+    assert study_axes.passes(third) == pytest.approx(1 + len(climbs) / 40)
+    assert num_ascent(0.3, 4) == 2
     assert study_axes.passes(dataclasses.replace(train, optimizer="adam-msam")) == 1
     assert study_axes.passes(dataclasses.replace(train, rho=0.0)) == 1
 
@@ -122,22 +163,24 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "MC", "HESSIAN", "exposure"),
+    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor"),
 }
+OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
 
 
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
         (("--log_interval", 7, "--num_workers", 1, "--jobs", 2, "--measure_batch", 3), set()),
-        (("--lr", 0.1), EVERYTHING),
+        (("--lr", 0.1), EVERYTHING - {"floor"}),
         (("--sigma", "0.5"), {"LPF"}),
         (("--radius", "3"), {"MC"}),
-        (("--num_draws", 6), {"LPF", "MC"}),
-        (("--features", "digits"), {n for n in EVERYTHING if n.startswith("fd")}),
-        (("--num_samples", 50), {n for n in EVERYTHING if n.startswith(("fd", "samples"))}),
-        (("--num_images", 5), {"LPF", "MC", "HESSIAN", "exposure"}),
-        (("--random_flip", "False"), EVERYTHING),
+        (("--filter_sigma", "0.5"), {"LPF filter"}),
+        (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
+        (("--features", "digits"), OF_DISTANCES),
+        (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
+        (("--num_images", 5), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
+        (("--random_flip", "False"), EVERYTHING - {"floor"}),
     ],
 )
 def test_a_changed_flag_changes_what_depends_on_it(data, argv, expected):
@@ -153,6 +196,14 @@ def test_two_studies_share_cells(data):
     assert small.items() <= large.items()
     each = [m.training.cell.key for m in models_of(data)]
     assert len(set(each)) == 3 * 2  # kinds x seeds
+
+
+def test_each_job_has_a_file_of_its_own(data):
+    """It is named after the first of its cells, and models share the last, the real images'."""
+    jobs = study_run.jobs_of(models_of(data))
+    files = {(job.cells[0].kind, job.cells[0].key) for job in jobs}
+    assert len(files) == len(jobs) == 3 * 2 + 3 * 2 * 3
+    assert len({job.cells[-1].key for job in jobs if job.kind == "measure"}) == 1
 
 
 def test_data_count_by_their_pixels(data, tmp_path):

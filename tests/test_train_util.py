@@ -48,6 +48,14 @@ def network(dropout=0.0, **flags):
     return script_util.place(model), diffusion
 
 
+def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
+    logger.reset()
+    logger.configure(str(tmp_path / "told"), format_strs=["log"])
+    loop(ema_rate="0.9,0.1").run_loop()
+    (line,) = [x for x in (tmp_path / "told/log.txt").read_text().splitlines() if "EMA" in x]
+    assert "warning: an EMA of rate 0.9 holds 53% of its first weights after 6 updates" in line
+
+
 def data(start):
     for n in itertools.count(start):
         g = torch.Generator().manual_seed(1000 + n)
