@@ -302,9 +302,11 @@ def test_a_classifier_of_other_images_is_refused(call, classifier, tmp_path):
     flags = config.ModelFlags(
         image_size=16, num_channels=32, num_res_blocks=1, channel_mult="1", attention_resolutions=""
     )
-    network, _ = script_util.build(flags, config.DiffusionFlags())
+    chain = config.DiffusionFlags()
+    network, _ = script_util.build(flags, chain)
     checkpoint.save(network.state_dict(), str(tmp_path / "model000000.pt"))
-    checkpoint.save_json({"model": dataclasses.asdict(flags)}, str(tmp_path / "config.json"))
+    about = {"model": dataclasses.asdict(flags), "diffusion": dataclasses.asdict(chain)}
+    checkpoint.save_json(about, str(tmp_path / "config.json"))
     paths = ["--model_path", tmp_path / "model000000.pt", "--log_dir", tmp_path / "log"]
     with pytest.raises(ValueError, match="images of side 8 and the network makes some of side 16"):
         call("classifier_sample", *paths, "--classifier_path", classifier / "model000008.pt")
