@@ -95,7 +95,7 @@ def validation(flags, trained):
 def guidance(flags, model):
     """(labels, classes, guide): random labels, what they mean, and labels [N] -> cond_fn.
 
-    ValueError if the classifier and the network have other classes.
+    ValueError if the classifier and the network have other classes, or images of other sizes.
     """
     classifier, _ = script_util.from_checkpoint(
         flags.guidance.classifier_path,
@@ -109,6 +109,11 @@ def guidance(flags, model):
         raise ValueError(
             f"the classifier knows {num_classes} classes and the network {model.num_classes}: "
             "give two checkpoints of the same classes"
+        )
+    if classifier.image_size != model.image_size:
+        raise ValueError(
+            f"the classifier knows images of side {classifier.image_size} and the network makes "
+            f"some of side {model.image_size}: give two checkpoints of the same image_size"
         )
     known = classes.common(classifier.classes, model.classes)
     dtype = "fp16" if flags.classifier.classifier_use_fp16 else flags.run.dtype

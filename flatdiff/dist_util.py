@@ -193,7 +193,8 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
     ddp = DistributedDataParallel(model, **kwargs)
     if shares_memory:
         memory = shared_sum.SharedSum(rank(), world_size(), barrier, all_gather_object)
-        ddp.register_comm_hook(memory, shared_sum.mean_of_bucket)
+        hook = shared_sum.mean_of_buckets(world_size(), dist.all_reduce)
+        ddp.register_comm_hook(memory, hook)
     return ddp
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 MEMORY = Path("/dev/shm")
 MOST_RANKS = 4  # everyone reads everything: with more, gloo's ring moves less
@@ -70,16 +69,21 @@ class SharedSum:
         return everyone
 
 
-def mean_of_bucket(
-    shared_sum: Callable, bucket: dist.GradBucket
-) -> torch.futures.Future[torch.Tensor]:
-    """DistributedDataParallel's hook: a bucket of gradients, averaged over ranks."""
-    gradients = bucket.buffer().div_(dist.get_world_size())
-    if not shared_sum(gradients):
-        dist.all_reduce(gradients)
-    done = torch.futures.Future()
-    done.set_result(gradients)
-    return done
+def mean_of_buckets(num_ranks: int, all_reduce: Callable) -> Callable:
+    """DistributedDataParallel's hook for a SharedSum: each bucket of gradients, averaged.
+
+    all_reduce: sums a tensor in place over ranks, where there is not enough shared memory.
+    """
+
+    def hook(shared_sum, bucket):
+        gradients = bucket.buffer().div_(num_ranks)
+        if not shared_sum(gradients):
+            all_reduce(gradients)
+        done = torch.futures.Future()
+        done.set_result(gradients)
+        return done
+
+    return hook
 
 
 def _new_file(size: int) -> str | None:

@@ -274,6 +274,11 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.flatten(2)  # [N, C, S * S]
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2)
+        if x.shape[2] != self.positional_embedding.shape[1]:
+            raise ValueError(
+                f"attention pooling got {x.shape[2] - 1} positions and is made for "
+                f"{self.positional_embedding.shape[1] - 1}: give images of the network's image_size"
+            )
         x = x + self.positional_embedding.to(x.dtype)
         h = self.attention(self.qkv_proj(x))
         return self.c_proj(h[:, :, :1])[:, :, 0]

@@ -60,7 +60,7 @@ class EncoderUNetModel(Trunk):
             use_new_attention_order=use_new_attention_order,
         )
         super().__init__(blocks, in_channels, model_channels, channel_mult, num_res_blocks)
-        self.pool, self.out_channels = pool, out_channels
+        self.image_size, self.pool, self.out_channels = image_size, pool, out_channels
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
         side = image_size // 2 ** (len(self.widths) - 1)
         self.out = self._head(pool, dims, side, num_head_channels, out_channels)

@@ -289,13 +289,12 @@ def test_a_world_of_one_needs_no_group(no_launcher):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_without_shared_memory_gradients_are_averaged_all_the_same(monkeypatch, shared):
+def test_without_shared_memory_gradients_are_averaged_all_the_same(shared):
     """Two ranks of equal gradients, whose sum is twice each; the sum is taken once."""
-    monkeypatch.setattr(shared_sum.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(shared_sum.dist, "all_reduce", lambda tensor: tensor.mul_(2))
     gradients = torch.tensor([3.0, -4.0])
     bucket = SimpleNamespace(buffer=lambda: gradients)
-    done = shared_sum.mean_of_bucket(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
+    hook = shared_sum.mean_of_buckets(2, lambda tensor: tensor.mul_(2))
+    done = hook(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
     assert done.wait().tolist() == gradients.tolist() == [3, -4]
 
 

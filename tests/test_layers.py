@@ -15,8 +15,8 @@ LEVELS = [
     """disk finite keys classes pictures image_datasets image_files dist_util shared_sum
     allocator compiler launcher lifeline logger log_outputs checkpoint flags config config_use
     presets""",
-    """factories script_util train_util train_state rounding_log generate run_util report
-    finished subject flatness_run flatness_report flatness_pictures quantize_run exposure_run
+    """fp16_util factories script_util train_hooks train_log train_util train_state
+    rounding_log generate run_util report finished subject flatness_run flatness_report flatness_pictures quantize_run exposure_run
     exposure_report classifier_util super_res nll loss_scale evaluation study study_axes
     study_jobs study_run study_board study_rows study_tables study_pictures study_page
     study_report study_words claims significance submission""",

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import importlib
 import re
 import shutil
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from launch import ROOT, mpirun
 from PIL import Image
 
-from flatdiff import checkpoint, classifier_util, dist_util, nll, script_util, super_res
+from flatdiff import checkpoint, classifier_util, config, dist_util, nll, script_util, super_res
 from flatdiff.generate import ImageNoise
 from flatdiff.rng import generator
 from flatdiff.unet import SuperResModel
@@ -295,6 +296,20 @@ def test_a_classifier_of_other_classes_is_refused(call, classifier, tmp_path):
         call("classifier_sample", *flags, "--classifier_path", classifier / "model000008.pt")
     with pytest.raises(ValueError, match="give --classifier_path"):
         call("classifier_sample", *flags)
+
+
+def test_a_classifier_of_other_images_is_refused(call, classifier, tmp_path):
+    flags = config.ModelFlags(
+        image_size=16, num_channels=32, num_res_blocks=1, channel_mult="1", attention_resolutions=""
+    )
+    chain = config.DiffusionFlags()
+    network, _ = script_util.build(flags, chain)
+    checkpoint.save(network.state_dict(), str(tmp_path / "model000000.pt"))
+    about = {"model": dataclasses.asdict(flags), "diffusion": dataclasses.asdict(chain)}
+    checkpoint.save_json(about, str(tmp_path / "config.json"))
+    paths = ["--model_path", tmp_path / "model000000.pt", "--log_dir", tmp_path / "log"]
+    with pytest.raises(ValueError, match="images of side 8 and the network makes some of side 16"):
+        call("classifier_sample", *paths, "--classifier_path", classifier / "model000008.pt")
 
 
 # Bits per dimension

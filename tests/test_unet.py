@@ -398,6 +398,9 @@ def test_what_a_wrong_network_says():
         tiny(num_head_channels=48)
     with pytest.raises(ValueError, match=r"64 channels.*num_heads = 3"):
         tiny(num_heads=3)
+    for zero in ("num_heads", "num_heads_upsample", "num_head_channels"):
+        with pytest.raises(ValueError, match=r"divide into .*num_head.* = 0.* divisor"):
+            tiny(**{zero: 0})
     with pytest.raises(ValueError, match=r"side 8 cannot be halved 4 times.*channel_mult"):
         tiny(channel_mult=(1, 1, 1, 1, 1))
     with pytest.raises(ValueError, match="'attention' needs num_head_channels"):
@@ -416,3 +419,5 @@ def test_what_a_wrong_call_says():
         tiny()(x[:, :, :7], t)
     with pytest.raises(ValueError, match="needs low_res"):
         SuperResModel(8, 3, 32, 3, 1, (), channel_mult=(1,))(x, t)
+    with pytest.raises(ValueError, match="4 positions and is made for 16.*image_size"):
+        tiny_classifier("attention")(x[:, :, :4, :4], t)
