@@ -26,8 +26,11 @@ def said(tmp_path, monkeypatch):
 
 def loop(**flags):
     torch.manual_seed(7)
+    small = dict(image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1")
     model, diffusion = script_util.create_model_and_diffusion(
-        image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1", diffusion_steps=40
+        **script_util.model_and_diffusion_defaults()
+        | small
+        | dict(attention_resolutions="8", diffusion_steps=40)
     )
     with torch.no_grad():  # zero-initialized layers would leave most gradients zero
         for p in model.parameters():
