@@ -37,7 +37,7 @@ def loop(**flags):
             p.add_(0.05 * torch.randn_like(p))
     batch = torch.rand(4, 3, 8, 8) * 2 - 1
     defaults = dict(
-        batch_size=4, microbatch=-1, lr=1e-3, ema_rate="0.9", log_interval=3, save_interval=1000,
+        batch_size=4, microbatch=-1, lr=1e-3, ema_rate="0.01", log_interval=3, save_interval=1000,
         resume_checkpoint="", end_step=6,
     )  # fmt: skip
     data = zip(itertools.repeat(batch), itertools.repeat({}))
