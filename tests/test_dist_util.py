@@ -258,7 +258,7 @@ def test_ranks_that_share_cores_share_threads(monkeypatch):
     alike = type("Store", (), {"set": store.__setitem__, "get": lambda _, key: store["rank1"]})
     monkeypatch.setattr(dist_util, "_place", launcher.Place(1, 3, 1, False, "PMI_RANK"))
     monkeypatch.setattr(dist_util, "dev", lambda: torch.device("cpu"))
-    monkeypatch.setattr(dist_util, "_cores", lambda: list(range(8)))
+    monkeypatch.setattr(launcher, "cores", lambda: list(range(8)))
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert dist_util._agree(alike()) == "gloo"
