@@ -15,8 +15,8 @@ from tqdm import tqdm
 from . import dist_util, exposure_bias, finite, keys, logger, probe, run_util, script_util
 from .checkpoint import sha256
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
-from .flatness_run import find_models, short_names
 from .generate import ImageNoise
+from .model_paths import find_models, short_names
 
 
 def study(flags) -> dict:

@@ -10,13 +10,11 @@ import math
 import os
 from types import SimpleNamespace
 
-import blobfile as bf
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from . import (
-    checkpoint,
     config,
     dist_util,
     finite,
@@ -30,6 +28,7 @@ from . import (
 )
 from .checkpoint import sha256
 from .finished import Finished
+from .model_paths import find_models, short_names
 from .subject import Subject, load_images, packed, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
@@ -283,35 +282,6 @@ def check(flags) -> None:
             f"surface_points is {f.surface_points}, surface_range {f.surface_range}; expected an "
             "odd number, so that the weights themselves are one of the points, and a positive one"
         )
-
-
-def find_models(text: str) -> list[str]:
-    """The files of --model_path, absolute, each once; ValueError if one is missing."""
-    paths = []
-    for part in filter(None, map(str.strip, text.split(","))):
-        found = [part] if bf.exists(part) else sorted(filter(_may_be_weights, bf.glob(part)))
-        if not found or bf.isdir(part):
-            raise ValueError(
-                f"--model_path: there is no file {part}; expected checkpoints separated by commas, "
-                "as runs/a/ema_0.9999_200000.pt or runs/*/model200000.pt"
-            )
-        paths += map(checkpoint.absolute, found)
-    if not paths:
-        raise ValueError("no checkpoint: give --model_path FILE,FILE,... (model*, ema_* or swa_*)")
-    return list(dict.fromkeys(paths))
-
-
-def _may_be_weights(path: str) -> bool:
-    """Not of the other files of a run, which a * takes in too."""
-    name = os.path.basename(path)
-    return name.endswith((".pt", ".safetensors")) and not name.startswith(("opt", "state"))
-
-
-def short_names(paths: list[str]) -> list[str]:
-    """What tells the paths apart: without the folder that all are in."""
-    shared = os.path.commonprefix([f"{os.path.dirname(p)}/" for p in paths])  # noqa: RUF071
-    start = shared.rfind("/") + 1
-    return [path[start:].removesuffix(".pt") for path in paths]
 
 
 def sizes(f: config.FlatnessFlags) -> list[float]:

@@ -13,7 +13,7 @@ import torch
 from launch import ROOT
 from test_flatness_run import arguments, folder, one_thread, parse, quiet, study
 
-from flatdiff import flatness, flatness_report, flatness_run, perturb
+from flatdiff import flatness, flatness_report, flatness_run, model_paths, perturb
 from flatdiff.subject import Subject, load_images, packed, unpacked
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -26,7 +26,7 @@ def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path
     record, flags = study(argv), parse(argv)
     rows = [r for r in flatness_report.curve_rows(record) if r["part"] == "all"]
     images, rises = functools.partial(load_images, flags), []
-    for path in flatness_run.find_models(flags.flatness.model_path):
+    for path in model_paths.find_models(flags.flatness.model_path):
         subject = Subject("", path, flags, images)
         own, moved = subject.measure(), []
         for draw in range(4):

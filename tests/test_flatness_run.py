@@ -13,7 +13,7 @@ import pytest
 import torch
 from launch import ROOT, mpirun
 
-from flatdiff import checkpoint, config, flatness_run, logger, perturb, script_util
+from flatdiff import checkpoint, config, flatness_run, logger, model_paths, perturb, script_util
 from flatdiff.finished import Finished
 from flatdiff.subject import Subject, load_images
 
@@ -297,13 +297,13 @@ def test_classes(folder, tmp_path):
 def test_checkpoints_are_found_once_and_told_apart(folder):
     a, b = f"{folder}/runs/a/model000007.pt", f"{folder}/runs/b/ema_0.9_000007.pt"
     (folder / "runs/a/opt000007.pt").touch()
-    assert flatness_run.find_models(f"{b}, {folder}/runs/*/*,{folder}/runs/../runs/b/ema*") == [
+    assert model_paths.find_models(f"{b}, {folder}/runs/*/*,{folder}/runs/../runs/b/ema*") == [
         b,
         a,
     ]
-    assert flatness_run.short_names([a, b]) == ["a/model000007", "b/ema_0.9_000007"]
-    assert flatness_run.short_names([a]) == ["model000007"]
-    assert flatness_run.short_names(["gs://x/model1.pt", "gs://y/model1.pt"]) == [
+    assert model_paths.short_names([a, b]) == ["a/model000007", "b/ema_0.9_000007"]
+    assert model_paths.short_names([a]) == ["model000007"]
+    assert model_paths.short_names(["gs://x/model1.pt", "gs://y/model1.pt"]) == [
         "x/model1",
         "y/model1",
     ]

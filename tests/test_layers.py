@@ -15,12 +15,12 @@ LEVELS = [
     """disk finite keys classes pictures image_datasets image_files dist_util shared_sum
     allocator compiler launcher lifeline logger log_outputs checkpoint flags config config_use
     presets""",
-    """fp16_util factories script_util train_hooks train_log train_util train_state
-    rounding_log generate run_util report finished subject flatness_run flatness_report
-    flatness_pictures quantize_run exposure_run
-    exposure_report classifier_util super_res nll loss_scale evaluation study study_axes
-    study_jobs study_run study_board study_rows study_tables study_pictures study_page
-    study_report study_words claims significance submission""",
+    """fp16_util factories script_util train_hooks train_log train_util train_state rounding_log
+    generate run_util report finished model_paths subject flatness_run flatness_report
+    flatness_pictures quantize_run exposure_run exposure_report classifier_util super_res nll
+    loss_scale evaluation study study_axes study_jobs study_run study_board study_rows
+    study_tables study_pictures study_page study_report study_words claims significance
+    submission""",
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names.split()}
 FILES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")

@@ -79,13 +79,15 @@ FLAGS = dict(image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1,2"
 
 def unet():
     flags = dict(attention_resolutions="4", class_cond=True, num_classes=3)
-    model, _ = script_util.create_model_and_diffusion(**FLAGS, **flags)
+    defaults = script_util.model_and_diffusion_defaults()
+    model, _ = script_util.create_model_and_diffusion(**defaults | FLAGS | flags)
     return model, {"y": torch.tensor([0, 2])}
 
 
 def classifier():
     flags = dict(classifier_width=32, classifier_depth=1, classifier_attention_resolutions="8")
-    model, _ = script_util.create_classifier_and_diffusion(image_size=64, **flags)
+    defaults = script_util.classifier_and_diffusion_defaults()
+    model, _ = script_util.create_classifier_and_diffusion(**defaults | flags)
     return model, {}
 
 

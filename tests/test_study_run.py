@@ -25,7 +25,7 @@ TINY = (
     "--attention_resolutions 4 --diffusion_steps 20 --noise_schedule cosine --lr 1e-3 "
     "--batch_size 4 --ema_rate 0.9 --random_flip False --num_workers 0 --save_interval 5 "
     "--log_interval 5 --end_step 40 --gradient adam --average none --seeds 1 --features digits "
-    "--num_samples 20 --num_images 4 --num_draws 4 --sampling_steps 3 --bits 4 --sigma 0.01 "
+    "--num_samples 20 --num_images 6 --num_draws 4 --sampling_steps 3 --bits 4 --sigma 0.01 "
     "--radius 1"
 ).split()
 

@@ -1,0 +1,36 @@
+"""--model_path of several checkpoints: lists and patterns, and short names for what they find."""
+
+import os
+
+import blobfile as bf
+
+from . import checkpoint
+
+
+def find_models(text: str) -> list[str]:
+    """The files of --model_path, absolute, each once; ValueError if one is missing."""
+    paths = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        found = [part] if bf.exists(part) else sorted(filter(_may_be_weights, bf.glob(part)))
+        if not found or bf.isdir(part):
+            raise ValueError(
+                f"--model_path: there is no file {part}; expected checkpoints separated by commas, "
+                "as runs/a/ema_0.9999_200000.pt or runs/*/model200000.pt"
+            )
+        paths += map(checkpoint.absolute, found)
+    if not paths:
+        raise ValueError("no checkpoint: give --model_path FILE,FILE,... (model*, ema_* or swa_*)")
+    return list(dict.fromkeys(paths))
+
+
+def _may_be_weights(path: str) -> bool:
+    """Not of the other files of a run, which a * takes in too."""
+    name = os.path.basename(path)
+    return name.endswith((".pt", ".safetensors")) and not name.startswith(("opt", "state"))
+
+
+def short_names(paths: list[str]) -> list[str]:
+    """What tells the paths apart: without the folder that all are in."""
+    shared = os.path.commonprefix([f"{os.path.dirname(p)}/" for p in paths])  # noqa: RUF071
+    start = shared.rfind("/") + 1
+    return [path[start:].removesuffix(".pt") for path in paths]
