@@ -163,7 +163,7 @@ def open_dataset(data, image_size, num_classes=None, known=None):
 def training_loop(
     flags, model, diffusion, dataset, resume_checkpoint, conditions=lambda images: {}, **more
 ):
-    """The TrainLoop of TrainFlags on the dataset. Keeps config.json, with the flags and classes.
+    """The TrainLoop of TrainFlags on the dataset, whose config.json it keeps.
 
     `conditions`: images [N, 3, H, W] -> further tensors [N, ...] for the network, by name. `more`:
     arguments of TrainLoop that go before those of the flags.
@@ -186,13 +186,18 @@ def training_loop(
         "resume_checkpoint": resume_checkpoint,
     }
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
-    if dist_util.rank() == 0:  # now that the weights to go on from have turned out to fit
-        told = to_dict(flags)
-        told["train"]["resume_checkpoint"] = resume_checkpoint
-        if dataset.labels is not None:
-            told["classes"] = dataset.classes
-        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
+    keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
     return loop
+
+
+def keep_config(flags, dataset, resume_checkpoint):
+    """Write config.json: the flags, the checkpoint gone on from, and the classes where there are."""
+    told = to_dict(flags)
+    told["train"]["resume_checkpoint"] = resume_checkpoint
+    if dataset.labels is not None:
+        told["classes"] = dataset.classes
+    if dist_util.rank() == 0:
+        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
 
 
 def batches(flags, dataset, random_crop):

@@ -141,7 +141,9 @@ def test_two_networks_at_work_together_mean_the_same():
 
 
 def begin(flags, tmp_path, resume=""):
-    return run_util.training_data(flags, resume, 8, flags.model.num_classes)
+    dataset = run_util.training_data(flags, resume, 8, flags.model.num_classes)
+    run_util.keep_config(flags, dataset, resume)
+    return dataset
 
 
 def checkpoint_of(flags, path):

@@ -86,7 +86,8 @@ def test_training_in_fp32_is_exact_and_says_what_tf32_would_see(said, monkeypatc
 
 def test_convolutions_of_tf32_are_warned_of_where_they_are(said):
     model = nn.Conv2d(1, 1, 3)
-    log = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        log = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
     with torch.backends.cudnn.flags(allow_tf32=False):
         exact = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
     start, moved = [torch.ones(1, 1, 3, 3), torch.zeros(1)], list(model.parameters())

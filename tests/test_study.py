@@ -179,7 +179,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (("--num_images", 5), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
+        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
         (("--random_flip", "False"), EVERYTHING - {"floor"}),
     ],
 )
