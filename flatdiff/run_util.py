@@ -191,7 +191,7 @@ def training_loop(
 
 
 def keep_config(flags, dataset, resume_checkpoint):
-    """Write config.json: the flags, the checkpoint gone on from, and the classes where there are."""
+    """Write config.json: the flags, the checkpoint gone on from, and the classes, if any."""
     told = to_dict(flags)
     told["train"]["resume_checkpoint"] = resume_checkpoint
     if dataset.labels is not None:
