@@ -80,8 +80,8 @@ def trained(classes: Classes, num_classes: int) -> Sequence[int]:
     """
     if len(classes) > num_classes:
         raise ValueError(
-            f"the data has {len(classes)} classes ({listed(classes)}), the network {num_classes}; "
-            f"give --num_classes {len(classes)}"
+            f"the data has labels up to {len(classes) - 1} ({text(classes)}), and the network has "
+            f"{num_classes} classes; give --num_classes {len(classes)}"
         )
     if not classes:
         return range(num_classes)
