@@ -33,9 +33,9 @@ STREAM = 5000  # of the noise that the int8 arithmetic is tried on, far from rng
 def quantize(model, flags, folder):
     """Round the network in place as --quant and its companions say; returns the flags in force.
 
-    How weights are rounded is the file's own, if it holds packed weights. Writes quantization.csv
-    into the folder, and the file of --save_quantized. ValueError for flags that do not go together,
-    or that contradict the file.
+    How weights are rounded is the file's own, if its weights are packed. Writes quantization_w8.csv
+    (or so) into the folder, and the file of --save_quantized. ValueError for flags that do not go
+    together, or that contradict the file.
     """
     quant = settings(flags)
     if not quant.quant:
@@ -44,7 +44,7 @@ def quantize(model, flags, folder):
     weights = _stored(flags) or quantize_weights(layers, _quantizer(quant))
     tensors = packing.pack(model.state_dict(), weights)
     _log_sizes(model, layers, tensors, quant)
-    _log_errors(layers, weights, folder)
+    _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
         logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
@@ -175,7 +175,7 @@ def _log_sizes(model, layers, tensors, quant):
     logger.log(f"size: {fp32:.2f} MB in fp32, {megabytes:.2f} MB packed")
 
 
-def _log_errors(layers, weights, folder):
+def _log_errors(layers, weights, path):
     """Distance ||w_q - w||, in all and layer by layer."""
     rows = []
     for name, layer in layers.items():
@@ -195,7 +195,7 @@ def _log_errors(layers, weights, folder):
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:
-        disk.write_csv(rows, os.path.join(folder, "quantization.csv"))
+        disk.write_csv(rows, path)
 
 
 def _share(part, whole):

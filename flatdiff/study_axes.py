@@ -12,11 +12,14 @@ from . import config
 from .flags import reader
 
 AVERAGES = ("none", "ema", "swa")
-NOT_FOR_STUDIES = {  # flags of training, and why
+NOT_FOR_STUDIES = {  # flags of its command line, and why
     "optimizer": "--gradient says what is trained",
     "use_swa": "--average says what is averaged",
     "resume": "a study goes on by itself",
     "resume_checkpoint": "a study trains from the start",
+    "timestep_respacing": "--sampling_steps says in how many steps it samples",
+    "eps_scaler": "it samples with the network's own noise; give --eps_scaler to image_sample.py",
+    "eps_scaler_slope": "it samples with the network's own noise; give it to image_sample.py",
 }
 
 

@@ -3,7 +3,7 @@
     python scripts/image_sample_quant.py --model_path runs/a/ema_0.9999_200000.pt --quant 4 \\
         --timestep_respacing 20 --data_dir DIR
 
-Writes samples_NxHxWx3_w4.npz, and quantization.csv with the error of each layer. With --data_dir
+Writes samples_NxHxWx3_w4.npz, and quantization_w4.csv with the error of each layer. With --data_dir
 the loss is measured before and after. --save_quantized FILE.safetensors keeps the packed weights.
 """
 

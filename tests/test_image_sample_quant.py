@@ -180,7 +180,7 @@ def test_backends_agree(sample):
 
 def test_the_record_of_each_layer(sample, trained):
     _, log, npz = sample("--quant", 3, "--quant_skip", "out.*,time_embed.*")
-    with open(npz.parent / "quantization.csv") as file:
+    with open(npz.parent / "quantization_w3.csv") as file:
         rows = {row["layer"]: row for row in csv.DictReader(file)}
     weights = torch.load(trained / "model000060.pt", weights_only=True)
     expected, squares = {}, 0.0

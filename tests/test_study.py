@@ -73,6 +73,12 @@ def test_the_matrix_crosses_its_axes(data):
     }
 
 
+@pytest.mark.parametrize("flag", ["eps_scaler", "eps_scaler_slope", "timestep_respacing", "resume"])
+def test_flags_that_a_study_would_drop_are_refused(data, flag):
+    with pytest.raises(ValueError, match=f"--{flag} is not for studies: "):
+        models_of(data, f"--{flag}", 2)
+
+
 def test_adam_of_equal_cost_stands_beside_sam_only(data):
     by_name = {m.training.gradient: m.training for m in models_of(data)}
     sam, twice = by_name["adam-sam rho=0.1"], by_name["adam 2x steps"]
