@@ -166,7 +166,7 @@ def draw_curves(record: dict, path: str) -> None:
     label = "perfect sampler, to another image"
     deltas.plot(timesteps, record["perfect_delta"], ":", color="0.3", label=label)
     deltas.legend(fontsize="small")
-    title = "dashed: real images (training); solid: sampling; grey: the noise's"
+    title = "dashed: training; solid: sampling; grey: noise"
     norms.axhline(record["noise_norm"], color="0.5", linewidth=0.8)
     norms.set(
         ylabel="‖predicted noise‖₂", title=f"{title};\ndotted: before scaling" if scaled else title
