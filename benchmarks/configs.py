@@ -7,7 +7,7 @@ the batch sizes are those of the paper. Knows neither peers nor clocks.
 import dataclasses
 import shlex
 
-from flatdiff import config
+from flatdiff.flags import config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from flatdiff import config, flatness_report, flatness_run, logger, quantize_run, script_util
+from flatdiff.flags import config
+from flatdiff.measure import flatness_report, flatness_run
+from flatdiff.models import networks, quantize_run
+from flatdiff.world import logger
 
 GROUPS = {
     "flatness": config.FlatnessFlags,
@@ -71,7 +74,7 @@ def _quantized(argv: list[str]) -> Found:
     """The rise of each loss when weights are rounded."""
     flags = config.parse("", argv, **_only("quant"))
     said = []
-    model, _ = script_util.from_checkpoint(flags.sample.model_path, flags)
+    model, _ = networks.from_checkpoint(flags.sample.model_path, flags)
     with tempfile.TemporaryDirectory() as folder:
         told, logger.log = logger.log, said.append
         try:

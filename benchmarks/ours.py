@@ -9,18 +9,13 @@ import functools
 import torch
 from peers import Peer
 
-from flatdiff import (
-    dist_util,
-    flatness,
-    generate,
-    logger,
-    perturb,
-    quantize_run,
-    run_util,
-    script_util,
-)
-from flatdiff.nn import twice_differentiable
-from flatdiff.subject import Subject, load_images
+from flatdiff.kernels.calls import twice_differentiable
+from flatdiff.measure import flatness
+from flatdiff.measure.subject import Subject, load_images
+from flatdiff.models import generate, networks, quantize_run, run_util
+from flatdiff.train import starting
+from flatdiff.weights import perturb
+from flatdiff.world import dist_util, logger
 
 
 class Flatdiff(Peer):
@@ -29,13 +24,13 @@ class Flatdiff(Peer):
     def __init__(self, job):
         super().__init__(job)
         logger.configure(job.folder, format_strs=[])
-        self.autocast = script_util.autocast(job.flags(), job.device)
+        self.autocast = networks.autocast(job.flags(), job.device)
 
     @functools.cached_property
     def loop(self):
         flags = self.job.flags(f"--init_from {self.job.weights}")
-        model, diffusion = script_util.build(flags.model, flags.diffusion)
-        return run_util.training_loop(flags, model, diffusion, self.dataset, "")
+        model, diffusion = networks.build(flags.model, flags.diffusion)
+        return starting.training_loop(flags, model, diffusion, self.dataset, "")
 
     @functools.cached_property
     def dataset(self):
@@ -76,7 +71,7 @@ class Flatdiff(Peer):
         # without data: quantizing would measure the loss on them, before and after
         more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
         flags = self.job.flags(more)
-        model, diffusion = script_util.from_checkpoint(self.job.weights, flags)
+        model, diffusion = networks.from_checkpoint(self.job.weights, flags)
         quantize_run.quantize(model, flags, self.job.folder)
         return model, generate.sampler(model, diffusion, flags)
 
@@ -112,7 +107,7 @@ class Flatdiff(Peer):
         from torch.utils.flop_counter import FlopCounterMode
 
         flags = self.job.flags()
-        model, _ = script_util.build(flags.model, flags.diffusion)
+        model, _ = networks.build(flags.model, flags.diffusion)
         x, t = torch.zeros(1, *self.shape[1:]), torch.zeros(1)
         counts = {}
         with twice_differentiable():
@@ -130,7 +125,7 @@ class Plain(Flatdiff):
 
     def __init__(self, job):
         super().__init__(job)
-        script_util.place = lambda model: model.to(dist_util.dev())  # in this process alone
+        networks.place = lambda model: model.to(dist_util.dev())  # in this process alone
 
     def train_step(self):
         with twice_differentiable():

@@ -46,7 +46,7 @@ def opened(kind: str, job: Job):
     import ours
 
     if kind == "flatdiff":
-        from flatdiff import dist_util
+        from flatdiff.world import dist_util
 
         with dist_util.session():
             yield ours.Flatdiff(job)
@@ -126,7 +126,7 @@ class Guided(Peer):
     def _build(self, **chain):
         from guided_diffusion import script_util
 
-        from flatdiff.sizes import channel_multipliers
+        from flatdiff.nets.sizes import channel_multipliers
 
         flags = self.job.flags()
         ours = dataclasses.asdict(flags.model) | dataclasses.asdict(flags.diffusion) | chain
@@ -198,17 +198,18 @@ class Diffusers(Peer):
         super().__init__(job)
         from diffusers import DDPMScheduler
 
-        from flatdiff import diffusers_config, script_util
+        from flatdiff.exchange import diffusers_config
+        from flatdiff.models.factories import create_chain
 
         chain = dataclasses.asdict(job.flags().diffusion)
-        self.chain = script_util.create_chain(chain)
+        self.chain = create_chain(chain)
         self.scheduler = DDPMScheduler.from_config(diffusers_config.scheduler_config(chain))
         self.scheduler.set_timesteps(job.config.chain)
 
     def _build(self):
         from diffusers import UNet2DModel
 
-        from flatdiff import diffusers_format
+        from flatdiff.exchange import diffusers_format
 
         flags = self.job.flags()
         unet = unet_config(flags)
@@ -259,7 +260,7 @@ class Diffusers(Peer):
 
 def unet_config(flags):
     """UNet2DModel's config of the flags; ValueError where diffusers has no such network."""
-    from flatdiff import diffusers_config
+    from flatdiff.exchange import diffusers_config
 
     network = dataclasses.asdict(flags.model) | {"learn_sigma": flags.diffusion.learn_sigma}
     return diffusers_config.unet_config(copy.deepcopy(network))

@@ -44,11 +44,11 @@ def gradient(preset):
     """The network of a preset, with its gradient."""
     import configs
 
-    from flatdiff import script_util
+    from flatdiff.models import networks
 
     flags = configs.parse(f"--preset {preset}")
     torch.manual_seed(0)
-    model, diffusion = script_util.build(flags.model, flags.diffusion)
+    model, diffusion = networks.build(flags.model, flags.diffusion)
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and not layer.weight.any():
             layer.reset_parameters()
@@ -91,8 +91,8 @@ def seen(model, rho, dtype, tf32):
 
     eps is the scaled gradient, so that fp32's own rounding of w + eps counts too.
     """
-    from flatdiff.rounding import rounded
-    from flatdiff.rounding_log import arithmetics
+    from flatdiff.models.rounding_log import arithmetics
+    from flatdiff.weights.rounding import rounded
 
     weights, used = list(model.parameters()), arithmetics(model, dtype, tf32)
     norm = math.sqrt(sum(float(w.grad.double().square().sum()) for w in weights))

@@ -105,11 +105,11 @@ def agree(what: str, value, reference, limit: float = LIMIT) -> float:
 
 def write_weights(job) -> None:
     """Random weights everywhere: layers that start as zeros would hide what comes before them."""
-    from flatdiff import script_util
+    from flatdiff.models import networks
 
     flags = job.flags()
     torch.manual_seed(0)
-    model, _ = script_util.build(flags.model, flags.diffusion)
+    model, _ = networks.build(flags.model, flags.diffusion)
     with torch.no_grad():
         for weight in model.parameters():
             if not weight.any():

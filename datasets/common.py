@@ -20,7 +20,7 @@ AT_ONCE = 256  # images handed to the threads together
 
 def run(main) -> None:
     """main(), and what a user can mend is told in a sentence, as scripts/ do."""
-    from flatdiff import lifeline
+    from flatdiff.world import lifeline
 
     try:
         main()
@@ -74,7 +74,7 @@ def positive(text: str) -> int:
 
 
 def boolean(text: str) -> bool:
-    from flatdiff.flags import BOOLEANS
+    from flatdiff.flags.parse import BOOLEANS
 
     if text.lower() not in BOOLEANS:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
@@ -97,7 +97,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     """
     from tqdm import tqdm
 
-    from flatdiff.disk import writing
+    from flatdiff.store.disk import writing
 
     path, record = os.path.abspath(out_dir), {**record, "num_images": total}
     if is_prepared(path, record):
@@ -144,7 +144,7 @@ def _write_png(folder, name, make):
     import numpy as np
     from PIL import Image
 
-    from flatdiff.disk import naming
+    from flatdiff.store.disk import naming
 
     path = os.path.join(folder, f"{name}.png")
     if os.path.exists(path):
@@ -186,7 +186,7 @@ def write_npz(path: str, images, shape, labels=None, class_names=None) -> None:
     """
     import numpy as np
 
-    from flatdiff.disk import writing
+    from flatdiff.store.disk import writing
 
     with writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as file:
@@ -210,7 +210,7 @@ def npz_rows(path: str, name: str):
     """
     import numpy as np
 
-    from flatdiff.disk import reading
+    from flatdiff.store.disk import reading
 
     try:
         archive = zipfile.ZipFile(path)

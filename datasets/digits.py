@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     import numpy as np
     from PIL import Image
 
-    from flatdiff.image_files import center_crop_arr, save_images
+    from flatdiff.data.image_files import center_crop_arr, save_images
 
     images, digits = load_digits()
     chosen = [i for i, split in enumerate(splits(digits)) if args.split in ("all", split)]
@@ -75,7 +75,7 @@ def is_complete(out_dir: str, names: list[str], image_size: int) -> bool:
     """Whether `out_dir` holds these images; SystemExit if it holds anything else."""
     from PIL import Image
 
-    from flatdiff.image_files import list_image_files
+    from flatdiff.data.image_files import list_image_files
 
     if not os.path.exists(out_dir) or not os.listdir(out_dir):
         return False

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
     need_file(args.data_dir, "give a folder of images as --data_dir")
 
-    from flatdiff.image_files import center_crop_arr, open_images
+    from flatdiff.data.image_files import center_crop_arr, open_images
 
     try:
         source = open_images(args.data_dir, args.transparent)

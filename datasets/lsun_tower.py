@@ -57,7 +57,7 @@ def square(data: bytes, image_size: int, i: int = 0):
     import numpy as np
     from PIL import Image
 
-    from flatdiff import pictures
+    from flatdiff.judge import pictures
 
     image = pictures.read(lambda: io.BytesIO(data), f"number {i} of the lmdb")
     scale = image_size / min(image.size)

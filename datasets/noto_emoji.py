@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     archive = args.archive or fetched(os.path.expanduser(args.cache_dir))
     need_file(archive, f"give --archive FILE, made by: npm pack {PACKAGE}@{VERSION}")
 
-    from flatdiff.image_files import center_crop_arr
+    from flatdiff.data.image_files import center_crop_arr
 
     emoji = load(archive)
     pairs = (
@@ -100,7 +100,7 @@ def on_white(png: bytes):
     """The picture with its transparent parts white, RGB."""
     import io
 
-    from flatdiff import pictures
+    from flatdiff.judge import pictures
 
     return pictures.read(lambda: io.BytesIO(png), "of an emoji", "white")
 

@@ -54,7 +54,7 @@ def load_photos():
     """Name and uint8 [H, W, 3] of each photograph, by name."""
     import numpy as np
 
-    from flatdiff import pictures
+    from flatdiff.judge import pictures
 
     try:
         import skimage

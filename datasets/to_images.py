@@ -36,7 +36,7 @@ def names(path: str):
     """The file name of each image, without .png."""
     import numpy as np
 
-    from flatdiff.disk import reading
+    from flatdiff.store.disk import reading
 
     with reading(path), np.load(path) as archive:
         labels = archive["arr_1"] if "arr_1" in archive.files else None

@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
-    from flatdiff import classes
-    from flatdiff.image_datasets import ImageDataset
+    from flatdiff.data import classes
+    from flatdiff.data.image_datasets import ImageDataset
 
     try:
         dataset = ImageDataset(

@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from tqdm import tqdm
 
-    from flatdiff.disk import writing
-    from flatdiff.image_files import Folder, open_images
+    from flatdiff.data.image_files import Folder, open_images
+    from flatdiff.store.disk import writing
 
     try:
         source = open_images(args.data_dir, args.transparent)
@@ -53,7 +53,7 @@ def content(source, i: int, image_size: int | None) -> tuple[str, bytes]:
 
     from PIL import Image
 
-    from flatdiff.image_files import center_crop_arr
+    from flatdiff.data.image_files import center_crop_arr
 
     name = source.names[i]
     if image_size is None:

@@ -11,6 +11,9 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not installed
 
 
 def create_argparser() -> argparse.ArgumentParser:
@@ -66,8 +69,8 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from evaluate import evaluate
-    from features import load_features
+    from flatdiff.judge.evaluate import evaluate
+    from flatdiff.judge.features import load_features
 
     features = load_features(args.features, args.inception_weights, args.device, args.cache_dir)
     if features.name == "digits":
@@ -108,7 +111,7 @@ def table(result: dict) -> str:
 
 
 def write_json(result: dict, path: str) -> str:
-    from files import write_atomically
+    from flatdiff.judge.files import write_atomically
 
     text = json.dumps(result, indent=2) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))

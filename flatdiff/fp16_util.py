@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from . import logger
-from .loss_scale import LossScale
+from .train.loss_scale import LossScale
+from .world import logger
 
 INITIAL_LOG_LOSS_SCALE = 20.0
 

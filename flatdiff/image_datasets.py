@@ -1,38 +1,26 @@
-"""Files -> float32 [N, 3, H, W] in [-1, 1], and back.
+"""guided-diffusion's name for `data`: files -> batches, and its `load_data`."""
 
-`ImageDataset` is the images, `Batches` the function from a step to its batch, `loader` the
-iterator that makes them ahead of time. What a batch holds depends on (seed, step) alone: not on
-the number of ranks, nor on what was read before. How files are read, cropped and written is in
-`image_files`. Does not know models, devices or who the other ranks are.
-"""
-
-import functools
-import sys
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-
-from .classes import Classes, classes_of, is_numbered, relabelled
-from .image_files import (
-    Npz,
+from .data.image_datasets import (
+    Batch,
+    Batches,
+    ImageDataset,
     center_crop_arr,
     list_image_files,
-    open_images,
+    loader,
     random_crop_arr,
     save_grid,
     save_images,
+    to_float,
+    to_uint8,
 )
+from .world import dist_util
 
 __all__ = [
     "Batches",
     "ImageDataset",
+    "_list_image_files_recursively",
     "center_crop_arr",
     "list_image_files",
     "load_data",
@@ -43,207 +31,6 @@ __all__ = [
     "to_float",
     "to_uint8",
 ]
-
-ORDER, CROP = range(2)  # streams of random numbers: keys (seed, stream, ...) never meet
-BAR_FROM = 2000  # images whose decoding takes long enough for a progress bar
-
-Batch = tuple[Tensor, dict[str, Tensor]]
-
-
-class ImageDataset:
-    """The images of a folder, zip or npz (`arr_0`), as squares of `image_size`.
-
-    num_images: how many; classes: the name of each label, [] without `class_cond`; labels: int64
-    [num_images] or None. `class_from` ("prefix" or "folder") says where a file's class stands;
-    `transparent` ("white", "refuse" or "drop") what becomes of transparent images.
-    ValueError names what is missing or broken.
-    """
-
-    def __init__(
-        self,
-        data_dir: str,
-        image_size: int,
-        class_cond: bool = False,
-        class_from: str = "prefix",
-        cache_bytes: int = 2 << 30,
-        transparent: str = "white",
-    ):
-        self.source = open_images(data_dir, transparent)
-        self.image_size = image_size
-        self.num_images = len(self.source)
-        self.classes, self.labels = (
-            classes_of(self.source, class_from) if class_cond else ([], None)
-        )
-        self.cache_bytes = cache_bytes
-        self._squares = None
-        if isinstance(self.source, Npz) and self.source.images.shape[1:3] == (image_size,) * 2:
-            self._squares = self.source.images
-
-    def relabel(self, known: Classes) -> None:
-        """Label the images as a network does whose classes are `known`, empty if it has no names.
-
-        See `classes.relabelled`. ValueError names classes that the network does not have.
-        """
-        numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
-        self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
-
-    def image(self, i: int) -> np.ndarray:
-        """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
-        if self._squares is not None:
-            return self._squares[i]
-        return center_crop_arr(self.source.open(i), self.image_size)
-
-    def random_crop(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        """A random crop of image `i`, uint8 [image_size, image_size, 3]."""
-        return random_crop_arr(self.source.open(i), self.image_size, rng)
-
-    def squares(self, progress: bool = True) -> np.ndarray | None:
-        """All centre crops, uint8 [N, H, W, 3], decoded at the first call and kept in memory.
-
-        None if they need more than `cache_bytes`.
-        """
-        shape = (self.num_images, self.image_size, self.image_size, 3)
-        if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
-            squares = np.empty(shape, dtype=np.uint8)
-            hidden = not progress or self.num_images < BAR_FROM
-            for i in tqdm(range(self.num_images), "decoding images", disable=hidden):
-                squares[i] = self.image(i)
-            self._squares = squares
-        return self._squares
-
-
-class Batches:
-    """The endless sequence of batches: `batches[step]` -> (images, {"y": labels} or {}).
-
-    images: float32 [batch_size, 3, H, W] in [-1, 1]; labels: int64 [batch_size].
-    One stream of images joins the epochs, each a permutation drawn from (seed, epoch), or the
-    files' order if `deterministic`. The global batch of a step is the next
-    `batch_size * num_shards` positions of the stream, and shard k holds its k-th part. Flip and
-    crop are drawn from (seed, position).
-    """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        batch_size: int,
-        seed: int = 0,
-        shard: int = 0,
-        num_shards: int = 1,
-        random_crop: bool = False,
-        random_flip: bool = False,
-        deterministic: bool = False,
-    ):
-        if batch_size < 1 or seed < 0:
-            raise ValueError(f"batch_size {batch_size} and seed {seed} must be >= 1 and >= 0")
-        if not 0 <= shard < num_shards:
-            raise ValueError(f"shard is {shard}, expected 0 <= shard < num_shards = {num_shards}")
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.shard, self.num_shards = shard, num_shards
-        self.random_crop, self.random_flip = random_crop, random_flip
-        self.deterministic = deterministic
-        self._squares = None if random_crop else dataset.squares(progress=shard == 0)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether a batch is a copy from memory; else its images are decoded each time."""
-        return self._squares is not None
-
-    def __getitem__(self, step: int) -> Batch:
-        first = (step * self.num_shards + self.shard) * self.batch_size
-        positions = np.arange(first, first + self.batch_size)
-        indices, flips = self._draw(positions)
-        images = self._images(indices, positions)
-        if self.random_flip:
-            images[flips] = images[flips, :, ::-1]
-        labels = self.dataset.labels
-        cond = {} if labels is None else {"y": torch.from_numpy(labels[indices])}
-        return to_float(images), cond
-
-    def _draw(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The image at each position of the stream, and whether it is mirrored; both [B]."""
-        epochs, offsets = np.divmod(positions, self.dataset.num_images)
-        indices, flips = offsets.copy(), np.empty(len(positions), dtype=bool)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            order, mirrored = _epoch(self.dataset.num_images, self.seed, int(epoch))
-            flips[here] = mirrored[offsets[here]]
-            if not self.deterministic:
-                indices[here] = order[offsets[here]]
-        return indices, flips
-
-    def _images(self, indices: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """uint8 [B, H, W, 3], a copy."""
-        if self._squares is not None:
-            return self._squares[indices]
-        if not self.random_crop:
-            return np.stack([self.dataset.image(i) for i in indices])
-        rngs = (np.random.default_rng((self.seed, CROP, position)) for position in positions)
-        return np.stack([self.dataset.random_crop(i, rng) for i, rng in zip(indices, rngs)])
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch(num_images: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Order of the images in one epoch, and which are mirrored in it; both [num_images]."""
-    rng = np.random.default_rng((seed, ORDER, epoch))
-    return rng.permutation(num_images), rng.random(num_images) < 0.5
-
-
-def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[Batch]:
-    """batches[start], batches[start + 1], ... without end, made ahead while the last is used.
-
-    Images that must be decoded come from `num_workers` processes, if not 0; otherwise, and always
-    from memory, from one thread. Pinned where there is CUDA. An error in the making is raised here.
-    """
-    if num_workers == 0 or batches.in_memory:
-        yield from _ahead(batches, start)
-    else:
-        for batch in _worker_processes(batches, start, num_workers):
-            if isinstance(batch, ValueError):
-                raise batch
-            yield tuple(batch)
-
-
-class _OrError:
-    """Batches, or the ValueError in their place: DataLoader would make a traceback of its text."""
-
-    def __init__(self, batches: Batches):
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> Batch | ValueError:
-        try:
-            return self.batches[step]
-        except ValueError as error:
-            return error
-
-
-def _worker_processes(batches: Batches, start: int, num_workers: int) -> DataLoader:
-    return DataLoader(
-        _OrError(batches),
-        batch_size=None,  # an item is a batch
-        sampler=range(start, sys.maxsize),
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-def _ahead(batches: Batches, start: int, depth: int = 2) -> Iterator[Batch]:
-    """batches[start], ..., with the next `depth` waiting or being made in a thread."""
-    cuda = torch.cuda.is_available()
-    # without its device set, the thread would open a second context on device 0
-    device = (torch.cuda.set_device, (torch.cuda.current_device(),)) if cuda else (None, ())
-
-    def make(step):
-        images, cond = batches[step]
-        if cuda:
-            return images.pin_memory(), {key: value.pin_memory() for key, value in cond.items()}
-        return images, cond
-
-    with ThreadPoolExecutor(1, "batches", *device) as thread:
-        waiting = deque(thread.submit(make, step) for step in range(start, start + depth))
-        for step in count(start + depth):
-            waiting.append(thread.submit(make, step))
-            yield waiting.popleft().result()
-
 
 _list_image_files_recursively = list_image_files  # guided-diffusion's name
 
@@ -269,8 +56,6 @@ def load_data(
 
     Labels count the classes in the order of text, "10" before "9", as they do there.
     """
-    from . import dist_util  # here alone: with the arguments given, data need no ranks
-
     dataset = ImageDataset(data_dir, image_size, class_cond, class_from, transparent=transparent)
     if class_cond:
         dataset.relabel(())
@@ -285,20 +70,3 @@ def load_data(
         deterministic=deterministic,
     )
     return loader(batches, start, num_workers)
-
-
-def to_float(images: np.ndarray) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1], contiguous."""
-    images = np.asarray(images).transpose(0, 3, 1, 2)
-    x = np.empty(images.shape, dtype=np.float32)
-    np.divide(images, 127.5, out=x, dtype=np.float32)
-    return torch.from_numpy(np.subtract(x, 1, out=x))
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3] on the same device.
-
-    Truncates as guided-diffusion does, so a value on an integer may come back one lower.
-    """
-    x = ((x.float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
-    return x.permute(0, 2, 3, 1).contiguous()

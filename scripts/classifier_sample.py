@@ -7,7 +7,7 @@ Labels are random, or --class_labels. Image i is a function of (--seed, i). A ru
 goes on where it was. Both architectures are read from config.json beside each checkpoint.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
 
 
 def main():
@@ -25,11 +25,13 @@ def main():
 
 
 def sample(flags):
-    from flatdiff import classifier_util, generate, logger, run_util, script_util
+    from flatdiff.models import generate, networks, run_util
+    from flatdiff.train import classifier_util
+    from flatdiff.world import logger
 
     folder = run_util.open_log(flags)
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
-    model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
+    model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"loading classifier: {flags.guidance.classifier_path}")
     labels, known, guide = classifier_util.guidance(flags, model)
     sample = generate.sampler(model, diffusion, flags, labels, guide=guide)

@@ -7,7 +7,9 @@ Files are those of image_train.py, and the same command with --resume auto goes 
 stopped. The log has train_loss, train_acc@1, train_acc@5 and the same of val_data_dir.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import networks
+from flatdiff.train import starting
 
 
 def main():
@@ -24,16 +26,17 @@ def main():
 
 
 def train(flags):
-    from flatdiff import classifier_util, rng, run_util, script_util
+    from flatdiff import rng
+    from flatdiff.train import classifier_util
 
-    resume_checkpoint = run_util.start_training(flags)
+    resume_checkpoint = starting.start_training(flags)
     classifier = flags.classifier
-    dataset = run_util.training_data(
+    dataset = starting.training_data(
         flags, resume_checkpoint, classifier.image_size, classifier.num_classes
     )
     rng.seed_all(flags.run.seed)
-    model, diffusion = script_util.build_classifier(classifier, flags.diffusion)
-    loop = run_util.training_loop(
+    model, diffusion = networks.build_classifier(classifier, flags.diffusion)
+    loop = starting.training_loop(
         flags,
         model,
         classifier_util.Classification(diffusion, flags.train.noised),
@@ -41,7 +44,7 @@ def train(flags):
         resume_checkpoint,
         **classifier_util.loop_arguments(flags, dataset),
     )
-    run_util.describe(flags, loop, dataset)
+    starting.describe(flags, loop, dataset)
     loop.run_loop()
 
 

@@ -9,7 +9,7 @@ the Frechet distance of each run's samples from real images too: a table, distan
 
 import os
 
-from flatdiff import config
+from flatdiff.flags import config
 
 
 def main():
@@ -17,7 +17,9 @@ def main():
 
 
 def compare(flags):
-    from flatdiff import disk, evaluation, report
+    from flatdiff.measure import evaluation
+    from flatdiff.report import compare
+    from flatdiff.store import disk
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
@@ -28,9 +30,9 @@ def compare(flags):
         rows = evaluation.of_runs(folders, flags.compare)
         print(evaluation.text(rows))
         print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
-        print(report.distances(rows, os.path.join(out, "distances.png")))
-    print(report.training_curves(folders, os.path.join(out, "training_curves.png")))
-    print(report.sample_grids(folders, os.path.join(out, "samples.png")))
+        print(compare.distances(rows, os.path.join(out, "distances.png")))
+    print(compare.training_curves(folders, os.path.join(out, "training_curves.png")))
+    print(compare.sample_grids(folders, os.path.join(out, "samples.png")))
 
 
 if __name__ == "__main__":

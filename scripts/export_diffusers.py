@@ -9,7 +9,8 @@ The architecture is read from config.json beside the checkpoint. Back, the order
 that of --use_new_attention_order. diffusers need not be installed.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import networks
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PIPELINE = {
@@ -29,7 +30,7 @@ def main():
     )
     import os
 
-    from flatdiff import dist_util
+    from flatdiff.world import dist_util
 
     folder = flags.export.out_dir
     with dist_util.session():
@@ -43,10 +44,11 @@ def to_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff import checkpoint, diffusers_config, diffusers_format, script_util
+    from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.store import checkpoint
 
     path, folder = flags.export.model_path, flags.export.out_dir
-    model, _ = script_util.from_checkpoint(path, flags)
+    model, _ = networks.from_checkpoint(path, flags)
     trained, _ = checkpoint.config_of(path)
     chain = dataclasses.asdict(flags.diffusion) | trained.get("diffusion", {})
     network = dataclasses.asdict(flags.model) | trained.get("model", {})
@@ -69,7 +71,8 @@ def from_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff import checkpoint, diffusers_config, diffusers_format, disk, restore, script_util
+    from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.store import checkpoint, disk, restore
 
     source, folder = flags.export.model_path, flags.export.out_dir
     unet_config = f"{source}/unet/config.json"
@@ -90,7 +93,7 @@ def from_diffusers(flags):
         weights = diffusers_format.from_diffusers(
             checkpoint.load(path), unet, flags.model.use_new_attention_order
         )
-    model, _ = script_util.build(flags.model, flags.diffusion)
+    model, _ = networks.build(flags.model, flags.diffusion)
     restore.load_weights(model, weights, source)
 
     os.makedirs(folder, exist_ok=True)

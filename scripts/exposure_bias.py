@@ -10,7 +10,8 @@ noise on noised images (training) and along the chain (sampling: as the sampler 
 mean:deviation at which the chain begins instead of 0:1, also prior_shift.csv and .png.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import run_util
 
 
 def main():
@@ -27,7 +28,8 @@ def main():
 
 
 def measure(flags):
-    from flatdiff import dist_util, exposure_report, exposure_run, logger, run_util
+    from flatdiff.measure import exposure_report, exposure_run
+    from flatdiff.world import dist_util, logger
 
     folder = run_util.open_log(flags)
     record = exposure_run.study(flags)

@@ -8,7 +8,8 @@ of --seed. With the same --log_dir, an interrupted run goes on where it was. The
 read from config.json beside each checkpoint.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import run_util
 
 
 def main():
@@ -25,7 +26,8 @@ def main():
 
 
 def measure(flags):
-    from flatdiff import dist_util, flatness_report, flatness_run, logger, run_util
+    from flatdiff.measure import flatness_report, flatness_run
+    from flatdiff.world import dist_util, logger
 
     flatness_run.check(flags)
     folder = run_util.open_log(flags)

@@ -7,7 +7,8 @@ Writes vb_terms.npz, mse_terms.npz and xstart_mse_terms.npz: means over images a
 from the last down to 0. The architecture is read from config.json beside the checkpoint.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import networks, run_util
 
 
 def main():
@@ -24,12 +25,13 @@ def main():
 
 
 def measure(flags):
-    from flatdiff import dist_util, nll, run_util, script_util
+    from flatdiff.measure import nll
+    from flatdiff.world import dist_util
 
     folder = run_util.open_log(flags)
-    model, diffusion = script_util.from_checkpoint(flags.nll.model_path, flags)
+    model, diffusion = networks.from_checkpoint(flags.nll.model_path, flags)
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
-    autocast = script_util.autocast(flags, dist_util.dev())
+    autocast = networks.autocast(flags, dist_util.dev())
     nll.report(*nll.evaluate(model, diffusion, dataset, flags, autocast), folder)
 
 

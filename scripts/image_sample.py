@@ -7,7 +7,8 @@ Image i is a function of (--seed, i), whatever the batch size and the number of 
 was killed goes on where it was. The architecture is read from config.json beside the checkpoint.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import run_util
 
 
 def main(description=__doc__, quant=config.QuantFlags):
@@ -25,11 +26,12 @@ def main(description=__doc__, quant=config.QuantFlags):
 
 
 def sample(flags):
-    from flatdiff import generate, logger, quantize_run, run_util, script_util
+    from flatdiff.models import generate, networks, quantize_run
+    from flatdiff.world import logger
 
     folder = run_util.open_log(flags)
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
-    model, diffusion = script_util.from_checkpoint(flags.sample.model_path, flags)
+    model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
     flags.quant = quantize_run.quantize(model, flags, folder)
     sample = generate.sampler(model, diffusion, flags)

@@ -11,7 +11,7 @@ import dataclasses
 
 import image_sample
 
-from flatdiff import config
+from flatdiff.flags import config
 
 
 @dataclasses.dataclass(frozen=True)

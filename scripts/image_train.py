@@ -7,7 +7,9 @@ Writes modelNNNNNN.pt, ema_RATE_NNNNNN.pt, optNNNNNN.pt (N: optimizer steps done
 logs into --log_dir. The same command with --resume auto goes on where it was stopped.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import networks, run_util
+from flatdiff.train import starting
 
 
 def main():
@@ -24,15 +26,16 @@ def main():
 
 
 def train(flags):
-    from flatdiff import evaluation, rng, run_util, script_util
+    from flatdiff import rng
+    from flatdiff.measure import evaluation
 
-    resume_checkpoint = run_util.start_training(flags)
+    resume_checkpoint = starting.start_training(flags)
     size = flags.model.image_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
-    dataset = run_util.training_data(flags, resume_checkpoint, size, num_classes)
+    dataset = starting.training_data(flags, resume_checkpoint, size, num_classes)
     rng.seed_all(flags.run.seed)
-    model, diffusion = script_util.build(flags.model, flags.diffusion)
-    loop = run_util.training_loop(
+    model, diffusion = networks.build(flags.model, flags.diffusion)
+    loop = starting.training_loop(
         flags,
         model,
         diffusion,
@@ -41,7 +44,7 @@ def train(flags):
         sample=run_util.preview(flags, dataset),
         **evaluation.on_the_fly(flags, dataset),
     )
-    run_util.describe(flags, loop, dataset)
+    starting.describe(flags, loop, dataset)
     loop.run_loop()
 
 

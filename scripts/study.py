@@ -12,7 +12,7 @@ made it: the same command goes on where it was stopped, and a changed flag costs
 import os
 import sys
 
-from flatdiff import config, presets
+from flatdiff.flags import config, presets
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
         model=config.ModelFlags,
         diffusion=config.DiffusionFlags,
     )
-    from flatdiff import dist_util
+    from flatdiff.world import dist_util
 
     with dist_util.session():
         work(flags.study.job) if flags.study.job else run(flags)
@@ -37,23 +37,23 @@ def work(path):
     import image_sample
     import image_train
 
-    from flatdiff import study_jobs
+    from flatdiff.study import jobs
 
-    study_jobs.work(path, train=image_train.train, sample=image_sample.sample)
+    jobs.work(path, train=image_train.train, sample=image_sample.sample)
 
 
 def run(flags):
-    from flatdiff import study, study_report, study_run
+    from flatdiff.study import matrix, report, runner
 
-    flags = study_run.prepare(flags)
+    flags = runner.prepare(flags)
     store = flags.study.store or os.path.join(flags.run.log_dir, "cells")
-    models = study.models_of(flags, os.path.abspath(store))
+    models = matrix.models_of(flags, os.path.abspath(store))
     failed = ""
     if flags.study.dry_run:
-        print(study_run.table_of_jobs(models))
+        print(runner.table_of_jobs(models))
     else:
-        failed = study_run.run(models, flags, [sys.executable, os.path.abspath(__file__)])
-    for path in study_report.write(models, flags):
+        failed = runner.run(models, flags, [sys.executable, os.path.abspath(__file__)])
+    for path in report.write(models, flags):
         print(path)
     if failed:
         raise ValueError(failed)

@@ -7,7 +7,8 @@ Image i enlarges row i, with its label, and its noise is a function of (--seed, 
 killed goes on where it was. The architecture is read from config.json beside the checkpoint.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import run_util
 
 
 def main():
@@ -25,13 +26,14 @@ def main():
 
 
 def sample(flags):
-    from flatdiff import generate, logger, run_util, script_util, super_res
+    from flatdiff.models import generate, networks, super_res
+    from flatdiff.world import logger
 
     folder = run_util.open_log(flags)
-    model, diffusion = script_util.from_checkpoint(
+    model, diffusion = networks.from_checkpoint(
         flags.sample.model_path,
         flags,
-        script_util.build_super_res,
+        networks.build_super_res,
         groups=("model", "super_res", "diffusion"),
     )
     base = super_res.BaseSamples(flags.base.base_samples, model.small_size)

@@ -7,7 +7,9 @@ The small images are made from the large ones. Files and logs are those of image
 same command with --resume auto goes on where it was stopped.
 """
 
-from flatdiff import config
+from flatdiff.flags import config
+from flatdiff.models import networks, run_util
+from flatdiff.train import starting
 
 
 def main():
@@ -24,15 +26,16 @@ def main():
 
 
 def train(flags):
-    from flatdiff import rng, run_util, script_util, super_res
+    from flatdiff import rng
+    from flatdiff.models import super_res
 
-    resume_checkpoint = run_util.start_training(flags)
+    resume_checkpoint = starting.start_training(flags)
     large, small = flags.super_res.large_size, flags.super_res.small_size
     num_classes = flags.model.num_classes if flags.model.class_cond else None
-    dataset = run_util.training_data(flags, resume_checkpoint, large, num_classes)
+    dataset = starting.training_data(flags, resume_checkpoint, large, num_classes)
     rng.seed_all(flags.run.seed)
-    model, diffusion = script_util.build_super_res(flags.model, flags.super_res, flags.diffusion)
-    loop = run_util.training_loop(
+    model, diffusion = networks.build_super_res(flags.model, flags.super_res, flags.diffusion)
+    loop = starting.training_loop(
         flags,
         model,
         diffusion,
@@ -41,7 +44,7 @@ def train(flags):
         conditions=lambda images: {"low_res": super_res.shrink(images, small)},
         sample=run_util.preview(flags, dataset, super_res.from_dataset(dataset, small, 64)),
     )
-    run_util.describe(flags, loop, dataset)
+    starting.describe(flags, loop, dataset)
     loop.run_loop()
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flatdiff.gaussian_diffusion import (
+from flatdiff.chain.gaussian_diffusion import (
     LossType,
     ModelMeanType,
     ModelVarType,
     get_named_beta_schedule,
 )
-from flatdiff.respace import SpacedDiffusion, space_timesteps
+from flatdiff.chain.respace import SpacedDiffusion, space_timesteps
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
 X_START = torch.cos(torch.arange(96.0)).view(2, 3, 4, 4)

@@ -13,10 +13,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.parallel.distributed import DistributedDataParallel
 
-from flatdiff import dist_util, logger
+from flatdiff.chain.resample import create_named_schedule_sampler
 from flatdiff.fp16_util import MixedPrecisionTrainer
 from flatdiff.image_datasets import load_data
-from flatdiff.resample import create_named_schedule_sampler
 from flatdiff.script_util import (
     NUM_CLASSES,
     add_dict_to_argparser,
@@ -30,7 +29,8 @@ from flatdiff.script_util import (
     sr_create_model_and_diffusion,
     sr_model_and_diffusion_defaults,
 )
-from flatdiff.train_util import TrainLoop, log_loss_dict, parse_resume_step_from_filename
+from flatdiff.train.train_util import TrainLoop, log_loss_dict, parse_resume_step_from_filename
+from flatdiff.world import dist_util, logger
 
 SIZE, BATCH = 8, 4
 CHAIN = "--diffusion_steps 30 --timestep_respacing 3 --noise_schedule cosine "

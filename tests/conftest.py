@@ -2,10 +2,10 @@
 
 import pytest
 
-from flatdiff import compiler
+from flatdiff.kernels import build
 
 
 @pytest.fixture(autouse=True, scope="session")
 def kernels():
     """The kernels that the scripts run with, also in tests that start no script."""
-    return compiler.use()
+    return build.use()

@@ -5,8 +5,8 @@ import torch
 from chains import chain
 from scipy import special
 
-from flatdiff import exposure_bias as eb
-from flatdiff.gaussian_diffusion import ModelVarType
+from flatdiff.chain.gaussian_diffusion import ModelVarType
+from flatdiff.measure import exposure_bias as eb
 
 N, SHAPE, D = 400, (3, 4, 4), 48
 MEAN, VARIANCE = 0.2, 0.25  # of the data's pixels

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flatdiff.averaging import EMA, SWA, caution
+from flatdiff.weights.averaging import EMA, SWA, caution
 
 
 def walk(steps=20):

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from flatdiff import checkpoint
+from flatdiff.store import checkpoint
 
 
 def test_names_are_guided_diffusions():

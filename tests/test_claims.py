@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flatdiff import claims, significance, study_rows, study_tables
-from flatdiff.claims import Claim
+from flatdiff.study import claims, significance, tables
+from flatdiff.study.claims import Claim
 
 A = {"gradient": "adam-sam rho=0.1"}
 B = {"gradient": "adam"}
@@ -52,7 +52,7 @@ def test_verdicts(sam, expected):
 
 def test_seeds_are_paired_and_those_without_a_value_left_out():
     rows = rows_of([1.0, None, 3.0], [5.0, 6.0, 7.5])[::-1]
-    assert sorted(study_rows.paired(rows, A, B, "lpf")) == [-4.5, -4.0]
+    assert sorted(rows.paired(rows, A, B, "lpf")) == [-4.5, -4.0]
     assert claims.judge(CLAIM, rows_of([None], [1.0])) is None
 
 
@@ -204,15 +204,15 @@ def test_each_radius_has_its_own_claims_and_input_perturbation_one_more():
 
 def test_summary_is_mean_and_interval_over_seeds():
     rows = rows_of([1.0, 2.0, 4.0], [1.0, None, 2.0])
-    sam, adam = study_rows.summary(rows)
+    sam, adam = rows.summary(rows)
     assert sam["lpf"] == pytest.approx(7 / 3) and sam["seeds"] == 3
     interval = stats.ttest_1samp([1, 2, 4], 0).confidence_interval(0.95)
     assert sam["lpf"] + sam["lpf_half"] == pytest.approx(interval.high)
     assert adam["seeds"] == 2
     interval = stats.ttest_1samp([1, 2], 0).confidence_interval(0.95)
     assert adam["lpf"] - adam["lpf_half"] == pytest.approx(interval.low)
-    assert study_rows.mean_and_half([None]) == (None, None)
-    assert study_rows.mean_and_half([2.0, None]) == (2.0, None)
+    assert rows.mean_and_half([None]) == (None, None)
+    assert rows.mean_and_half([2.0, None]) == (2.0, None)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_summary_is_mean_and_interval_over_seeds():
     ],
 )
 def test_numbers_are_told_with_the_digits_that_are_known(mean, error, text):
-    assert study_tables.with_error(mean, error) == text
+    assert tables.with_error(mean, error) == text
 
 
 def test_markdown_is_a_table():
-    text = study_tables.as_markdown((["a", "b"], [["x", "1"], ["y", "2"]]))
+    text = tables.as_markdown((["a", "b"], [["x", "1"], ["y", "2"]]))
     assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]

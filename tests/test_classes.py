@@ -8,18 +8,14 @@ import pytest
 from PIL import Image
 from preparation import run as prepare
 
-from flatdiff import (
-    classes,
-    config,
-    exposure_run,
-    generate,
-    logger,
-    quantize_run,
-    run_util,
-    script_util,
-    super_res,
-)
+from flatdiff.data import classes
+from flatdiff.flags import config
 from flatdiff.image_datasets import ImageDataset, load_data
+from flatdiff.measure import exposure_run
+from flatdiff.models import generate, networks, quantize_run, run_util, super_res
+from flatdiff.store import checkpoint
+from flatdiff.train import starting
+from flatdiff.world import logger
 
 DIFFUSION = config.DiffusionFlags(diffusion_steps=10, noise_schedule="cosine")
 
@@ -141,14 +137,14 @@ def test_two_networks_at_work_together_mean_the_same():
 
 
 def begin(flags, tmp_path, resume=""):
-    dataset = run_util.training_data(flags, resume, 8, flags.model.num_classes)
-    run_util.keep_config(flags, dataset, resume)
+    dataset = starting.training_data(flags, resume, 8, flags.model.num_classes)
+    starting.keep_config(flags, dataset, resume)
     return dataset
 
 
 def checkpoint_of(flags, path):
-    model, _ = script_util.build(flags.model, DIFFUSION)
-    script_util.checkpoint.save(model.state_dict(), str(path))
+    model, _ = networks.build(flags.model, DIFFUSION)
+    checkpoint.save(model.state_dict(), str(path))
     return str(path)
 
 
@@ -169,7 +165,7 @@ def test_a_run_keeps_its_classes_and_goes_on_by_name(tmp_path, log):
     assert (tmp_path / "run/config.json").read_bytes() == kept
     assert json.loads(kept)["classes"] == ["9", "10", "11"]
     flags = flags_of(data, 5)
-    model, _ = script_util.from_checkpoint(path, flags)
+    model, _ = networks.from_checkpoint(path, flags)
     assert model.classes == ("9", "10", "11")
     dataset = run_util.open_dataset(config.DataFlags(data_dir=fewer), 8, 5, model.classes)
     assert by_name(dataset) == {"10": 1, "11": 2}
@@ -178,7 +174,7 @@ def test_a_run_keeps_its_classes_and_goes_on_by_name(tmp_path, log):
 def test_without_names_labels_are_guided_diffusions_with_a_warning(tmp_path, log):
     data = folder_of(tmp_path / "a", "10", "9")
     path = checkpoint_of(flags_of(data, 2), tmp_path / "model000001.pt")
-    model, _ = script_util.from_checkpoint(path, flags_of(data, 2))
+    model, _ = networks.from_checkpoint(path, flags_of(data, 2))
     dataset = run_util.open_dataset(config.DataFlags(data_dir=data), 8, 2, model.classes)
     assert by_name(dataset) == {"10": 0, "9": 1}
     assert "no class names were saved with the checkpoint" in log()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from flatdiff.nn import GroupNorm32
-from flatdiff.unet import QKVAttention, QKVAttentionLegacy, ResBlock, UNetModel
+from flatdiff.nets.nn import GroupNorm32
+from flatdiff.nets.unet import QKVAttention, QKVAttentionLegacy, ResBlock, UNetModel
 
 
 def network(**changes):

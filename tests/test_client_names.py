@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from flatdiff import script_util as su
-from flatdiff.gaussian_diffusion import GaussianDiffusion
+from flatdiff.chain.gaussian_diffusion import GaussianDiffusion
 
 NAMES = {
     "dist_util": "setup_dist dev load_state_dict sync_params",

@@ -11,8 +11,9 @@ from chains import NOISE, X_START, chain, toy, toy_cond
 from launch import mpirun, run
 from PIL import Image
 
-from flatdiff import respace, train_util
-from flatdiff.gaussian_diffusion import GaussianDiffusion, _extract_into_tensor
+from flatdiff.chain import respace
+from flatdiff.chain.gaussian_diffusion import GaussianDiffusion, _extract_into_tensor
+from flatdiff.train import train_util
 
 CLIENT = Path(__file__).parent / "client.py"
 T = torch.tensor([0, 50])

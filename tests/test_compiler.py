@@ -6,10 +6,10 @@ import sys
 import pytest
 from launch import run
 
-from flatdiff import compiler
+from flatdiff.kernels import build
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C++ compiler"
+    not any(map(shutil.which, build.COMPILERS)), reason="there is no C++ compiler"
 )
 SEVEN = 'extern "C" int seven() { return 7; }'
 
@@ -28,44 +28,44 @@ def source(tmp_path):
 
 
 def test_a_library_is_compiled_once(cache, source, monkeypatch):
-    assert compiler.load([source]).seven() == 7
+    assert build.load([source]).seven() == 7
     (kept,) = cache.iterdir()
-    monkeypatch.setattr(compiler, "_compile", None)
-    assert compiler.load([source]).seven() == 7
+    monkeypatch.setattr(build, "_compile", None)
+    assert build.load([source]).seven() == 7
     assert list(cache.iterdir()) == [kept]
 
 
 @pytest.mark.parametrize("change", ["source", "FLAGS", "_instructions"])
 def test_whatever_it_depends_on_makes_another(cache, source, monkeypatch, change):
-    compiler.load([source])
+    build.load([source])
     if change == "source":
         source.write_text(SEVEN.replace("return 7", "return 8"))
     elif change == "FLAGS":
-        monkeypatch.setattr(compiler, "FLAGS", [*compiler.FLAGS, "-DX"])
+        monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DX"])
     else:
-        monkeypatch.setattr(compiler, "_instructions", lambda: "those of another processor")
-    assert compiler.load([source]).seven() == (8 if change == "source" else 7)
+        monkeypatch.setattr(build, "_instructions", lambda: "those of another processor")
+    assert build.load([source]).seven() == (8 if change == "source" else 7)
     assert len(list(cache.iterdir())) == 2
 
 
 def test_half_a_library_is_compiled_anew(cache, source):
-    compiler.load([source])
+    build.load([source])
     (kept,) = cache.iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-100])
-    assert compiler.load([source]).seven() == 7
+    assert build.load([source]).seven() == 7
     assert kept.read_bytes() == whole
 
 
 def test_where_nothing_can_be_kept(source, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    assert compiler.load([source]).seven() == 7
+    assert build.load([source]).seven() == 7
 
 
 def test_a_compilers_error_is_told(cache, source):
     source.write_text("int seven() { return sevn; }")
     with pytest.raises(OSError, match=r"failed: .*seven.cpp:1:22: error: .*sevn"):
-        compiler.load([source])
+        build.load([source])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_compilers_error_is_told(cache, source):
     ],
 )
 def test_what_is_used_is_said(environment, words):
-    code = "from flatdiff import compiler, kernels; print(compiler.use())"
+    code = "from flatdiff.kernels import build; print(build.use())"
     code += "; print(kernels._library is not None)"
     done = run([sys.executable, "-c", code], **environment)
     assert done.returncode == 0, done.stderr
@@ -88,5 +88,5 @@ def test_what_is_used_is_said(environment, words):
 
 
 def test_threads_of_another_kind_are_left_alone(monkeypatch):
-    monkeypatch.setattr(compiler.Path, "read_text", lambda path: "/usr/lib/libiomp5.so")
-    assert "has not GNU's OpenMP" in compiler.use.__wrapped__()
+    monkeypatch.setattr(build.Path, "read_text", lambda path: "/usr/lib/libiomp5.so")
+    assert "has not GNU's OpenMP" in build.use.__wrapped__()

@@ -5,7 +5,9 @@ import shlex
 
 import pytest
 
-from flatdiff import config, script_util
+from flatdiff import script_util
+from flatdiff.flags import config
+from flatdiff.models import networks
 
 GROUPS = {
     "model": config.ModelFlags,
@@ -49,7 +51,7 @@ def test_the_papers_flag_strings(name):
     flags = parse(line)
     assert flags.train.end_step == 200_000 and flags.diffusion.noise_schedule == "cosine"
     with script_util.torch.device("meta"):
-        model, diffusion = script_util.build(flags.model, flags.diffusion)
+        model, diffusion = networks.build(flags.model, flags.diffusion)
     assert diffusion.num_timesteps == 1000
     if parameters:
         assert sum(p.numel() for p in model.parameters()) == parameters

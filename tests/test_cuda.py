@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
-from flatdiff import dist_util, logger, script_util
-from flatdiff.resample import Draw
-from flatdiff.train_util import TrainLoop
+from flatdiff import script_util
+from flatdiff.chain.resample import Draw
+from flatdiff.models import networks
+from flatdiff.train.train_util import TrainLoop
+from flatdiff.world import dist_util, logger
 
 pytestmark = [
     pytest.mark.cuda,
@@ -63,7 +65,7 @@ def test_forward(made, dtype, limit):
     x, t = torch.randn(4, 3, 16, 16), torch.tensor([1, 250, 600, 999])
     with torch.no_grad():
         expected = on("cpu", made[0])(x, t)
-        with script_util.casting(dtype, DEVICE)():
+        with networks.casting(dtype, DEVICE)():
             output = on(DEVICE, made[0])(x.to(DEVICE), t.to(DEVICE))
     assert deviation(output, expected) < limit
 

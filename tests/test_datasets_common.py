@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from preparation import RNG, pixels, png, read, run, same, save_pngs, script
 
-from flatdiff.image_datasets import ImageDataset
-from flatdiff.image_files import center_crop_arr
+from flatdiff.data.image_datasets import ImageDataset
+from flatdiff.data.image_files import center_crop_arr
 
 common = script("common")
 

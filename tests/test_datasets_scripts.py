@@ -17,7 +17,7 @@ import skimage.data
 from PIL import Image
 from preparation import RNG, pixels, png, read, run, same, script
 
-from flatdiff.image_files import center_crop_arr
+from flatdiff.data.image_files import center_crop_arr
 
 
 @pytest.fixture

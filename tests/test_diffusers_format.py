@@ -10,7 +10,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from flatdiff import checkpoint, config, diffusers_config, diffusers_format, script_util
+from flatdiff import script_util
+from flatdiff.exchange import diffusers_config, diffusers_format
+from flatdiff.flags import config
+from flatdiff.models import networks
+from flatdiff.store import checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export_diffusers.py"
 SPEC = importlib.util.spec_from_file_location("export_diffusers", SCRIPT)
@@ -38,7 +42,7 @@ def make(steps=1000, **flags):
     chain = {k: flags.pop(k) for k in tuple(flags) if not hasattr(MODEL, k)}
     model_flags = dataclasses.replace(MODEL, **flags)
     diffusion_flags = config.DiffusionFlags(diffusion_steps=steps, **chain)
-    model, diffusion = script_util.build(model_flags, diffusion_flags)
+    model, diffusion = networks.build(model_flags, diffusion_flags)
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape) * (0.2 if weight.ndim < 2 else 0.05))
@@ -88,7 +92,7 @@ def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, mo
     assert list(back) == list(model.state_dict())
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
     said = json.loads((tmp_path / "back" / "config.json").read_text())
-    rebuilt, _ = script_util.build(
+    rebuilt, _ = networks.build(
         config.ModelFlags(**said["model"]), config.DiffusionFlags(**said["diffusion"])
     )
     rebuilt.load_state_dict(back)

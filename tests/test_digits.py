@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
-from flatdiff.image_datasets import ImageDataset
+from flatdiff.data.image_datasets import ImageDataset
 
 SCRIPT = Path(__file__).parents[1] / "datasets" / "digits.py"
 SPEC = importlib.util.spec_from_file_location("digits", SCRIPT)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from flatdiff import checkpoint, disk, generate, lifeline, log_outputs
-from flatdiff.finished import Finished
-from flatdiff.image_files import save_grid, save_images
+from flatdiff.data.image_files import save_grid, save_images
+from flatdiff.measure.finished import Finished
+from flatdiff.models import generate
+from flatdiff.store import checkpoint, disk
+from flatdiff.world import lifeline, log_outputs
 
 BIG = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
 

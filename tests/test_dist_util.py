@@ -13,7 +13,8 @@ import pytest
 import torch
 from launch import mpirun, start, torchrun
 
-from flatdiff import compiler, dist_util, launcher, lifeline, shared_sum
+from flatdiff.kernels import build
+from flatdiff.world import dist_util, launcher, lifeline, shared_sum
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -112,7 +113,7 @@ def test_two_ranks_work_together(start_ranks, tmp_path):
         assert result["cat"] == [[0, 5], [0, 6], [1, 5], [1, 6]]
         assert result["objects"] == [{"rank": 0}, {"rank": 1}]
         assert result["object_of_rank_1"] == "from 1"
-        assert result["summary"] == f"2 ranks on cpu (gloo), 1 thread each, {compiler.use()}"
+        assert result["summary"] == f"2 ranks on cpu (gloo), 1 thread each, {build.use()}"
         assert result["place"] == [2, rank, "cpu"]
         assert result["params"] == [[[1.0] * 3] * 2, [1] * 4]
         # Gloo's threads sometimes abort an interpreter that exits while they run.
@@ -221,7 +222,7 @@ def test_rank_by_hand_without_local_rank_says_what_is_missing(no_launcher, monke
 
 
 def test_ranks_of_one_launch_agree_on_the_address_file_also_behind_a_wrapper(no_launcher):
-    code = "from flatdiff import launcher as l; print(l.address_file(l.find_place()))"
+    code = "from flatdiff.world import launcher as l; print(l.address_file(l.find_place()))"
     wrapper = ["sh", "-c", '"$@"; true', "sh"]
     direct, wrapped = (
         subprocess.check_output([*command, sys.executable, "-c", code], env={**os.environ, **MPICH})

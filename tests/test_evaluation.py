@@ -10,7 +10,9 @@ from launch import ROOT, mpirun, run
 from PIL import Image
 from test_story import TINY, script, succeed
 
-from flatdiff import config, evaluation, report
+from flatdiff.flags import config
+from flatdiff.measure import evaluation
+from flatdiff.report import compare
 
 DIGITS = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 
@@ -91,7 +93,7 @@ def test_few_samples_have_no_error(tmp_path):
     rows = [{"run": "a", "kind": "fp32", "num_samples": 9, "metric": "FD", "value": 2.0}]
     rows[0] |= {"error": None, "infinity": None}
     assert evaluation.text(rows).splitlines()[1].split() == ["a", "fp32", "9", "2"]
-    assert report.distances(rows, str(tmp_path / "d.png")).endswith("d.png")
+    assert compare.distances(rows, str(tmp_path / "d.png")).endswith("d.png")
 
 
 def test_the_reference_is_what_training_sees():

@@ -1,6 +1,5 @@
 """The evaluator as a user meets it: files in, a table and JSON out, and what it says of others."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
 import evaluator
-from evaluate import evaluate
-from features import Features
-from frechet import frechet_distance, statistics
+
+from flatdiff.judge.evaluate import evaluate
+from flatdiff.judge.features import Features
+from flatdiff.judge.frechet import frechet_distance, statistics
 
 EVALUATIONS = Path(evaluator.__file__).parent
 RNG = np.random.default_rng(0)
@@ -199,7 +199,7 @@ def test_folders_need_readable_images_of_one_size(features, tmp_path):
 
 
 def test_the_command_prints_a_table_and_writes_json(features, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("features.load_features", lambda *args: features)
+    monkeypatch.setattr("flatdiff.judge.features.load_features", lambda *args: features)
     monkeypatch.chdir(tmp_path)
     np.savez("reference.npz", pictures(30))
     np.savez("samples.npz", pictures(40, 138))
@@ -243,14 +243,6 @@ def test_help_needs_no_torch():
     assert done.returncode == 0 and "REFERENCE" in done.stdout
 
 
-def test_no_package_hides_the_scripts():
-    assert not (EVALUATIONS / "__init__.py").exists()
-    for path in EVALUATIONS.glob("*.py"):
-        assert path.stem not in sys.stdlib_module_names
-        found = importlib.util.find_spec(path.stem)
-        assert Path(found.origin) == path
-
-
 def test_pictures_that_are_not_simply_read_are_told_each_time(features, tmp_path):
     """Also where their features come from the cache, which knows how they were read."""
     folder, cache = tmp_path / "reference", str(tmp_path / "cache")
@@ -291,7 +283,8 @@ def test_the_script_needs_no_installed_flatdiff():
     """-S leaves site-packages out, so only what is found beside the script; numpy by its path."""
     code = (
         "import sys; sys.path += [p for p in PATHS if 'flatdiff' not in p]\n"
-        "import image_source; print(image_source.pictures.__file__)"
+        "import evaluator\n"
+        "from flatdiff.judge import image_source; print(image_source.pictures.__file__)"
     ).replace("PATHS", repr([p for p in sys.path if p.endswith("site-packages")]))
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
@@ -300,11 +293,13 @@ def test_the_script_needs_no_installed_flatdiff():
         text=True,
         env={"PATH": ""},
     )
-    assert done.stdout.strip() == str(EVALUATIONS.parent / "flatdiff" / "pictures.py"), done.stderr
+    assert done.stdout.strip() == str(EVALUATIONS.parent / "flatdiff" / "judge" / "pictures.py"), (
+        done.stderr
+    )
 
 
 def test_numbers_that_cannot_be_written_or_are_none_are_a_sentence(features, tmp_path, monkeypatch):
-    monkeypatch.setattr("features.load_features", lambda *args: features)
+    monkeypatch.setattr("flatdiff.judge.features.load_features", lambda *args: features)
     monkeypatch.chdir(tmp_path)
     np.savez("reference.npz", pictures(30))
     command = ["reference.npz", "reference.npz", "--cache_dir", ""]

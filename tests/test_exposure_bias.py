@@ -26,8 +26,8 @@ from exact import (
 )
 from scipy import special
 
-from flatdiff import exposure_bias as eb
-from flatdiff.gaussian_diffusion import ModelMeanType
+from flatdiff.chain.gaussian_diffusion import ModelMeanType
+from flatdiff.measure import exposure_bias as eb
 
 
 def assert_within_error(estimate, expected, errors=4):

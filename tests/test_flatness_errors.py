@@ -13,8 +13,10 @@ import torch
 from launch import ROOT
 from test_flatness_run import arguments, folder, one_thread, parse, quiet, study
 
-from flatdiff import flatness, flatness_report, flatness_run, model_paths, perturb
-from flatdiff.subject import Subject, load_images, packed, unpacked
+from flatdiff.measure import flatness, flatness_report, flatness_run
+from flatdiff.measure.subject import Subject, load_images, packed, unpacked
+from flatdiff.store import model_paths
+from flatdiff.weights import perturb
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import flatness_scatter

@@ -13,9 +13,14 @@ import pytest
 import torch
 from launch import ROOT, mpirun
 
-from flatdiff import checkpoint, config, flatness_run, logger, model_paths, perturb, script_util
-from flatdiff.finished import Finished
-from flatdiff.subject import Subject, load_images
+from flatdiff.flags import config
+from flatdiff.measure import flatness_run
+from flatdiff.measure.finished import Finished
+from flatdiff.measure.subject import Subject, load_images
+from flatdiff.models import networks
+from flatdiff.store import checkpoint, model_paths
+from flatdiff.weights import perturb
+from flatdiff.world import logger
 
 KINDS = ("LPF", "HESSIAN", "SURFACE")
 MODEL = config.ModelFlags(
@@ -48,7 +53,7 @@ def folder(tmp_path_factory):
     np.savez(folder / "many.npz", arr_0=many)
     for seed, name in enumerate(("a/model000007.pt", "b/ema_0.9_000007.pt")):
         torch.manual_seed(seed)
-        model, _ = script_util.build(MODEL, DIFFUSION)
+        model, _ = networks.build(MODEL, DIFFUSION)
         with torch.no_grad():  # small outputs, so that the loss curves upwards
             for w in model.parameters():
                 w.add_(0.03 * torch.randn_like(w))
@@ -278,7 +283,7 @@ def test_half_precision_sees_the_moved_weights(folder, tmp_path):
 
 def test_classes(folder, tmp_path):
     model = replace(MODEL, class_cond=True, num_classes=2)
-    network, _ = script_util.build(model, DIFFUSION)
+    network, _ = networks.build(model, DIFFUSION)
     checkpoint.save(network.state_dict(), str(tmp_path / "model000001.pt"))
     images = np.zeros((4, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "data.npz", arr_0=images, arr_1=np.array([0, 1, 1, 0]))

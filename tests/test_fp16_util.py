@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff import fp16_util, logger
+from flatdiff import fp16_util
 from flatdiff.fp16_util import MixedPrecisionTrainer
+from flatdiff.world import logger
 
 
 class Net(nn.Module):

@@ -1,19 +1,15 @@
 """Distances of sets of features: closed forms, scipy, and points placed by hand."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
-import precision_recall as precision_recall_module
-from frechet import distance_with_error, floor, frechet_distance, statistics
-from inception_score import inception_score
-from kernel_distance import discrepancy, kernel_distance
-from precision_recall import precision_recall
+from flatdiff.judge import precision_recall as precision_recall_module
+from flatdiff.judge.frechet import distance_with_error, floor, frechet_distance, statistics
+from flatdiff.judge.inception_score import inception_score
+from flatdiff.judge.kernel_distance import discrepancy, kernel_distance
+from flatdiff.judge.precision_recall import precision_recall
 
 RNG = np.random.default_rng(0)
 

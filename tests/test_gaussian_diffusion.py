@@ -8,8 +8,8 @@ import torch
 from chains import GOLDEN, NOISE, X_START, assert_golden, chain, toy, toy_eps
 from torch.distributions import Normal, kl_divergence
 
-from flatdiff import gaussian_diffusion as gd
-from flatdiff.gaussian_diffusion import LossType, ModelMeanType, ModelVarType
+from flatdiff.chain import gaussian_diffusion as gd
+from flatdiff.chain.gaussian_diffusion import LossType, ModelMeanType, ModelVarType
 
 T = torch.tensor([0, 500])
 FIXED = {"var": ModelVarType.FIXED_LARGE}

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from flatdiff import config, generate, logger, script_util
-from flatdiff.generate import ImageNoise, draw_labels, sample_images
+from flatdiff import script_util
+from flatdiff.flags import config
+from flatdiff.models import generate
+from flatdiff.models.generate import ImageNoise, draw_labels, sample_images
+from flatdiff.world import logger
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import torch
 from hessian_eigenthings import HessianOperator, lanczos
 from torch import nn
 
-from flatdiff import hessian, script_util
+from flatdiff import script_util
+from flatdiff.weights import hessian
 
 
 @pytest.fixture(scope="module")

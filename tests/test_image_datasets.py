@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from flatdiff import logger
 from flatdiff.image_datasets import (
     Batches,
     ImageDataset,
@@ -19,6 +18,7 @@ from flatdiff.image_datasets import (
     to_float,
     to_uint8,
 )
+from flatdiff.world import logger
 
 
 @pytest.fixture

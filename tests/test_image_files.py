@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flatdiff.image_datasets import (
+from flatdiff.data.image_datasets import (
     ImageDataset,
     center_crop_arr,
     list_image_files,

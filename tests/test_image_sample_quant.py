@@ -10,8 +10,12 @@ import torch
 from launch import ROOT, run
 from safetensors.torch import load_file
 
-from flatdiff import checkpoint, config, generate, logger, probe, script_util
-from flatdiff.image_datasets import ImageDataset
+from flatdiff.chain import probe
+from flatdiff.data.image_datasets import ImageDataset
+from flatdiff.flags import config
+from flatdiff.models import generate, networks
+from flatdiff.store import checkpoint
+from flatdiff.world import logger
 
 TINY = (
     "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --learn_sigma True "
@@ -53,7 +57,7 @@ def trained(tmp_path_factory):
     squares = (inside[0][:, :, None] & inside[1][:, None, :])[:, None].expand(-1, 3, -1, -1)
     np.savez(folder / "squares.npz", arr_0=(squares * 255).byte().permute(0, 2, 3, 1).numpy())
     flags = parsed(TINY)
-    model, diffusion = script_util.build(flags.model, flags.diffusion)
+    model, diffusion = networks.build(flags.model, flags.diffusion)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(60):
         x = squares[torch.randint(0, 200, (16,))].float() * 2 - 1
@@ -108,7 +112,7 @@ def test_losses_are_those_of_the_training_chain(sample, trained):
         _, log, _ = sample(*argv, "--timestep_respacing", steps, name=f"steps{i}")
         lines.append([line for line in log.splitlines() if " before, " in line])
     assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == ["mse", "vb", "loss"]
-    model, chain = script_util.from_checkpoint(str(trained / "model000060.pt"), parsed([]))
+    model, chain = networks.from_checkpoint(str(trained / "model000060.pt"), parsed([]))
     dataset = ImageDataset(str(trained / "squares.npz"), 8)
     plan = probe.plan(32, 100, 100, 0, dataset.num_images)
     draws = probe.fixed_draws(probe.images_of(dataset, 32, 0)[0], plan, 0)
@@ -141,7 +145,7 @@ def test_packed_files_stand_alone_and_give_the_same_images(sample, trained, tmp_
     fp32 = torch.load(trained / "model000060.pt", weights_only=True)
     bare = sum(w.nbytes for w in fp32.values())
     assert bare / path.stat().st_size > ratio
-    model, diffusion = script_util.from_checkpoint(str(path), parsed([]))
+    model, diffusion = networks.from_checkpoint(str(path), parsed([]))
     assert diffusion.original_num_steps == 100
     tensors = load_file(path)
     for name, w in model.state_dict().items():

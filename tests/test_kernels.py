@@ -8,21 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-from flatdiff import compiler, kernels, nn
-from flatdiff.nn import twice_differentiable
-from flatdiff.quantize import Quantizer
-from flatdiff.unet import UNetModel
+from flatdiff.kernels import build, calls
+from flatdiff.kernels.calls import twice_differentiable
+from flatdiff.nets import nn
+from flatdiff.nets.unet import UNetModel
+from flatdiff.quantize.grid import Quantizer
 
 pytestmark = pytest.mark.skipif(
-    not any(map(shutil.which, compiler.COMPILERS)), reason="there is no C++ compiler"
+    not any(map(shutil.which, build.COMPILERS)), reason="there is no C++ compiler"
 )
 CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
 
 
 @pytest.fixture(autouse=True, scope="module")
 def installed():
-    assert compiler.use() == "C++ kernels"
-    kernels.install(compiler.load(compiler.SOURCES))
+    assert build.use() == "C++ kernels"
+    calls.install(build.load(build.SOURCES))
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +79,14 @@ def test_the_norm_is_its_formula(shape, film, silu):
         inputs.append(torch.randn(shape[0], 2 * channels))
 
     def ours(x, weight, bias, film=None):
-        return kernels.normalize(x, 32, weight, bias, 1e-5, film, silu)
+        return calls.normalize(x, 32, weight, bias, 1e-5, film, silu)
 
     assert_as_exact_as_pytorch(ours, lambda *a: formula(*a, silu=silu), inputs, shape)
 
 
 def test_a_large_mean_costs_no_digits():
     x, ones = image(2, 64, 16, 16, mean=3000), torch.ones(64)
-    got = kernels.normalize(x, 32, ones, 0 * ones, 1e-5)
+    got = calls.normalize(x, 32, ones, 0 * ones, 1e-5)
     expected = F.group_norm(x.double(), 32)
     # x is given to 1.2e-4; PyTorch, in this layout, is off by 1000
     assert (got - expected).abs().max() < 4e-4
@@ -95,7 +96,7 @@ def test_silu_far_from_zero():
     x = torch.linspace(-200, 200, 32 * 64).view(1, 64, 32, 1)
     x = x.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.full((64,), 100.0), torch.zeros(64)
-    got = kernels.normalize(x, 32, weight, bias, 1e-5, silu=True)
+    got = calls.normalize(x, 32, weight, bias, 1e-5, silu=True)
     expected = formula(x.double(), weight.double(), bias.double(), silu=True)
     assert expected.min() < -1e-30 and (got - expected).abs().max() <= 3 * CLOSE * expected.max()
 
@@ -104,10 +105,10 @@ def test_what_is_not_finite_stays_so():
     x = image(2, 32, 4, 4)
     x[0, 3, 1, 1] = torch.nan
     for silu in (False, True):
-        y = kernels.normalize(x, 32, torch.ones(32), torch.zeros(32), 1e-5, silu=silu)
+        y = calls.normalize(x, 32, torch.ones(32), torch.zeros(32), 1e-5, silu=silu)
         assert y[0, 3].isnan().all() and y[1].isfinite().all()
     weight = torch.randn(32, 32, 3, 3)
-    assert kernels.convolve(x, weight)[0, :, 0:3, 0:3].isnan().all()
+    assert calls.convolve(x, weight)[0, :, 0:3, 0:3].isnan().all()
 
 
 # Convolution
@@ -127,14 +128,14 @@ def test_the_convolution_is_one(shape, out, bias, layout):
         return F.conv2d(x, weight, bias, padding=1)
 
     shape = shape[0], out, *shape[2:]
-    assert_as_exact_as_pytorch(kernels.convolve, convolution, inputs, shape)
+    assert_as_exact_as_pytorch(calls.convolve, convolution, inputs, shape)
 
 
 def test_which_convolutions_are_taken():
     x = image(2, 64, 16, 16)
 
     def taken(x, channels=64, out=64, size=3, **options):
-        return kernels.takes_conv(nn.Conv2d(channels, out, size, **options), x)
+        return calls.takes_conv(nn.Conv2d(channels, out, size, **options), x)
 
     assert taken(x, padding=1) and taken(x, out=32, padding=1, bias=False)
     assert not taken(x) and not taken(x, padding=1, stride=2) and not taken(x, size=1)
@@ -167,9 +168,9 @@ def test_an_image_of_other_channels_is_refused_as_by_pytorch():
 )
 def test_codes_are_the_quantizers_to_the_bit(bits, make):
     x = make()
-    assert kernels.takes_quantize(x)
+    assert calls.takes_quantize(x)
     ours = Quantizer(bits, "channel")(x)
-    with kernels.switched_off():
+    with calls.switched_off():
         pytorch = Quantizer(bits, "channel")(x)
     assert torch.equal(ours.codes, pytorch.codes) and ours.codes.stride() == pytorch.codes.stride()
     assert torch.equal(ours.scale, pytorch.scale) and torch.equal(ours.zero, pytorch.zero)
@@ -188,7 +189,7 @@ def test_rescaled_sums():
     scale, zero = torch.rand(3, 1, 1, 1), torch.tensor([0, 7, 255], dtype=torch.uint8)
     zero = zero.view(3, 1, 1, 1)
     expected = (y - zero * ones) * scale + bias.view(-1, 1, 1)
-    torch.testing.assert_close(kernels.rescale(y, ones, scale, zero, bias), expected)
+    torch.testing.assert_close(calls.rescale(y, ones, scale, zero, bias), expected)
 
 
 # All of them
@@ -202,13 +203,13 @@ def test_threads_change_nothing():
     def results(threads):
         torch.set_num_threads(threads)
         norm = with_gradients(
-            lambda x, *a: kernels.normalize(x, 32, *a[:2], 1e-5, a[2], True),
+            lambda x, *a: calls.normalize(x, 32, *a[:2], 1e-5, a[2], True),
             [x, scale, shift, film],
             dy,
         )
-        codes, *grid = kernels.quantize(x, 8)
+        codes, *grid = calls.quantize(x, 8)
         # the gradient of a convolution's weight is PyTorch's
-        return [*norm, *with_gradients(kernels.convolve, [x, weight], dy)[:2], codes, *grid]
+        return [*norm, *with_gradients(calls.convolve, [x, weight], dy)[:2], codes, *grid]
 
     one = results(1)
     for threads in (2, 3, 7):
@@ -228,9 +229,9 @@ def test_a_network_is_the_one_that_pytorch_computes(monkeypatch):
     weights = list(model.parameters())
     taken = []
     for name in ("normalize", "convolve"):
-        function = getattr(kernels, name)
+        function = getattr(calls, name)
         spy = functools.partial(lambda name, f, *a: taken.append(name) or f(*a), name, function)
-        monkeypatch.setattr(kernels, name, spy)
+        monkeypatch.setattr(calls, name, spy)
 
     def result():
         y = model(x, t)
@@ -240,7 +241,7 @@ def test_a_network_is_the_one_that_pytorch_computes(monkeypatch):
     assert taken.count("normalize") == sum(isinstance(m, nn.GroupNorm32) for m in model.modules())
     assert taken.count("convolve") >= 10
     taken.clear()
-    with kernels.switched_off():
+    with calls.switched_off():
         pytorch = result()
     assert not taken
     assert (ours[0] - pytorch[0]).norm() <= CLOSE * pytorch[0].norm()
@@ -286,10 +287,10 @@ def test_gradients_of_the_image_alone():
 
 def test_the_default_dtype_changes_nothing():
     x, weight = image(1, 64, 8, 8), torch.randn(64, 64, 3, 3)
-    expected = kernels.convolve(x, weight)
+    expected = calls.convolve(x, weight)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(kernels.convolve(x, weight), expected)
+        assert torch.equal(calls.convolve(x, weight), expected)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -318,12 +319,12 @@ def test_a_second_derivative_is_an_error_or_pytorchs():
 
 
 def test_a_library_that_computes_something_else_is_refused(tmp_path):
-    source, wrong = compiler.SOURCES[0].read_text(), tmp_path / "norm_kernel.cpp"
+    source, wrong = build.SOURCES[0].read_text(), tmp_path / "norm_kernel.cpp"
     assert "1.0 + film" in source
     wrong.write_text(source.replace("1.0 + film", "1.01 + film"))
-    library = compiler.load([wrong, *compiler.SOURCES[1:]])
+    library = build.load([wrong, *build.SOURCES[1:]])
     with pytest.raises(OSError, match="does not compute what PyTorch"):
-        kernels.install(library)
-    assert not kernels.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
-    kernels.install(compiler.load(compiler.SOURCES))
-    assert kernels.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
+        calls.install(library)
+    assert not calls.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
+    calls.install(build.load(build.SOURCES))
+    assert calls.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatdiff import checkpoint, config, generate, keys, study
+from flatdiff.flags import config, keys
+from flatdiff.models import generate
+from flatdiff.store import checkpoint
+from flatdiff.study import matrix
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 MARKS = {"numbers", "sampling", "parts", "nothing"}
@@ -120,6 +123,6 @@ def test_the_key_of_a_training_is_what_it_has_always_been():
         "noise_schedule": "cosine",
     }
     made_of = {"data": "5ee18ab67bb6c648", "ranks": 1}
-    assert study.Cell("train", flags, made_of, "/store").key == "1fac8ffc1f64"
+    assert matrix.Cell("train", flags, made_of, "/store").key == "1fac8ffc1f64"
     elsewhere = flags | {"data_dir": "/here", "log_interval": 1, "save_interval": 9, "keep_last": 0}
-    assert study.Cell("train", elsewhere, made_of, "/s").key == "1fac8ffc1f64"
+    assert matrix.Cell("train", elsewhere, made_of, "/s").key == "1fac8ffc1f64"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flatdiff import logger
+from flatdiff.world import logger
 
 FILES = ["log", "csv", "json"]
 

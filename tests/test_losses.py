@@ -5,7 +5,7 @@ import torch
 from chains import GOLDEN, X_START, assert_golden
 from torch.distributions import Normal, kl_divergence
 
-from flatdiff.losses import (
+from flatdiff.chain.losses import (
     approx_standard_normal_cdf,
     discretized_gaussian_log_likelihood,
     normal_kl,

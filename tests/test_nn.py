@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn as torch_nn
 
-from flatdiff import nn
+from flatdiff.nets import nn
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
 

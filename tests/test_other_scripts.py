@@ -15,10 +15,16 @@ import torch.nn.functional as F
 from launch import ROOT, mpirun
 from PIL import Image
 
-from flatdiff import checkpoint, classifier_util, config, dist_util, nll, script_util, super_res
-from flatdiff.generate import ImageNoise
+from flatdiff import script_util
+from flatdiff.flags import config
+from flatdiff.measure import nll
+from flatdiff.models import networks, super_res
+from flatdiff.models.generate import ImageNoise
+from flatdiff.nets.unet import SuperResModel
 from flatdiff.rng import generator
-from flatdiff.unet import SuperResModel
+from flatdiff.store import checkpoint
+from flatdiff.train import classifier_util
+from flatdiff.world import dist_util
 
 CHAIN = "--diffusion_steps 20 --noise_schedule cosine --num_classes 3 --seed 5".split()
 NETWORK = (
@@ -303,7 +309,7 @@ def test_a_classifier_of_other_images_is_refused(call, classifier, tmp_path):
         image_size=16, num_channels=32, num_res_blocks=1, channel_mult="1", attention_resolutions=""
     )
     chain = config.DiffusionFlags()
-    network, _ = script_util.build(flags, chain)
+    network, _ = networks.build(flags, chain)
     checkpoint.save(network.state_dict(), str(tmp_path / "model000000.pt"))
     about = {"model": dataclasses.asdict(flags), "diffusion": dataclasses.asdict(chain)}
     checkpoint.save_json(about, str(tmp_path / "config.json"))

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from flatdiff.perturb import along, at, distance, gaussian, noise, replace, sphere
+from flatdiff.weights.perturb import along, at, distance, gaussian, noise, replace, sphere
 
 
 def some_weights(layout=torch.contiguous_format):

@@ -2,21 +2,16 @@
 
 import os
 import struct
-import sys
 import zipfile
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from flatdiff import pictures
-from flatdiff.image_datasets import ImageDataset, list_image_files
-
-sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
-import image_source
+from flatdiff.data.image_datasets import ImageDataset, list_image_files
+from flatdiff.judge import image_source, pictures
 
 RNG = np.random.default_rng(0)
 EVERY = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)  # each 16-bit value once

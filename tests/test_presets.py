@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatdiff import config, script_util
-from flatdiff.presets import PRESETS
+from flatdiff.flags import config
+from flatdiff.flags.presets import PRESETS
+from flatdiff.models import networks
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/guided_diffusion.json").read_text())["layouts"]
 UNCONDITIONAL = "256x256_diffusion_uncond.pt (= lsun_*.pt)"
@@ -47,10 +48,10 @@ def parse(line):
 def network(flags):
     """The network of the kind that the flags speak of."""
     if "large_size" in flags.given:
-        return script_util.build_super_res(flags.model, flags.super_res, flags.diffusion)[0]
+        return networks.build_super_res(flags.model, flags.super_res, flags.diffusion)[0]
     if "classifier_width" in flags.given:
-        return script_util.build_classifier(flags.classifier, flags.diffusion)[0]
-    return script_util.build(flags.model, flags.diffusion)[0]
+        return networks.build_classifier(flags.classifier, flags.diffusion)[0]
+    return networks.build(flags.model, flags.diffusion)[0]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from chains import toy
 
-from flatdiff import probe, script_util
-from flatdiff.image_datasets import to_float
+from flatdiff import script_util
+from flatdiff.chain import probe
+from flatdiff.data.image_datasets import to_float
 
 T = 40
 

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from flatdiff import int8, packing, perturb, quantize_run
-from flatdiff import quantize as qz
-from flatdiff.quantize import Quantizer
+from flatdiff.models import quantize_run
+from flatdiff.quantize import grid as qz
+from flatdiff.quantize import int8, packing
+from flatdiff.quantize.grid import Quantizer
+from flatdiff.weights import perturb
 
 SETTINGS = [
     dict(bits=bits, granularity=granularity, symmetric=symmetric, clip=clip)
@@ -256,7 +258,8 @@ def test_int8_arithmetic_equals_the_simulation(granularity, input_bits):
 
 def test_overflowing_int8_arithmetic_is_refused():
     """An older CPU, as oneDNN can play one: 8 by 8 bits overflow its sums, 7 by 8 do not."""
-    code = "from flatdiff.int8 import check; check(7, 8); check(8, 7); print('exact'); check(8, 8)"
+    code = "from flatdiff.quantize.int8 import check\n"
+    code += "check(7, 8); check(8, 7); print('exact'); check(8, 8)"
     env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert run.stdout == "exact\n" and run.returncode != 0, run.stderr

@@ -8,7 +8,7 @@ import pytest
 import torch
 from chains import X_START, chain, toy
 
-from flatdiff.resample import (
+from flatdiff.chain.resample import (
     Draw,
     LossAwareSampler,
     LossSecondMomentResampler,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from chains import GOLDEN, NOISE, X_START, chain, toy, toy_eps
 
-from flatdiff.gaussian_diffusion import ModelVarType
-from flatdiff.respace import SpacedDiffusion, space_timesteps
+from flatdiff.chain.gaussian_diffusion import ModelVarType
+from flatdiff.chain.respace import SpacedDiffusion, space_timesteps
 
 RESPACED = [name.removeprefix("respace_cosine1000_") for name in GOLDEN if "respace_" in name]
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff import checkpoint
-from flatdiff.restore import load_optimizer, load_weights, optimizer_state
 from flatdiff.script_util import (
     create_classifier,
     create_model,
     sr_create_model_and_diffusion,
     sr_model_and_diffusion_defaults,
 )
+from flatdiff.store import checkpoint
+from flatdiff.store.restore import load_optimizer, load_weights, optimizer_state
 
 UNET = {
     "image_size": 32,

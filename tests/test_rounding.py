@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
-from flatdiff import perturb, script_util
-from flatdiff.rounding import enough, rounded, seen
-from flatdiff.rounding_log import arithmetics
+from flatdiff import script_util
+from flatdiff.models import networks
+from flatdiff.models.rounding_log import arithmetics
+from flatdiff.weights import perturb
+from flatdiff.weights.rounding import enough, rounded, seen
 
 STEPS = {"bf16": 2.0**-7, "tf32": 2.0**-10, "fp16": 2.0**-10, "fp32": 2.0**-23}  # above 1
 
@@ -107,7 +109,7 @@ def test_autocast_rounds_these_weights_and_no_others(build, dtype):
 
     @torch.no_grad()
     def output():
-        with script_util.casting(dtype, "cpu")():
+        with networks.casting(dtype, "cpu")():
             return model(x, t, **cond)
 
     expected = output()

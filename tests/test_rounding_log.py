@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff import logger, perturb, script_util
-from flatdiff.rounding_log import ClimbLog, warn_of_small_moves
-from flatdiff.train_util import TrainLoop
+from flatdiff import script_util
+from flatdiff.models.rounding_log import ClimbLog, warn_of_small_moves
+from flatdiff.train.train_util import TrainLoop
+from flatdiff.weights import perturb
+from flatdiff.world import logger
 
 SAM = ("adam-sam", "adam-asam", "adam-msam")
 

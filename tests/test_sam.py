@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flatdiff.sam import msam_gradient, sam_gradient
+from flatdiff.weights.sam import msam_gradient, sam_gradient
 
 
 def quadratic(dtype=torch.float64):

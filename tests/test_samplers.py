@@ -7,7 +7,7 @@ import torch
 from chains import GOLDEN, NOISE, X_START, assert_golden, chain, toy, toy_cond, toy_eps
 from diffusers import DPMSolverMultistepScheduler
 
-from flatdiff.gaussian_diffusion import (
+from flatdiff.chain.gaussian_diffusion import (
     GaussianDiffusion,
     LossType,
     ModelMeanType,

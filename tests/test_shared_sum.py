@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from flatdiff import shared_sum
-from flatdiff.shared_sum import SharedSum
+from flatdiff.world import shared_sum
+from flatdiff.world.shared_sum import SharedSum
 
 
 class Ranks:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flatdiff import significance
+from flatdiff.study import significance
 
 
 def test_the_interval_and_p_are_those_of_the_paired_t_test():

@@ -6,7 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flatdiff import checkpoint, config, logger, run_util, script_util, train_state
+from flatdiff.flags import config
+from flatdiff.models import networks, run_util
+from flatdiff.store import checkpoint
+from flatdiff.train import starting, train_state
+from flatdiff.world import logger
 
 GROUPS = {
     "run": config.RunFlags,
@@ -37,11 +41,11 @@ def train(tmp_path):
     def run(folder, *more, end_step=2, **changes):
         line = f"{NETWORK} --data_dir {tmp_path}/data --end_step {end_step} --log_dir {folder}"
         flags = config.parse("", [*line.split(), *more], **GROUPS)
-        begin = run_util.start_training(flags)
+        begin = starting.start_training(flags)
         dataset = run_util.open_dataset(flags.data, 8)
         torch.manual_seed(0)
-        loop = run_util.training_loop(
-            flags, *script_util.build(flags.model, flags.diffusion), dataset, begin, **changes
+        loop = starting.training_loop(
+            flags, *networks.build(flags.model, flags.diffusion), dataset, begin, **changes
         )
         loop.run_loop()
         return loop

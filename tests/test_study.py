@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from flatdiff import config, presets, study, study_axes, study_run
-from flatdiff.image_files import save_images
-from flatdiff.train_util import learning_rate, num_ascent
+from flatdiff.data.image_files import save_images
+from flatdiff.flags import config, presets
+from flatdiff.study import axes, matrix, runner
+from flatdiff.train.train_util import learning_rate, num_ascent
 
 GROUPS = {
     "study": config.StudyFlags,
@@ -38,7 +39,7 @@ def flags_of(data, *argv):
 
 
 def models_of(data, *argv):
-    return study.models_of(flags_of(data, *argv), "/store")
+    return matrix.models_of(flags_of(data, *argv), "/store")
 
 
 def keys(models):
@@ -122,13 +123,13 @@ def test_the_adam_of_a_cost_is_the_adam_of_its_steps(data):
 
 def test_keys_of_trainings_are_those_of_the_first_studies():
     """What was trained stays: the key is written down, that of flags and data as they were."""
-    cell = study.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")
+    cell = matrix.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")
     assert cell.key == "6235b76a593c"
 
 
 def test_averages_are_of_one_training_which_they_leave_alone(data):
     flags = flags_of(data)
-    train = study_axes.train_group(flags, {"optimizer": "adam"})
+    train = axes.train_group(flags, {"optimizer": "adam"})
     assert (train.use_swa, train.swa_start, train.swa_window) == (True, 30, 1)
     rates = {
         learning_rate(s, lr=train.lr, anneal_steps=train.lr_anneal_steps, window=1, start=30)
@@ -137,7 +138,7 @@ def test_averages_are_of_one_training_which_they_leave_alone(data):
     assert rates == {train.lr}
     annealed = ("--average", "none,ema", "--lr_anneal_steps", 40)
     flags = flags_of(data, *annealed)
-    twice = study_axes.train_group(flags, {"optimizer": "adam", "times": 2.0})
+    twice = axes.train_group(flags, {"optimizer": "adam", "times": 2.0})
     assert (twice.use_swa, twice.lr_anneal_steps, twice.end_step) == (False, 80, 80)
     files = {m.average: m.cells["LPF"].flags["model_path"] for m in models_of(data)[:3]}
     assert {a: f.rpartition("/")[2] for a, f in files.items()} == {
@@ -156,13 +157,13 @@ def test_passes_are_those_that_the_loop_takes(every, start):
     )
     climbs = [s for s in range(20) if s >= start and (s - start) % every == 0]
     half = dataclasses.replace(train, sam_share=0.5, batch_size=8)
-    assert study_axes.passes(train) == pytest.approx(1 + len(climbs) / 20)
-    assert study_axes.passes(half) == pytest.approx(1 + len(climbs) / 40)
+    assert axes.passes(train) == pytest.approx(1 + len(climbs) / 20)
+    assert axes.passes(half) == pytest.approx(1 + len(climbs) / 40)
     third = dataclasses.replace(train, sam_share=0.3, batch_size=4)  # 2 whole images of 4
-    assert study_axes.passes(third) == pytest.approx(1 + len(climbs) / 40)
+    assert axes.passes(third) == pytest.approx(1 + len(climbs) / 40)
     assert num_ascent(0.3, 4) == 2
-    assert study_axes.passes(dataclasses.replace(train, optimizer="adam-msam")) == 1
-    assert study_axes.passes(dataclasses.replace(train, rho=0.0)) == 1
+    assert axes.passes(dataclasses.replace(train, optimizer="adam-msam")) == 1
+    assert axes.passes(dataclasses.replace(train, rho=0.0)) == 1
 
 
 EVERYTHING = {
@@ -206,7 +207,7 @@ def test_two_studies_share_cells(data):
 
 def test_each_job_has_a_file_of_its_own(data):
     """It is named after the first of its cells, and models share the last, the real images'."""
-    jobs = study_run.jobs_of(models_of(data))
+    jobs = runner.jobs_of(models_of(data))
     files = {(job.cells[0].kind, job.cells[0].key) for job in jobs}
     assert len(files) == len(jobs) == 3 * 2 + 3 * 2 * 3
     assert len({job.cells[-1].key for job in jobs if job.kind == "measure"}) == 1
@@ -218,7 +219,7 @@ def test_data_count_by_their_pixels(data, tmp_path):
     images[11, 0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", arr_0=images)
     base, same, other = (
-        study.fingerprint(flags_of(path))
+        matrix.fingerprint(flags_of(path))
         for path in (data, tmp_path / "same", tmp_path / "other.npz")
     )
     assert base == same != other
@@ -250,8 +251,8 @@ def test_what_makes_no_sense_is_said(data, argv, message):
 
 
 def test_half_a_result_is_none(tmp_path):
-    cell = study.Cell("LPF", {}, {}, str(tmp_path))
-    path = tmp_path / f"LPF-{cell.key}" / study.RESULT
+    cell = matrix.Cell("LPF", {}, {}, str(tmp_path))
+    path = tmp_path / f"LPF-{cell.key}" / matrix.RESULT
     assert cell.result() is None
     path.parent.mkdir()
     path.write_text(json.dumps({"curve": []})[:-1])
@@ -281,4 +282,4 @@ def test_a_preset_brings_the_sizes_of_its_study(monkeypatch):
     ],
 )
 def test_features_by_what_was_given(argv, features):
-    assert study_axes.features_of(parse(*argv)) == features
+    assert axes.features_of(parse(*argv)) == features

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flatdiff import study_report, study_rows, study_tables, study_words
-from flatdiff.study import Cell, Model, Training
+from flatdiff.study import report, rows, tables, words
+from flatdiff.study.matrix import Cell, Model, Training
 
 RESULTS = {
     "LPF": {"term": "mse", "curve": [{"at_w": 0.1, "rise": 0.01}]},
@@ -41,43 +41,43 @@ def model_of(changes=None, trained=None, seed=0):
 
 
 def test_a_row_says_what_the_cells_say():
-    (row,) = study_rows.rows_of([model_of()])
+    (row,) = rows.rows_of([model_of()])
     expected = {"lpf": 0.01, "lpf_filter": 0.02, "mc": 0.03, "eigenvalue": 5.0, "rise_w4": 1.0}
     expected |= {"fd_20_infinity": 1.5, "fd_20_w4_infinity": None, "noise_norm": 10.0}
     assert {name: row[name] for name in expected} == expected
 
 
 def test_the_gap_of_the_first_step_is_not_in_the_mean_of_the_rest():
-    (row,) = study_rows.rows_of([model_of()])
+    (row,) = rows.rows_of([model_of()])
     assert (row["gap_start"], row["gap_mean"]) == pytest.approx((3.0, 0.3))
     assert (row["training_start"], row["sampling_start"]) == (8.0, 11.0)
     assert (row["training_mean"], row["sampling_mean"]) == pytest.approx((9.4, 9.6))
     one = {"exposure": {"noise_norm": 10.0, "gap": {"value": [3.0]}}}
-    (row,) = study_rows.rows_of([model_of(one)])
+    (row,) = rows.rows_of([model_of(one)])
     assert (row["gap_start"], row["gap_mean"]) == (3.0, None)
 
 
 def test_underfitting_is_a_norm_in_training_below_nine_tenths_of_the_noises():
-    (row,) = study_rows.rows_of([model_of()])
-    assert study_rows.underfits(row, "start") and not study_rows.underfits(row, "mean")
-    assert not study_rows.underfits(row | {"noise_norm": None}, "start")
-    summary = study_rows.summary([row])
-    told = study_words.underfitting(summary)
+    (row,) = rows.rows_of([model_of()])
+    assert rows.underfits(row, "start") and not rows.underfits(row, "mean")
+    assert not rows.underfits(row | {"noise_norm": None}, "start")
+    summary = rows.summary([row])
+    told = words.underfitting(summary)
     assert "So it is nearest t = 0 of every model. " in told and "√(3HW) = 10" in told
     good = summary[0] | {"training_start": 9.2, "gradient": "adam-sam"}
-    assert "So it is nearest t = 0 of adam. " in study_words.underfitting([*summary, good])
-    assert "So it is nowhere here. " in study_words.underfitting([good])
-    assert study_words.underfitting([good | {"noise_norm": None}]) == ""
+    assert "So it is nearest t = 0 of adam. " in words.underfitting([*summary, good])
+    assert "So it is nowhere here. " in words.underfitting([good])
+    assert words.underfitting([good | {"noise_norm": None}]) == ""
 
 
 @pytest.mark.parametrize("kind", list(RESULTS))
 def test_what_is_missing_is_none(kind):
-    whole, half = (study_rows.rows_of([model_of(c)])[0] for c in ({}, {kind: None}))
+    whole, half = (rows.rows_of([model_of(c)])[0] for c in ({}, {kind: None}))
     assert whole.keys() == half.keys()
     lost = {name for name in whole if half[name] is None and whole[name] is not None}
     assert lost and all(half[name] == whole[name] for name in whole.keys() - lost)
-    study_tables.flatness(study_rows.summary([half]), "FD")
-    (untimed,) = study_rows.rows_of([model_of(trained={"steps_timed": 3})])
+    tables.flatness(rows.summary([half]), "FD")
+    (untimed,) = rows.rows_of([model_of(trained={"steps_timed": 3})])
     assert untimed["seconds"] is None
 
 
@@ -88,28 +88,28 @@ def test_numbers_that_are_none_are_left_out_and_named():
         "exposure": RESULTS["exposure"] | {"gap": {"value": [3.0, None, 0.1]}},
     }
     models = [model_of(), model_of(strange, seed=1)]
-    rows = study_rows.rows_of(models)
-    assert [rows[1][k] for k in ("lpf", "fd_20", "rise_w4", "gap_mean")] == [None] * 4
-    assert rows[1]["gap_start"] == 3.0 and rows[1]["fd_20_w4"] == 3.0
-    assert study_rows.not_finite(models) == [
+    found = rows.rows_of(models)
+    assert [found[1][k] for k in ("lpf", "fd_20", "rise_w4", "gap_mean")] == [None] * 4
+    assert found[1]["gap_start"] == 3.0 and found[1]["fd_20_w4"] == 3.0
+    assert rows.not_finite(models) == [
         f"{name} of adam none, seed 1" for name in ("fd_20", "lpf", "rise_w4", "gap_mean")
     ]
-    assert study_rows.summary(rows)[0]["lpf"] == 0.01
+    assert rows.summary(found)[0]["lpf"] == 0.01
 
 
 def test_a_study_without_a_trained_model_says_so(tmp_path, capsys):
     flags = SimpleNamespace(run=SimpleNamespace(log_dir=str(tmp_path)))
-    assert study_report.write([model_of(trained={})], flags) == []
+    assert report.write([model_of(trained={})], flags) == []
     assert "none of the 1 models of this study is trained" in capsys.readouterr().out
 
 
 def test_real_images_stand_below_the_models():
-    summary = study_rows.summary(study_rows.rows_of([model_of(), model_of(seed=1)]))
+    summary = rows.summary(rows.rows_of([model_of(), model_of(seed=1)]))
     floor = {"values": [0.4, 0.5, 0.6], "infinities": [0.0, 0.1, 0.2]}
     about = {"seconds": "seconds", "samples": 400, "term": "mse"}
-    header, rows = study_tables.quality(summary, "FD", floor, about)
+    header, lines = tables.quality(summary, "FD", floor, about)
     assert header[2:4] == ["FD, 20 steps", "20 steps, endless samples"]
-    assert header[-1] == "mse at w" and {len(row) for row in rows} == {len(header)}
+    assert header[-1] == "mse at w" and {len(row) for row in lines} == {len(header)}
     half = 4.303 * np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5
-    assert rows[-1][:3] == ["400 real images", "", f"0.50 ± {half:.2f}"]
-    assert rows[0][2:4] == ["**2**", "1.5"]
+    assert lines[-1][:3] == ["400 real images", "", f"0.50 ± {half:.2f}"]
+    assert lines[0][2:4] == ["**2**", "1.5"]

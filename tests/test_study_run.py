@@ -16,9 +16,10 @@ import pytest
 import torch
 from launch import ROOT, run, start
 
-from flatdiff import study_jobs, study_page, study_run, submission
-from flatdiff.study import Cell
-from flatdiff.study_board import Board, clock
+from flatdiff.report import page
+from flatdiff.study import jobs, runner, submission
+from flatdiff.study.board import Board, clock
+from flatdiff.study.matrix import Cell
 
 TINY = (
     "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --learn_sigma True "
@@ -215,20 +216,20 @@ for cell in json.load(open(sys.argv[2]))["cells"]:
 
 def test_a_failed_job_is_named_with_its_log_and_what_waits_is_left(tmp_path, capsys):
     failing = [sys.executable, "-c", "raise SystemExit('it broke')"]
-    told = study_run.run(jobs_in(tmp_path), flags_of(tmp_path), failing)
+    told = runner.run(jobs_in(tmp_path), flags_of(tmp_path), failing)
     assert "1 jobs failed, and 1 that wait for them were not begun: train adam, seed 0" in told
     log = re.search(r"see (.*?)\)", told)[1]
     with open(log) as file:
         assert "it broke" in file.read()
     finishing = [sys.executable, "-c", FINISH]
-    assert study_run.run(jobs_in(tmp_path), flags_of(tmp_path), finishing) == ""
+    assert runner.run(jobs_in(tmp_path), flags_of(tmp_path), finishing) == ""
     assert "2 done" in capsys.readouterr().out
 
 
 def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys):
     pytest.importorskip("submitit")
     flags = flags_of(tmp_path, cluster="local", cluster_options="timeout_min=5")
-    assert study_run.run(jobs_in(tmp_path), flags, [sys.executable, "-c", FINISH]) == ""
+    assert runner.run(jobs_in(tmp_path), flags, [sys.executable, "-c", FINISH]) == ""
     told = capsys.readouterr().out
     assert told.index("train adam, seed 0") < told.index("measure adam none, seed 0")
 
@@ -238,7 +239,7 @@ def test_two_processes_do_not_work_on_one_cell(tmp_path):
         with open(tmp_path / "a/lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    with study_jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
+    with jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
         lock()
     lock()
 
@@ -246,7 +247,7 @@ def test_two_processes_do_not_work_on_one_cell(tmp_path):
 def test_without_submitit_a_cluster_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
-        study_run.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"), [])
+        runner.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"), [])
 
 
 def test_cluster_options_are_names_and_values():
@@ -284,6 +285,6 @@ def test_time_left_is_by_the_pace_of_each_kind():
 
 
 def test_text_is_escaped_and_verdicts_are_coloured():
-    html = study_page.table(["<a>"], [["x<y"], ["**1.2**"], ["holds"], ["does not hold"]])
+    html = page.table(["<a>"], [["x<y"], ["**1.2**"], ["holds"], ["does not hold"]])
     assert "&lt;a&gt;" in html and "x&lt;y" in html and "<b>1.2</b>" in html
     assert '<td class="holds">' in html and '<td class="does">' in html

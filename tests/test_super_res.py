@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flatdiff.super_res import BaseSamples
+from flatdiff.models.super_res import BaseSamples
 
 IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
 

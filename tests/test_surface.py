@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flatdiff import perturb, surface
+from flatdiff.measure import surface
+from flatdiff.weights import perturb
 
 SHAPES = [(4, 3, 2), (5,), (3, 4)]
 

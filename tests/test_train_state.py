@@ -6,7 +6,10 @@ import pytest
 import torch
 from test_train_util import equal, log, loop  # noqa: F401
 
-from flatdiff import checkpoint, config, logger, run_util
+from flatdiff.flags import config
+from flatdiff.store import checkpoint
+from flatdiff.train import starting
+from flatdiff.world import logger
 
 
 def resumed(change, name):
@@ -64,5 +67,5 @@ def test_an_average_that_no_window_reaches_is_warned_of(end, warned, monkeypatch
     groups = {"train": config.TrainFlags, "data": config.DataFlags}
     flags = config.parse("", ["--use_swa", "True", "--swa_window", "4"], **groups)
     run = loop(use_swa=True, swa_window=4, swa_start=2, end_step=end)
-    run_util.describe(flags, run, SimpleNamespace(image_size=8, num_images=4))
+    starting.describe(flags, run, SimpleNamespace(image_size=8, num_images=4))
     assert bool(said) == warned

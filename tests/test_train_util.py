@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from flatdiff import checkpoint, compiler, logger, script_util, train_util
-from flatdiff.resample import Draw, create_named_schedule_sampler, draw
+from flatdiff import script_util
+from flatdiff.chain.resample import Draw, create_named_schedule_sampler, draw
+from flatdiff.kernels import build
+from flatdiff.models import networks
 from flatdiff.rng import TRAIN, generator
-from flatdiff.train_util import LossScale, TrainLoop, learning_rate
+from flatdiff.store import checkpoint
+from flatdiff.train import train_util
+from flatdiff.train.train_util import LossScale, TrainLoop, learning_rate
+from flatdiff.world import logger
 
 SIZE, BATCH = 8, 4
 
@@ -45,7 +50,7 @@ def network(dropout=0.0, **flags):
     with torch.no_grad():  # zero-initialized layers would leave most gradients zero at first
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    return script_util.place(model), diffusion
+    return networks.place(model), diffusion
 
 
 def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
@@ -134,7 +139,7 @@ def test_one_step_is_the_published_update(rho):
 
 def test_three_steps_are_those_of_guided_diffusion(monkeypatch):
     """Golden numbers of the original's network, losses, AdamW and EMA, on one given draw."""
-    compiler.use()
+    build.use()
     golden = json.loads((Path(__file__).parent / "golden/train_step.json").read_text())
     flags = script_util.model_and_diffusion_defaults() | golden["kw"]
     model, diffusion = script_util.create_model_and_diffusion(**flags)
@@ -151,7 +156,7 @@ def test_three_steps_are_those_of_guided_diffusion(monkeypatch):
     )
     monkeypatch.setattr(train_util, "draw", lambda *args, **kwargs: one)
     run = TrainLoop(
-        model=script_util.place(model), diffusion=diffusion, data=None, batch_size=2, microbatch=1,
+        model=networks.place(model), diffusion=diffusion, data=None, batch_size=2, microbatch=1,
         lr=1e-3, weight_decay=0.01, ema_rate="0.9", log_interval=9, save_interval=9,
         resume_checkpoint="",
     )  # fmt: skip

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from flatdiff import compiler
-from flatdiff.nn import twice_differentiable
-from flatdiff.unet import AttentionBlock, EncoderUNetModel, ResBlock, SuperResModel, UNetModel
+from flatdiff.kernels import build
+from flatdiff.kernels.calls import twice_differentiable
+from flatdiff.nets.unet import AttentionBlock, EncoderUNetModel, ResBlock, SuperResModel, UNetModel
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
 CHANNEL_MULT = {
@@ -119,7 +119,7 @@ def layout(model):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_outputs_are_guided_diffusions(name, memory_format):
     golden = GOLDEN[name]
-    compiler.use()  # compiled layers, which take channels_last alone
+    build.use()  # compiled layers, which take channels_last alone
     model = fill(unet(**golden["kw"])).to(memory_format=memory_format)
     labels = {"y": torch.tensor([3, 7])} if "class_cond" in golden["kw"] else {}
     x = golden_images(2, side=32).contiguous(memory_format=memory_format)

@@ -1,0 +1,283 @@
+"""A diffusion: p walks back, by a network's guess, from noise to images (Ho et al. 2020).
+
+    p(x_{t-1} | x_t) = N(mean, variance), both from the network's output at (x_t, t)
+
+Here p is read off the output, and scored: training losses, bits per dimension. How images were
+noised is in noising.py, how p is walked in samplers.py. A network is any callable
+(x_t, t, **model_kwargs) -> tensor. Names and arguments are guided-diffusion's.
+"""
+
+import enum
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
+from .noising import Noising, _extract_into_tensor, betas_for_alpha_bar, get_named_beta_schedule
+from .samplers import Samplers
+
+__all__ = [
+    "GaussianDiffusion",
+    "LossType",
+    "ModelMeanType",
+    "ModelVarType",
+    "_extract_into_tensor",
+    "betas_for_alpha_bar",
+    "get_named_beta_schedule",
+]
+
+Terms = dict[str, torch.Tensor]
+Guess = tuple[torch.Tensor, torch.Tensor | None]  # what is predicted, and what says the variance
+
+
+class ModelMeanType(enum.Enum):
+    """What the network predicts."""
+
+    PREVIOUS_X = enum.auto()  # x_{t-1}
+    START_X = enum.auto()  # x_0
+    EPSILON = enum.auto()  # the noise in x_t
+
+
+class ModelVarType(enum.Enum):
+    """Where p's variance comes from."""
+
+    LEARNED = enum.auto()  # the network's second half is its logarithm
+    FIXED_SMALL = enum.auto()  # the posterior's
+    FIXED_LARGE = enum.auto()  # beta
+    LEARNED_RANGE = enum.auto()  # the second half, -1 .. 1, says where between these two
+
+
+class LossType(enum.Enum):
+    """What training_losses calls the loss."""
+
+    MSE = enum.auto()  # mse, and vb where the variance is learned
+    RESCALED_MSE = enum.auto()  # the same, vb times T / 1000
+    KL = enum.auto()  # vb
+    RESCALED_KL = enum.auto()  # vb times T, an estimate of the whole bound
+
+    def is_vb(self) -> bool:
+        return self in (LossType.KL, LossType.RESCALED_KL)
+
+
+FIXED_VARIANCES = {
+    ModelVarType.FIXED_SMALL: ("posterior_variance", "posterior_log_variance_clipped"),
+    ModelVarType.FIXED_LARGE: ("large_variance", "large_log_variance"),
+}
+
+
+class GaussianDiffusion(Noising, Samplers):
+    """A chain over images x [N, C, ...] in [-1, 1], with t [N] int64.
+
+    betas: [T], two or more, each in (0, 1). rescale_timesteps: the network sees t * 1000 / T.
+    eps_scaler, eps_scaler_slope: in the samplers alone, the predicted noise is divided by
+    eps_scaler + eps_scaler_slope * t (epsilon scaling, Ning et al. 2024); 1 and 0 are off.
+    input_pertub: in training alone, x_t is made with noise + input_pertub * N(0, I), while the
+    target stays noise (input perturbation, Ning et al. 2023); 0 is off.
+    """
+
+    def __init__(
+        self,
+        *,
+        betas,
+        model_mean_type: ModelMeanType,
+        model_var_type: ModelVarType,
+        loss_type: LossType,
+        rescale_timesteps: bool = False,
+        eps_scaler: float = 1.0,
+        eps_scaler_slope: float = 0.0,
+        input_pertub: float = 0.0,
+    ):
+        super().__init__(betas)
+        self.model_mean_type = model_mean_type
+        self.model_var_type = model_var_type
+        self.loss_type = loss_type
+        self.rescale_timesteps = rescale_timesteps
+        self.input_pertub = input_pertub
+        self.log_betas = np.log(self.betas)
+        self.large_variance = np.append(self.posterior_variance[1], self.betas[1:])
+        self.large_log_variance = np.log(self.large_variance)
+        self._set_eps_scale(eps_scaler, eps_scaler_slope, model_mean_type is ModelMeanType.EPSILON)
+        if input_pertub < 0:
+            raise ValueError(f"input_pertub is {input_pertub}; it must not be negative (0: off)")
+
+    def p_mean_variance(
+        self,
+        model: Callable,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        clip_denoised: bool = True,
+        denoised_fn: Callable | None = None,
+        model_kwargs: dict | None = None,
+    ) -> Terms:
+        """mean, variance, log_variance of p(x_{t-1} | x_t), and pred_xstart, each shaped as x.
+
+        pred_xstart, the x_0 that the output implies, goes through denoised_fn, if there is one, and
+        with clip_denoised is clamped to [-1, 1]; the mean follows from the result.
+        """
+        prediction, values = self._guess(model, x, t, model_kwargs)
+        variance, log_variance = self._variance(values, x, t)
+        pred_xstart = self._xstart(prediction, x, t)
+        if denoised_fn is not None:
+            pred_xstart = denoised_fn(pred_xstart)
+        if clip_denoised:
+            pred_xstart = pred_xstart.clamp(-1, 1)
+        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
+            mean = prediction
+        else:
+            mean = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
+        return {
+            "mean": mean,
+            "variance": variance,
+            "log_variance": log_variance,
+            "pred_xstart": pred_xstart,
+        }
+
+    def training_losses(
+        self,
+        model: Callable,
+        x_start: torch.Tensor,
+        t: torch.Tensor,
+        model_kwargs: dict | None = None,
+        noise: torch.Tensor | None = None,
+        input_noise: torch.Tensor | None = None,
+    ) -> Terms:
+        """Per-image terms [N]: loss; of the MSE types also mse, and vb where variance is learned.
+
+        noise: that of x_t, drawn when None. input_noise: what input_pertub multiplies; drawn when
+        None and wanted. vb is in bits per dimension. It trains the variance alone: beside an mse,
+        its mean is held fixed (Nichol & Dhariwal 2021, section 3.1).
+        """
+        noise = torch.randn_like(x_start) if noise is None else noise
+        x_t = self.q_sample(x_start, t, self._input_noise(noise, input_noise))
+        bound = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
+        if self.loss_type.is_vb():
+            vb = self._vb_terms_bpd(model, **bound, model_kwargs=model_kwargs)["output"]
+            rescaled = self.loss_type is LossType.RESCALED_KL
+            return {"loss": vb * self.num_timesteps if rescaled else vb}
+        prediction, values = self._guess(model, x_t, t, model_kwargs)
+        terms = {}
+        if values is not None:
+            held = torch.cat([prediction.detach(), values], dim=1)
+            vb = self._vb_terms_bpd(lambda *args, **kwargs: held, **bound)["output"]
+            rescaled = self.loss_type is LossType.RESCALED_MSE
+            terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
+        target = self._target(x_start, x_t, t, noise)
+        terms["mse"] = mean_flat((target - prediction) ** 2)
+        terms["loss"] = sum(terms.values())
+        return terms
+
+    @torch.no_grad()
+    def calc_bpd_loop(
+        self,
+        model: Callable,
+        x_start: torch.Tensor,
+        clip_denoised: bool = True,
+        model_kwargs: dict | None = None,
+        randn: Callable = torch.randn_like,
+    ) -> Terms:
+        """The variational bound in bits per dimension, term by term.
+
+        vb, xstart_mse, mse: [N, T], from t = T-1 down to 0, with fresh noise (from `randn`, called
+        with x_start) at each; prior_bpd: [N], the KL of x_T from N(0, I); total_bpd: [N], the sum
+        of vb and prior_bpd. mse is that of the noise which the clamped pred_xstart implies.
+        """
+        columns = {"vb": [], "xstart_mse": [], "mse": []}
+        for i in reversed(range(self.num_timesteps)):
+            t = torch.full((len(x_start),), i, device=x_start.device)
+            noise = randn(x_start)
+            x_t = self.q_sample(x_start, t, noise)
+            terms = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
+            eps = self._predict_eps_from_xstart(x_t, t, terms["pred_xstart"])
+            columns["vb"].append(terms["output"])
+            columns["xstart_mse"].append(mean_flat((terms["pred_xstart"] - x_start) ** 2))
+            columns["mse"].append(mean_flat((eps - noise) ** 2))
+        terms = {name: torch.stack(column, dim=1) for name, column in columns.items()}
+        prior_bpd = self._prior_bpd(x_start)
+        return {"total_bpd": terms["vb"].sum(dim=1) + prior_bpd, "prior_bpd": prior_bpd, **terms}
+
+    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+        """[N]: KL(q(x_T | x_0) || N(0, I)), in bits per dimension; no network can lessen it."""
+        t = torch.full((len(x_start),), self.num_timesteps - 1, device=x_start.device)
+        mean, _, log_variance = self.q_mean_variance(x_start, t)
+        return mean_flat(normal_kl(mean, log_variance, 0.0, 0.0)) / math.log(2.0)
+
+    def _vb_terms_bpd(
+        self,
+        model: Callable,
+        x_start: torch.Tensor,
+        x_t: torch.Tensor,
+        t: torch.Tensor,
+        clip_denoised: bool = True,
+        model_kwargs: dict | None = None,
+    ) -> Terms:
+        """output: the bound's term at t, [N] in bits per dimension; and pred_xstart."""
+        p = self.p_mean_variance(
+            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
+        )
+        mean, _, log_variance = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
+        kl = normal_kl(mean, log_variance, p["mean"], p["log_variance"])
+        log_likelihood = discretized_gaussian_log_likelihood(
+            x_start, means=p["mean"], log_scales=0.5 * p["log_variance"]
+        )
+        nats = torch.where(t == 0, -mean_flat(log_likelihood), mean_flat(kl))
+        return {"output": nats / math.log(2.0), "pred_xstart": p["pred_xstart"]}
+
+    def _input_noise(self, noise: torch.Tensor, xi: torch.Tensor | None) -> torch.Tensor:
+        if self.input_pertub == 0:
+            return noise
+        return noise + self.input_pertub * (torch.randn_like(noise) if xi is None else xi)
+
+    def _target(
+        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
+    ) -> torch.Tensor:
+        """What the network is to predict."""
+        if self.model_mean_type is ModelMeanType.EPSILON:
+            return noise
+        if self.model_mean_type is ModelMeanType.START_X:
+            return x_start
+        return self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
+
+    def _wrap_model(self, model: Callable) -> Callable:
+        """The network, or cond_fn, as a function of this chain's t; see respace."""
+        return model
+
+    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+        """t [N] as the network and cond_fn see it."""
+        return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
+
+    def _guess(
+        self, model: Callable, x: torch.Tensor, t: torch.Tensor, model_kwargs: dict | None
+    ) -> Guess:
+        """The network's output, cut in two where the variance is learned, in the dtype of x."""
+        output = model(x, self._scale_timesteps(t), **(model_kwargs or {})).to(x.dtype)
+        learned = self.model_var_type in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
+        channels = x.shape[1]
+        wanted = (len(x), channels * (2 if learned else 1), *x.shape[2:])
+        if output.shape != wanted:
+            raise ValueError(
+                f"the network gives {tuple(output.shape)} where {wanted} is expected: the variance "
+                f"type {self.model_var_type.name} (learn_sigma) does not fit this network"
+            )
+        return output.split(channels, dim=1) if learned else (output, None)
+
+    def _xstart(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if self.model_mean_type is ModelMeanType.EPSILON:
+            return self._predict_xstart_from_eps(x, t, prediction)
+        if self.model_mean_type is ModelMeanType.START_X:
+            return prediction
+        return self._predict_xstart_from_xprev(x, t, prediction)
+
+    def _variance(
+        self, values: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """p's variance and its logarithm, shaped as x."""
+        if self.model_var_type in FIXED_VARIANCES:
+            names = FIXED_VARIANCES[self.model_var_type]
+            return tuple(self._at(name, t, x).expand_as(x) for name in names)
+        if self.model_var_type is ModelVarType.LEARNED_RANGE:
+            share = (values + 1.0) / 2.0
+            low = self._at("posterior_log_variance_clipped", t, x)
+            values = share * self._at("log_betas", t, x) + (1.0 - share) * low
+        return values.exp(), values

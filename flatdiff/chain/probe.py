@@ -1,0 +1,222 @@
+"""The fixed draws on which networks are compared, and their losses there.
+
+Image i is noised once, with a timestep and a noise that are functions of the seed, and is then
+shown as it is to every network, perturbed or not (common random numbers): what differs between two
+losses is due to the weights alone. Timesteps are stratified, and a weight for each image makes up
+for it. Knows neither files nor how weights are moved.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..rng import generator
+from .resample import Draw
+
+STREAM = 2000  # of the draws, far from rng's other streams
+ORDER, JITTER, MATCH, NOISE = range(4)
+LEAST = 6  # images: two of each stratum, so that there is an error
+
+
+def images_of(dataset, num_images: int, seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """(images [N, 3, H, W] in [-1, 1], {"y": labels [N]} or {}), chosen at random by the seed.
+
+    No image comes twice before all have come once. They are centre crops, never mirrored.
+
+    :param dataset: has num_images, image(i) -> uint8 [H, W, 3], and labels, int64 or None.
+    """
+    order = torch.randperm(dataset.num_images, generator=generator(seed, STREAM, ORDER))
+    chosen = np.resize(order.numpy(), num_images)
+    squares = torch.from_numpy(np.stack([dataset.image(i) for i in chosen]))
+    images = squares.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+    if dataset.labels is None:
+        return images, {}
+    return images, {"y": torch.from_numpy(dataset.labels[chosen])}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which timestep each image gets, and what it counts for; see `plan`.
+
+    t, stratum, image: int64 [N], where `image` is the same for one that is used again; weight:
+    float64 [N], of mean 1.
+    """
+
+    t: Tensor
+    weight: Tensor
+    stratum: Tensor
+    image: Tensor
+
+    def means(self, values: Tensor, groups: list[Tensor]) -> list[float]:
+        """The mean over timesteps of values [N] in each group; nan for one without an image.
+
+        A sum is rounded once, at its end, so it does not depend on the order of the images.
+        """
+        return [self._mean(values, group) for group in groups]
+
+    def errors(self, values: Tensor, groups: list[Tensor]) -> list[float]:
+        """Standard errors of `means`, over images (with their noise) and timesteps.
+
+        That of a ratio of two stratified means (Cochran 1977, sections 5.6 and 6.11): each stratum
+        has two images or more, so its variance is known without bias. An image that is used again
+        is no new one. nan for a group of fewer than two images.
+        """
+        return [
+            self._error(self.shares(values, group))
+            if self.image[group].unique().numel() > 1
+            else math.nan
+            for group in groups
+        ]
+
+    def shares(self, values: Tensor, group: Tensor) -> Tensor:
+        """[N], 0 outside of the group: what each image does to the group's mean, to first order."""
+        weight = self.weight * group
+        return weight * (values - self._mean(values, group)) / weight.sum()
+
+    def _mean(self, values: Tensor, group: Tensor) -> float:
+        weight = self.weight[group]
+        if not len(weight):
+            return math.nan
+        return math.fsum((weight * values[group]).tolist()) / math.fsum(weight.tolist())
+
+    def _error(self, shares: Tensor) -> float:
+        def sums(parts: Tensor, of: Tensor) -> Tensor:
+            return torch.zeros(int(of.max()) + 1, dtype=torch.float64).index_add_(0, of, parts)
+
+        count = sums(torch.ones_like(shares), self.stratum)[self.stratum]
+        rest = shares - sums(shares, self.stratum)[self.stratum] / count
+        rest *= count / (count - 1)  # the products of two images' are now without bias
+        once = rest.square() * (count - 1) / count
+        variance, images = once.sum(), self.image.unique().numel()
+        if images < len(self.image):
+            again = sums(rest, self.image).square().sum() - (rest.square() - once).sum()
+            variance = max(variance, again * images / (images - 1))
+        return math.sqrt(variance)
+
+
+def plan(
+    num_images: int, num_timesteps: int, t_range: int, seed: int, distinct: int | None = None
+) -> Plan:
+    """A timestep below t_range for each image, by the seed.
+
+    The two ends of the chain, 0 and num_timesteps-1, are strata of their own, of a sixteenth of the
+    images each: the last step alone can hold nearly all of the variational bound. What lies between
+    is cut into strata of two images, narrower towards both ends, as the cosine is, because losses
+    change most there. Within a stratum t is uniform; which images it gets is chosen at random; and
+    the weights are such that every t of the range counts alike.
+
+    :param t_range: the ends are those of the chain: one that is not in the range is no stratum.
+    :param distinct: how many images there are; the others are these again, in the same order.
+    """
+    if not 1 <= t_range <= num_timesteps:
+        raise ValueError(
+            f"t_range is {t_range}; expected the number of timesteps, 1 to {num_timesteps}"
+        )
+    if num_images < LEAST:
+        raise ValueError(
+            f"num_images is {num_images}; expected {LEAST} or more: two at each end of the chain, "
+            "and two between"
+        )
+    strata = _strata(num_images, num_timesteps, t_range)
+    low, high, count = (np.array(column) for column in zip(*strata))
+    stratum = torch.arange(len(strata)).repeat_interleave(torch.from_numpy(count))
+    jitter = torch.rand(num_images, generator=generator(seed, STREAM, JITTER), dtype=torch.float64)
+    low, high, count = (torch.from_numpy(column)[stratum] for column in (low, high, count))
+    t = (low + jitter * (high - low)).long().minimum(high.ceil().long() - 1)
+    weight = (high - low) / count * num_images / t_range
+    order = torch.randperm(num_images, generator=generator(seed, STREAM, MATCH))
+    image = torch.arange(num_images) % (distinct or num_images)
+    return Plan(t[order], weight[order], stratum[order], image)
+
+
+def _strata(num_images: int, num_timesteps: int, t_range: int) -> list[tuple[float, float, int]]:
+    """(from, to, how many images), which cover 0 .. t_range."""
+    ends = [t for t in sorted({0, num_timesteps - 1}) if t < t_range]
+    inside = t_range - len(ends)
+    at_ends = [max(2, num_images // 16)] * len(ends)
+    if not inside:
+        at_ends = [num_images // len(ends), -(-num_images // len(ends))][-len(ends) :]
+    left = num_images - sum(at_ends)
+    pairs = left // 2
+    edges = 1 + inside * (1 - np.cos(np.linspace(0, np.pi, pairs + 1))) / 2
+    counts = [2] * (pairs - 1) + [2 + left % 2] if pairs else []
+    return [
+        *((float(t), t + 1.0, count) for t, count in zip(ends, at_ends)),
+        *zip(edges[:-1].tolist(), edges[1:].tolist(), counts),
+    ]
+
+
+def fixed_draws(
+    images: Tensor, plan: Plan, seed: int, model_kwargs: dict[str, Tensor] | None = None
+) -> Draw:
+    """Each of the images [N, C, H, W] with the plan's timestep and weight, and a noise by the seed.
+
+    The noise of image i depends on (seed, i) alone. There is no input perturbation in these draws.
+    All is made on the CPU, and lies where the images lie.
+    """
+    noise = torch.stack(
+        [
+            torch.randn(image.shape, generator=generator(seed, STREAM, NOISE, i))
+            for i, image in enumerate(images)
+        ]
+    )
+    device = images.device
+    return Draw(
+        x_start=images,
+        t=plan.t.to(device),
+        noise=noise.to(device),
+        weight=plan.weight.float().to(device),
+        model_kwargs={k: v.to(device) for k, v in (model_kwargs or {}).items()},
+        input_noise=torch.zeros(1, device=device).expand(images.shape),
+    )
+
+
+def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
+    """int64 [num_images]: one from each of num_images strata of 0 .. t_range-1, in random order."""
+    if t_range < 1:
+        raise ValueError(f"t_range is {t_range}; expected the number of timesteps, 1 or more")
+    jitter = torch.rand(num_images, generator=generator(seed, STREAM, JITTER), dtype=torch.float64)
+    strata = (torch.arange(num_images) + jitter) * t_range / num_images
+    order = torch.randperm(num_images, generator=generator(seed, STREAM, MATCH))
+    return strata.long().clamp(max=t_range - 1)[order]
+
+
+def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str, Tensor]:
+    """{"loss", and of the MSE types "mse" and "vb"}: float64 [N] on the CPU, one for each image.
+
+    The network is to be in eval mode, and on the device of the draws. Equal batch sizes give equal
+    losses, bit for bit; others differ by rounding.
+    """
+    with torch.inference_mode():
+        parts = [
+            diffusion.training_losses(
+                model, part.x_start, part.t, part.model_kwargs, part.noise, part.input_noise
+            )
+            for part in draws.split(batch_size)
+        ]
+    return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+
+
+def fitting(run: Callable[[int], object], batch_size: int) -> int:
+    """The largest of batch_size, its half, a quarter, ... for which run(batch_size) has memory.
+
+    What `run` returns is dropped. Out of memory at 1 is raised as it is.
+    """
+    while True:
+        try:
+            run(batch_size)
+            return batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        batch_size = (batch_size + 1) // 2  # here, where the failed pass no longer holds memory
+
+
+def quarters(t: Tensor, t_range: int) -> list[Tensor]:
+    """Which of t [N] are meant: bool [N] for all of them, then for each quarter of the range."""
+    quarter = (t.cpu() * 4).div(t_range, rounding_mode="floor")
+    return [torch.ones_like(quarter, dtype=torch.bool), *(quarter == q for q in range(4))]

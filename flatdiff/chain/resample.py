@@ -1,0 +1,187 @@
+"""What is drawn before a training step: timesteps, their importance weights, and noise.
+
+A timestep sampler draws t with probability p_t, and weighs its loss by 1 / (T p_t), so that the
+expected loss is that of uniform t. `draw` makes everything random of a step at once, for all ranks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The images of a training step and all that is random about them, but dropout.
+
+    x_start, noise: [N, C, H, W]; t [N] int64; weight [N]; model_kwargs: name -> [N, ...], as y;
+    input_noise: [N, C, H, W], what input perturbation adds to noise, or None.
+    """
+
+    x_start: torch.Tensor
+    t: torch.Tensor
+    noise: torch.Tensor
+    weight: torch.Tensor
+    model_kwargs: dict[str, torch.Tensor]
+    input_noise: torch.Tensor | None = None
+
+    def slice(self, start: int, stop: int) -> "Draw":
+        """The images start .. stop-1, with what belongs to them."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            x_start=self.x_start[part],
+            t=self.t[part],
+            noise=self.noise[part],
+            weight=self.weight[part],
+            model_kwargs={name: value[part] for name, value in self.model_kwargs.items()},
+            input_noise=None if self.input_noise is None else self.input_noise[part],
+        )
+
+    def split(self, sizes: int | Sequence[int]) -> list["Draw"]:
+        """Consecutive parts, of one size (the last may be smaller) or of several."""
+        parts = torch.arange(len(self.t)).split(sizes)
+        return [self.slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def draw(
+    schedule_sampler: "ScheduleSampler",
+    x_start: torch.Tensor,
+    model_kwargs: dict[str, torch.Tensor],
+    generator: torch.Generator,
+    shard: int = 0,
+    num_shards: int = 1,
+    input_pertub: float = 0.0,
+) -> Draw:
+    """The Draw for x_start [N, C, H, W], the part `shard` of a batch of num_shards equal parts.
+
+    It is drawn for the whole batch from `generator`, which is to be in the same state in all shards
+    (t, then noise, then input_noise if input_pertub is not 0), and cut: so the number of shards
+    changes nothing.
+    """
+    size = len(x_start)
+    own = slice(shard * size, (shard + 1) * size)
+    device = x_start.device
+    t, weight = schedule_sampler.sample(size * num_shards, device, generator)
+
+    def randn() -> torch.Tensor:
+        shape = (size * num_shards, *x_start.shape[1:])
+        kind = {"device": generator.device, "dtype": x_start.dtype}
+        return torch.randn(shape, generator=generator, **kind)[own].to(device)
+
+    noise = randn()
+    input_noise = randn() if input_pertub else None
+    return Draw(x_start, t[own], noise, weight[own], model_kwargs, input_noise)
+
+
+def create_named_schedule_sampler(name: str, diffusion) -> "ScheduleSampler":
+    """The timestep sampler of a name, for a chain (its num_timesteps is all that is read)."""
+    samplers = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentResampler}
+    if name not in samplers:
+        raise ValueError(f"schedule_sampler is {name!r}; valid are {', '.join(samplers)}")
+    return samplers[name](diffusion)
+
+
+class ScheduleSampler(ABC):
+    """A distribution over the timesteps 0 .. T-1."""
+
+    @abstractmethod
+    def weights(self) -> np.ndarray:
+        """Positive weights [T], proportional to the probabilities."""
+
+    def sample(
+        self, batch_size: int, device, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """t [N] int64 and importance weights [N] float32, on `device`.
+
+        Drawn by inverting the cumulative distribution, on the generator's device.
+        """
+        origin = device if generator is None else generator.device
+        weights = self.weights()
+        p = torch.from_numpy(weights / weights.sum()).to(origin)
+        u = torch.rand(batch_size, generator=generator, device=origin, dtype=p.dtype)
+        t = torch.searchsorted(p.cumsum(0), u, right=True).clamp_(max=len(p) - 1)
+        return t.to(device), (1.0 / (len(p) * p[t])).float().to(device)
+
+    def update_with_local_losses(  # noqa: B027 - most samplers have nothing to learn
+        self, local_ts: torch.Tensor, local_losses: torch.Tensor
+    ) -> None:
+        """Learn from this rank's t [N] and losses [N]; only a loss-aware sampler does."""
+
+
+class UniformSampler(ScheduleSampler):
+    """Each timestep alike."""
+
+    def __init__(self, diffusion):
+        self.num_timesteps = diffusion.num_timesteps
+
+    def weights(self) -> np.ndarray:
+        return np.ones(self.num_timesteps)
+
+    def sample(self, batch_size, device, generator=None):
+        origin = device if generator is None else generator.device
+        t = torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=origin)
+        return t.to(device), torch.ones(batch_size, device=device)
+
+
+class LossAwareSampler(ScheduleSampler):
+    """A distribution that follows the losses seen.
+
+    gather: tensor [N] -> the tensors of all ranks, joined in rank order; a run of several ranks
+    sets it, so that all have seen the same.
+    """
+
+    gather = staticmethod(lambda tensor: tensor)
+
+    def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
+        """Learn from this rank's t [N] and losses [N], and from those of the other ranks."""
+        ts, losses = self.gather(local_ts), self.gather(local_losses.detach())
+        self.update_with_all_losses(ts.tolist(), losses.tolist())
+
+    @abstractmethod
+    def update_with_all_losses(self, ts: list[int], losses: list[float]) -> None:
+        """Learn from all ranks' t and losses, which are in the same order on every rank."""
+
+
+class LossSecondMomentResampler(LossAwareSampler):
+    """p_t ~ sqrt(E[loss_t^2]) over the last losses of each t (Nichol & Dhariwal 2021, eq. 18).
+
+    Uniform until every t has history_per_term losses; then mixed with uniform_prob of uniform.
+    """
+
+    def __init__(self, diffusion, history_per_term: int = 10, uniform_prob: float = 0.001):
+        self.uniform_prob = uniform_prob
+        self.history = np.zeros((diffusion.num_timesteps, history_per_term))
+        self.counts = np.zeros(diffusion.num_timesteps, dtype=np.int64)
+
+    def weights(self) -> np.ndarray:
+        if (self.counts < self.history.shape[1]).any():
+            return np.ones(len(self.counts))
+        weights = np.sqrt(np.mean(self.history**2, axis=1))
+        weights /= weights.sum()
+        return (1 - self.uniform_prob) * weights + self.uniform_prob / len(weights)
+
+    def update_with_all_losses(self, ts: list[int], losses: list[float]) -> None:
+        for t, loss in zip(ts, losses, strict=True):
+            if np.isfinite(loss):  # one that overflowed would stay in the mean as a nan
+                self.history[t, self.counts[t] % self.history.shape[1]] = loss
+                self.counts[t] += 1
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {
+            "history": torch.from_numpy(self.history.copy()),
+            "counts": torch.from_numpy(self.counts.copy()),
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up a saved history; ValueError when it is of other timesteps or length."""
+        if tuple(state["history"].shape) != self.history.shape:
+            raise ValueError(
+                f"the timestep sampler's history is saved as {tuple(state['history'].shape)}, and "
+                f"this run's is {self.history.shape} (timesteps, losses each): resume with the "
+                "same diffusion_steps and timestep_respacing"
+            )
+        self.history = state["history"].numpy().copy()
+        self.counts = state["counts"].numpy().copy()

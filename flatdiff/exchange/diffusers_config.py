@@ -1,0 +1,177 @@
+"""Flags of network and chain <-> configs of diffusers' UNet2DModel and DDPMScheduler.
+
+What the other side cannot express is a ValueError that names it. Dicts only: no files, and not
+diffusers itself.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..nets.sizes import attention_strides, channel_multipliers
+
+Config = dict[str, Any]
+Flags = Mapping[str, Any]
+
+ALWAYS = {  # where UNet2DModel has a choice that guided-diffusion has made
+    "in_channels": 3,
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "freq_shift": 0,
+    "flip_sin_to_cos": True,
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "downsample_padding": 1,
+    "act_fn": "silu",
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": 32,
+    "norm_eps": 1e-5,
+    "add_attention": True,
+    "class_embed_type": None,
+}
+
+
+# The network
+
+
+def unet_config(flags: Flags) -> Config:
+    """UNet2DModel's config of a network; `flags`: those of ModelFlags, and learn_sigma."""
+    size = flags["image_size"]
+    mults = channel_multipliers(size, flags["channel_mult"])
+    widths = [int(mult * flags["num_channels"]) for mult in mults]
+    if widths[0] != flags["num_channels"]:
+        raise ValueError(
+            f"channel_mult begins with {mults[0]}: diffusers has no timestep embedding of "
+            f"{flags['num_channels']} channels on a network that begins with {widths[0]}"
+        )
+    strides = attention_strides(size, flags["attention_resolutions"])
+    attended = [2**level in strides for level in range(len(widths))]
+    resample = "resnet" if flags["resblock_updown"] else "conv"
+    return ALWAYS | {
+        "sample_size": size,
+        "out_channels": 6 if flags["learn_sigma"] else 3,
+        "block_out_channels": widths,
+        "layers_per_block": flags["num_res_blocks"],
+        "down_block_types": [_block_type("Down", a, resample) for a in attended],
+        "up_block_types": [_block_type("Up", a, resample) for a in reversed(attended)],
+        "downsample_type": resample,
+        "upsample_type": resample,
+        "dropout": flags["dropout"],
+        "attention_head_dim": _head_dim(flags, widths, attended),
+        "resnet_time_scale_shift": "scale_shift" if flags["use_scale_shift_norm"] else "default",
+        "num_class_embeds": flags["num_classes"] if flags["class_cond"] else None,
+    }
+
+
+def _block_type(way: str, attended: bool, resample: str) -> str:
+    if attended:
+        return f"Attn{way}Block2D"
+    return f"Resnet{way}sampleBlock2D" if resample == "resnet" else f"{way}Block2D"
+
+
+def _head_dim(flags: Flags, widths: list[int], attended: list[bool]) -> int:
+    """Channels of a head, which diffusers has one number for."""
+    if flags["num_head_channels"] != -1:
+        return flags["num_head_channels"]
+    here = {width for width, a in zip(widths, attended) if a}
+    up = flags["num_heads"] if flags["num_heads_upsample"] == -1 else flags["num_heads_upsample"]
+    dims = {width // flags["num_heads"] for width in here | {widths[-1]}}
+    dims |= {width // up for width in here}
+    if len(dims) > 1:
+        raise ValueError(
+            f"the attention heads have {sorted(dims)} channels, and diffusers has one number for "
+            "all: networks with num_head_channels can be exported, and those whose attention "
+            "stands at one width"
+        )
+    return dims.pop()
+
+
+def model_flags(config: Config) -> dict[str, Any]:
+    """The flags of ModelFlags, and learn_sigma, of a UNet2DModel's config.
+
+    The order of q, k, v is not among them: the weights can be brought into either.
+    """
+    try:
+        widths, size = config["block_out_channels"], config["sample_size"]
+        factors = (width / widths[0] for width in widths)
+        kinds = enumerate(config["down_block_types"])
+        classes = config["num_class_embeds"]
+        flags = {
+            "image_size": size,
+            "num_channels": widths[0],
+            "channel_mult": ",".join(str(int(f) if f == int(f) else f) for f in factors),
+            "num_res_blocks": config["layers_per_block"],
+            "attention_resolutions": ",".join(
+                str(size // 2**level) for level, kind in kinds if kind.startswith("Attn")
+            ),
+            "num_heads": 1,
+            "num_heads_upsample": -1,
+            "num_head_channels": config["attention_head_dim"] or -1,
+            "resblock_updown": config["downsample_type"] == "resnet",
+            "use_scale_shift_norm": config["resnet_time_scale_shift"] == "scale_shift",
+            "dropout": config["dropout"],
+            "class_cond": classes is not None,
+            "learn_sigma": config["out_channels"] == 6,
+        } | ({} if classes is None else {"num_classes": classes})
+        same = unet_config({"num_classes": None, **flags})
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"this is no config of a UNet2DModel of square images: {error!r}"
+        ) from None
+    _must_agree(same, config, "UNet2DModel")
+    return flags
+
+
+def _must_agree(wanted: Config, config: Config, name: str) -> None:
+    different = [
+        f"{key} is {config.get(key)!r}, expected {value!r}"
+        for key, value in wanted.items()
+        if config.get(key) != value
+    ]
+    if different:
+        raise ValueError(f"flatdiff has no such {name}: {'; '.join(different)}")
+
+
+# The chain
+
+
+def scheduler_config(flags: Flags) -> Config:
+    """DDPMScheduler's config of a chain; `flags`: those of DiffusionFlags.
+
+    With n inference steps it takes the timesteps of --timestep_respacing n.
+    """
+    steps = flags["diffusion_steps"]
+    if flags["rescale_timesteps"] and steps != 1000:
+        raise ValueError(
+            f"rescale_timesteps with diffusion_steps {steps}: diffusers hands the network t itself"
+        )
+    linear = flags["noise_schedule"] == "linear"
+    return {
+        "num_train_timesteps": steps,
+        "beta_schedule": "linear" if linear else "squaredcos_cap_v2",
+        "beta_start": 1e-4 * 1000 / steps,
+        "beta_end": 0.02 * 1000 / steps,
+        "trained_betas": None,
+        "variance_type": "learned_range" if flags["learn_sigma"] else "fixed_large",
+        "prediction_type": "sample" if flags["predict_xstart"] else "epsilon",
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "thresholding": False,
+        "timestep_spacing": "linspace",
+        "rescale_betas_zero_snr": False,
+    }
+
+
+def diffusion_flags(config: Config) -> dict[str, Any]:
+    """The flags of DiffusionFlags of a DDPMScheduler's config."""
+    schedule = config.get("beta_schedule")
+    flags = {
+        "diffusion_steps": config.get("num_train_timesteps", 1000),
+        "noise_schedule": "cosine" if schedule == "squaredcos_cap_v2" else "linear",
+        "learn_sigma": config.get("variance_type") == "learned_range",
+        "predict_xstart": config.get("prediction_type") == "sample",
+        "rescale_timesteps": False,
+    }
+    wanted = scheduler_config(flags)
+    of_sampling = {"clip_sample", "clip_sample_range", "thresholding", "timestep_spacing"}
+    _must_agree({k: v for k, v in wanted.items() if k not in of_sampling}, config, "DDPMScheduler")
+    return flags

@@ -1,0 +1,208 @@
+"""Command lines <-> frozen dataclasses: what a flag is, and how flags are read.
+
+A group is a frozen dataclass of `flag(default, help)` fields; `parse` makes one command line of
+several groups. A name that two groups share is one flag, and each group keeps its own default.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import shlex
+from types import SimpleNamespace
+
+from .presets import PRESETS
+
+BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
+    ("no", "false", "f", "n", "0"), False
+)
+
+EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+HUGE = 1e38  # of the numbers that fp32 holds
+LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
+
+
+def flag(default, help, *, choices=None, low=None, fixed=False, changes="numbers"):
+    """A field that is a flag. Its type is its default's.
+
+    `low`: the least value allowed. `fixed`: part of what a checkpoint's network or chain is, so
+    that a sampler may not contradict the value it was trained with. `changes`: what another value
+    changes, from which `keys` knows what a kept result depends on:
+
+    - "numbers": all that is computed, as far as anybody knows
+    - "sampling": how a chain is walked, of which a study leaves its trainings without
+    - "parts": how many images, draws or points there are, but none of them
+    - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
+      logged and when
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed, "changes": changes}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what was meant."""
+
+    def error(self, message):
+        if "expected one argument" in message:
+            message += " (a boolean flag needs its value too, as True or False)"
+        self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
+
+
+class Preset(argparse.Action):
+    """--preset NAME reads the flags of its string as if they stood in its place.
+
+    Flags that this command line does not have are left out.
+    """
+
+    def __call__(self, parser, namespace, name, option_string=None):
+        parser.parse_known_args(shlex.split(PRESETS[name]), namespace)
+        namespace.presets = [*getattr(namespace, "presets", ()), name]
+
+
+def parse(description, argv=None, **groups):
+    """Read the command line into one frozen dataclass a group.
+
+    Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
+    preset; and `presets`, name -> flag string of those named. Exits with status 2 and one line on a
+    flag that is unknown or malformed. A flag given twice: the last one wins.
+    """
+    parser = Parser(
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--preset",
+        action=Preset,
+        choices=PRESETS,
+        metavar="NAME",
+        help=f"published flags, read here; later ones win: {', '.join(PRESETS)}",
+    )
+    known = {}
+    for title, group in groups.items():
+        section = parser.add_argument_group(title)
+        for field in dataclasses.fields(group):
+            if field.name not in known:
+                known[field.name] = field
+                section.add_argument(
+                    f"--{field.name}",
+                    type=reader(field),
+                    metavar=_metavar(field),
+                    help=_help(field),
+                )
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown(unknown[0], known))
+    given = vars(namespace)
+    presets = {name: PRESETS[name] for name in given.pop("presets", ())}
+    values = {k: group_of(g, given) for k, g in groups.items()}
+    return SimpleNamespace(given=given, presets=presets, **values)
+
+
+def run(description, body, **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up."""
+    flags = parse(description, **groups)
+    from ..world import dist_util
+
+    with dist_util.session():
+        body(flags)
+
+
+def group_of(group, values):
+    """The group with those of `values` that it knows."""
+    names = {field.name for field in dataclasses.fields(group)}
+    return group(**{k: v for k, v in values.items() if k in names})
+
+
+def as_trained(group, trained, given, source):
+    """The group for use with a checkpoint: what it is was fixed in training, the rest is given.
+
+    `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
+    flag contradicts what the network or the chain is.
+    """
+    trained = checked(group, trained, source)
+    fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
+    for name in sorted(fixed & given.keys()):
+        if trained[name] != given[name]:
+            raise ValueError(
+                f"--{name} {given[name]!r} contradicts the checkpoint, which was trained with "
+                f"--{name} {trained[name]!r} ({source}). Leave the flag out, or give the "
+                "checkpoint that it belongs to."
+            )
+    return group_of(group, given | {name: trained[name] for name in fixed})
+
+
+def checked(group, values, source):
+    """The values of a group as a file tells them; ValueError where no flag could have said so.
+
+    Only those that are fixed are looked at: nothing else of a file's is used.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
+    for field in dataclasses.fields(group):
+        if field.metadata["fixed"] and field.name in values:
+            value, kind = values[field.name], type(field.default)
+            fits = type(value) is kind or (kind is float and type(value) is int)
+            problem = _outside(field, value) if fits else f"expected {EXPECTED[kind]}"
+            if problem:
+                raise ValueError(
+                    f"{field.name} is {value!r:.80} in {source}, {problem}: mend that file, or "
+                    "move it away and give the flags"
+                )
+    return values
+
+
+def to_dict(flags):
+    """All groups of a parsed command line as plain nested dicts, for config.json."""
+    return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
+
+
+def reader(field):
+    """Text -> the field's value; the message names what is expected."""
+    kind = type(field.default)
+
+    def read(text):
+        try:
+            value = BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None
+        if problem := _outside(field, value):
+            raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
+        return value
+
+    return read
+
+
+def _outside(field, value):
+    """What is expected of the field's value, or "" if it is that."""
+    choices, low = field.metadata["choices"], field.metadata["low"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"expected one of {', '.join(choices)}{hint}"
+    if low is not None and not value >= low:
+        return f"expected {low} or more"
+    if isinstance(value, float) and not abs(value) <= HUGE:
+        return f"expected a finite number, {HUGE:g} at most"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return f"expected at most {LARGEST} (2^63 - 1)"
+    return ""
+
+
+def _help(field):
+    return f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%")
+
+
+def _metavar(field):
+    if field.metadata["choices"]:
+        return "{" + ",".join(field.metadata["choices"]) + "}"
+    return {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
+
+
+def _unknown(text, known):
+    if not text.startswith("-"):
+        return f"{text!r} belongs to no flag (flags are --name value)"
+    name = text.lstrip("-").split("=")[0]
+    near = difflib.get_close_matches(name.replace("-", "_"), known, 1, cutoff=0.5)
+    near = near or [k for k in known if k.startswith(name)][:1]
+    return f"unknown flag {text}" + (f"; did you mean --{near[0]}?" if near else "")

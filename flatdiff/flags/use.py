@@ -1,0 +1,261 @@
+"""The knobs of what is done with a checkpoint: sampling and measuring. See `config`."""
+
+import dataclasses
+
+from .parse import flag
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+    """Images from a checkpoint."""
+
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
+    num_samples: int = flag(10000, "number of images", low=1, changes="parts")
+    batch_size: int = flag(16, "images per rank and network call", low=1, changes="nothing")
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+    sampler: str = flag(
+        "ddpm",
+        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
+        choices=("ddpm", "ddim", "dpmpp"),
+    )
+    use_ddim: bool = flag(False, "the same as --sampler ddim")
+    class_labels: str = flag("", "labels to draw, in turn, as 0,3,5; empty: at random")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureFlags:
+    """What a distance between sets of images is measured on."""
+
+    features: str = flag(
+        "lite0",
+        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
+        choices=("lite0", "digits", "inception"),
+    )
+    inception_weights: str = flag(
+        "", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid", changes="nothing"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareFlags(FeatureFlags):
+    """Runs drawn side by side, and the distances of their samples from real images."""
+
+    runs: str = flag("", "folders of the runs, separated by commas")
+    reference: str = flag(
+        "", "real images, npz or folder, to which distances are measured; empty: no distances"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessFlags:
+    """How flat the loss is around the weights of one checkpoint or several."""
+
+    flatness: str = flag(
+        "LPF",
+        "LPF: Gaussian weight noise; MC: random directions of given length; HESSIAN: largest "
+        "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
+        choices=("LPF", "MC", "HESSIAN", "SURFACE"),
+    )
+    model_path: str = flag(
+        "", "checkpoints, separated by commas; * and ? stand for any letters", changes="nothing"
+    )
+    sigma: str = flag(
+        "",
+        "LPF: standard deviations of the noise, separated by commas; empty: "
+        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
+        changes="parts",
+    )
+    radius: str = flag(
+        "1,2,5,10,20", "MC: lengths of the directions, l2 over all weights", changes="parts"
+    )
+    noise_scale: str = flag(
+        "absolute",
+        "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
+        choices=("absolute", "filter"),
+    )
+    num_draws: int = flag(
+        20,
+        "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace",
+        low=2,
+        changes="parts",
+    )
+    num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=6)
+    t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
+    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1, changes="parts")
+    surface_points: int = flag(
+        21, "SURFACE: points along a side of the plane, odd", low=3, changes="parts"
+    )
+    surface_range: float = flag(
+        1.0,
+        "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter",
+        changes="parts",
+    )
+    batch_size: int = flag(
+        0,
+        "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
+        low=0,
+        changes="nothing",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ExposureFlags:
+    """Exposure bias: the network along the sampling chain, against real images."""
+
+    model_path: str = flag(
+        "", "checkpoints, as FILE,FILE or runs/*/model100000.pt", changes="nothing"
+    )
+    num_images: int = flag(256, "real images, and chains of each kind", low=3)
+    batch_size: int = flag(64, "images per rank and network call", low=1, changes="nothing")
+    sampler: str = flag(
+        "ddpm",
+        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
+        choices=("ddpm", "ddim", "dpmpp"),
+    )
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+    prior_shift: str = flag(
+        "",
+        "means and standard deviations at which chains begin too, instead of 0:1, as "
+        "0.1:1,0.2:1,0:1.1; empty: none",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantFlags:
+    """Sampling from quantized weights: how they are rounded, and what the network is kept as."""
+
+    quant: int = flag(
+        0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
+    )
+    quant_granularity: str = flag(
+        "tensor",
+        "what shares a grid: a whole weight tensor, or each output channel of it",
+        choices=("tensor", "channel"),
+        fixed=True,
+    )
+    quant_symmetric: bool = flag(
+        False,
+        "the grid reaches as far below zero as above; False: from least to largest weight",
+        fixed=True,
+    )
+    quant_range: str = flag(
+        "minmax",
+        "where the grid ends: at the extreme weights, or where the squared error is least",
+        choices=("minmax", "mse"),
+        fixed=True,
+    )
+    quant_skip: str = flag(
+        "",
+        "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
+        fixed=True,
+    )
+    quant_activations: int = flag(
+        0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
+    )
+    quant_backend: str = flag(
+        "simulate",
+        "fp32 arithmetic on rounded weights; the same, weights packed in memory and unpacked layer "
+        "by layer (slower); or convolutions in integers on the CPU (faster)",
+        choices=("simulate", "packed", "int8"),
+    )
+    save_quantized: str = flag(
+        "",
+        "FILE.safetensors for the packed weights, to give as model_path; empty: not saved",
+        changes="nothing",
+    )
+    num_images: int = flag(
+        256,
+        "images of data_dir on which the loss is measured before and after",
+        low=6,
+        changes="nothing",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceFlags:
+    """Guidance by a noisy classifier (Dhariwal & Nichol 2021)."""
+
+    classifier_path: str = flag(
+        "", "checkpoint of classifier_train: model* (or ema_*, swa_*)", changes="nothing"
+    )
+    classifier_scale: float = flag(1.0, "factor of the classifier's gradient; 0: no guidance")
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseFlags:
+    """What a super-resolution network enlarges."""
+
+    base_samples: str = flag(
+        "", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels", changes="nothing"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NllFlags:
+    """The variational bound of images, in bits per dimension."""
+
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
+    num_samples: int = flag(1000, "images, chosen at random by the seed, none twice", low=1)
+    batch_size: int = flag(1, "images per rank and network call", low=1, changes="nothing")
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """A checkpoint as a folder that diffusers loads, or back."""
+
+    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
+    out_dir: str = flag("", "folder to make")
+    reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFlags:
+    """A matrix of trainings, and what is measured on each of its models."""
+
+    gradient: str = flag(
+        "adam,adam-sam",
+        "values of --optimizer, separated by commas, each with other flags of training as "
+        "name=value after a blank: adam-sam,adam-sam sam_sync=True",
+    )
+    rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
+    average: str = flag(
+        "none,ema,swa", "weights that are measured, all of the same trainings; ema: the first rate"
+    )
+    input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
+    seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
+    matched: bool = flag(
+        True, "beside each gradient that climbs, Adam with as many more steps as it costs"
+    )
+    sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
+    bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
+    num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
+    features: str = flag(
+        "",
+        "what a Frechet distance compares: lite0, digits or inception; empty: digits for "
+        "--preset digits, inception where there are inception_weights, else lite0",
+    )
+    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+    sigma: str = flag(
+        "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
+    )
+    filter_sigma: str = flag(
+        "0.02,0.05,0.1", "LPF in units of each filter: deviations; tables show the middle one"
+    )
+    radius: str = flag("2,5,10", "MC: lengths of the directions; tables show the middle one")
+    num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
+    num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
+    measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
+    ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
+    jobs: int = flag(1, "jobs at a time on this machine", low=1)
+    cluster: str = flag(
+        "",
+        "where jobs run: a SLURM array, or (local, debug) submitit's stand-ins; empty: right here",
+        choices=("", "slurm", "local", "debug"),
+    )
+    cluster_options: str = flag(
+        "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
+    )
+    store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
+    dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
+    job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

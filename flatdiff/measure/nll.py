@@ -1,0 +1,80 @@
+"""The variational bound of images in bits per dimension, an upper bound of -log2 p per number.
+
+Image k is the k-th of an order drawn by the seed, and its noise a function of (seed, k): batches
+and ranks change nothing but rounding. Images are centre crops, never mirrored. None counts twice.
+"""
+
+import os
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..data.image_datasets import to_float
+from ..models.generate import ImageNoise
+from ..rng import generator
+from ..store import finite
+from ..world import dist_util, logger
+
+STREAM = 7000  # of the order of images, far from rng's other streams
+FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
+
+
+def evaluate(model, diffusion, dataset, flags, autocast):
+    """(total bits per dimension of each image [N], mean terms by name, each [T]).
+
+    N is num_samples, or all images if there are fewer: one that came again would be no new image,
+    though it made the error smaller. On every rank the same. Terms are in calc_bpd_loop's order:
+    from timestep T-1 down to 0.
+    """
+    nll, device = flags.nll, dist_util.dev()
+    order = torch.randperm(dataset.num_images, generator=generator(flags.run.seed, STREAM))
+    rows = order.numpy()[: nll.num_samples]
+    if len(rows) < nll.num_samples:
+        logger.warn(
+            f"warning: there are {len(rows)} images, and num_samples is {nll.num_samples}: each is "
+            "measured once"
+        )
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
+    batches = torch.arange(len(rows)).split(nll.batch_size)
+    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    size = sum(map(len, mine))
+    with tqdm(total=size, unit="image", disable=dist_util.rank() > 0) as bar:
+        for indices in mine:
+            images, cond = _batch(dataset, rows[indices.numpy()])
+            with autocast():
+                terms = diffusion.calc_bpd_loop(
+                    model,
+                    images.to(device),
+                    nll.clip_denoised,
+                    {name: value.to(device) for name, value in cond.items()},
+                    randn=ImageNoise(flags.run.seed, indices.tolist(), device),
+                )
+            total[indices] = terms["total_bpd"].double().cpu()
+            sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()
+            bar.update(len(indices))
+            bar.set_postfix(bpd=f"{total.sum() / bar.n:.4g}")
+    means = dist_util.all_reduce_sum(sums) / len(rows)
+    return dist_util.all_reduce_sum(total), dict(zip(FILES, means))
+
+
+def _batch(dataset, rows):
+    images = to_float(np.stack([dataset.image(row) for row in rows]))
+    labels = dataset.labels
+    return images, {} if labels is None else {"y": torch.from_numpy(labels[rows])}
+
+
+def report(total, terms, folder):
+    """Log the bound with its standard error over images; write guided-diffusion's three files."""
+    finite.check(terms | {"total": total}, "bits per dimension")
+    count = len(total)
+    error = "(of one image, so there is no error over images)"
+    if count > 1:
+        error = f"+- {total.std() / count**0.5:.5f} (standard error over {count} images)"
+    logger.log(f"bits per dimension: {total.mean():.5f} {error}")
+    if dist_util.rank() == 0:
+        for name, values in terms.items():
+            path = os.path.join(folder, f"{FILES[name]}.npz")
+            np.savez(path, values.float().numpy())
+            logger.log(path)

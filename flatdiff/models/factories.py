@@ -1,0 +1,254 @@
+"""guided-diffusion's factories: flags, each a named argument -> networks and chains.
+
+Order and defaults of the arguments are guided-diffusion's, since code written for it looks them
+up; ours come after a star. The `..._defaults` that go with them are in `script_util`.
+"""
+
+import inspect
+
+from ..chain import gaussian_diffusion as gd
+from ..chain.respace import SpacedDiffusion, space_timesteps
+from ..nets.sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers, unmet_attention
+from ..nets.unet import EncoderUNetModel, SuperResModel, UNetModel
+from ..world import logger
+
+NUM_CLASSES = 1000
+
+
+def create_model_and_diffusion(
+    image_size,
+    class_cond,
+    learn_sigma,
+    num_channels,
+    num_res_blocks,
+    channel_mult,
+    num_heads,
+    num_head_channels,
+    num_heads_upsample,
+    attention_resolutions,
+    dropout,
+    diffusion_steps,
+    noise_schedule,
+    timestep_respacing,
+    use_kl,
+    predict_xstart,
+    rescale_timesteps,
+    rescale_learned_sigmas,
+    use_checkpoint,
+    use_scale_shift_norm,
+    resblock_updown,
+    use_fp16,
+    use_new_attention_order,
+    *,
+    num_classes=NUM_CLASSES,
+    eps_scaler=1.0,
+    eps_scaler_slope=0.0,
+    input_pertub=0.0,
+):
+    """(network, chain) of the flags of `model_and_diffusion_defaults`."""
+    flags = locals()
+    return _made(create_model, flags), create_chain(flags)
+
+
+def create_model(
+    image_size,
+    num_channels,
+    num_res_blocks,
+    channel_mult="",
+    learn_sigma=False,
+    class_cond=False,
+    use_checkpoint=False,
+    attention_resolutions="16",
+    num_heads=1,
+    num_head_channels=-1,
+    num_heads_upsample=-1,
+    use_scale_shift_norm=False,
+    dropout=0,
+    resblock_updown=False,
+    use_fp16=False,
+    use_new_attention_order=False,
+    *,
+    num_classes=NUM_CLASSES,
+    network=UNetModel,
+):
+    mult = channel_multipliers(image_size, channel_mult)
+    return network(
+        image_size=image_size,
+        in_channels=3,
+        model_channels=num_channels,
+        out_channels=6 if learn_sigma else 3,
+        num_res_blocks=num_res_blocks,
+        attention_resolutions=_strides(image_size, attention_resolutions, mult),
+        dropout=dropout,
+        channel_mult=mult,
+        num_classes=num_classes if class_cond else None,
+        use_checkpoint=use_checkpoint,
+        use_fp16=use_fp16,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
+        use_scale_shift_norm=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        use_new_attention_order=use_new_attention_order,
+    )
+
+
+def sr_create_model_and_diffusion(
+    large_size,
+    small_size,
+    class_cond,
+    learn_sigma,
+    num_channels,
+    num_res_blocks,
+    num_heads,
+    num_head_channels,
+    num_heads_upsample,
+    attention_resolutions,
+    dropout,
+    diffusion_steps,
+    noise_schedule,
+    timestep_respacing,
+    use_kl,
+    predict_xstart,
+    rescale_timesteps,
+    rescale_learned_sigmas,
+    use_checkpoint,
+    use_scale_shift_norm,
+    resblock_updown,
+    use_fp16,
+    *,
+    num_classes=NUM_CLASSES,
+):
+    """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
+    flags = locals()
+    return _made(sr_create_model, flags), create_chain(flags)
+
+
+def sr_create_model(
+    large_size,
+    small_size,
+    num_channels,
+    num_res_blocks,
+    learn_sigma,
+    class_cond,
+    use_checkpoint,
+    attention_resolutions,
+    num_heads,
+    num_head_channels,
+    num_heads_upsample,
+    use_scale_shift_norm,
+    dropout,
+    resblock_updown,
+    use_fp16,
+    *,
+    num_classes=NUM_CLASSES,
+):
+    """`small_size` is not part of the network: it takes any low_res."""
+    flags = _for(create_model, locals())
+    mult = ",".join(map(str, channel_multipliers(large_size, "", SR_CHANNEL_MULT)))
+    return create_model(large_size, channel_mult=mult, network=SuperResModel, **flags)
+
+
+def create_classifier_and_diffusion(
+    image_size,
+    classifier_use_fp16,
+    classifier_width,
+    classifier_depth,
+    classifier_attention_resolutions,
+    classifier_use_scale_shift_norm,
+    classifier_resblock_updown,
+    classifier_pool,
+    learn_sigma,
+    diffusion_steps,
+    noise_schedule,
+    timestep_respacing,
+    use_kl,
+    predict_xstart,
+    rescale_timesteps,
+    rescale_learned_sigmas,
+    *,
+    num_classes=NUM_CLASSES,
+):
+    """(noisy classifier, chain) of the flags of `classifier_and_diffusion_defaults`."""
+    flags = locals()
+    return _made(create_classifier, flags), create_chain(flags)
+
+
+def create_classifier(
+    image_size,
+    classifier_use_fp16,
+    classifier_width,
+    classifier_depth,
+    classifier_attention_resolutions,
+    classifier_use_scale_shift_norm,
+    classifier_resblock_updown,
+    classifier_pool,
+    num_classes=NUM_CLASSES,
+):
+    mult = channel_multipliers(image_size, "")
+    strides = _strides(image_size, classifier_attention_resolutions, mult)
+    return EncoderUNetModel(
+        image_size=image_size,
+        in_channels=3,
+        model_channels=classifier_width,
+        out_channels=num_classes,
+        num_res_blocks=classifier_depth,
+        attention_resolutions=strides,
+        channel_mult=mult,
+        use_fp16=classifier_use_fp16,
+        num_head_channels=64,
+        use_scale_shift_norm=classifier_use_scale_shift_norm,
+        resblock_updown=classifier_resblock_updown,
+        pool=classifier_pool,
+    )
+
+
+def create_gaussian_diffusion(
+    *,
+    steps=1000,
+    learn_sigma=False,
+    sigma_small=False,
+    noise_schedule="linear",
+    use_kl=False,
+    predict_xstart=False,
+    rescale_timesteps=False,
+    rescale_learned_sigmas=False,
+    timestep_respacing="",
+    eps_scaler=1.0,
+    eps_scaler_slope=0.0,
+    input_pertub=0.0,
+):
+    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
+    mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
+    return SpacedDiffusion(
+        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
+        betas=gd.get_named_beta_schedule(noise_schedule, steps),
+        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
+        loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
+        rescale_timesteps=rescale_timesteps,
+        eps_scaler=eps_scaler,
+        eps_scaler_slope=eps_scaler_slope,
+        input_pertub=input_pertub,
+    )
+
+
+def create_chain(flags):
+    """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
+    return _made(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
+
+
+def _strides(image_size, attention_resolutions, mult):
+    for sentence in unmet_attention(image_size, attention_resolutions, len(mult)):
+        logger.log(sentence)
+    return attention_strides(image_size, attention_resolutions)
+
+
+def _made(factory, flags):
+    return factory(**_for(factory, flags))
+
+
+def _for(factory, flags):
+    """Those of the flags that are the factory's arguments."""
+    return {k: v for k, v in flags.items() if k in inspect.signature(factory).parameters}

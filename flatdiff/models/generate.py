@@ -1,0 +1,303 @@
+"""Images by index -> npz. Image i is a function of (seed, i), whatever the batches and ranks.
+
+Finished batches are kept on disk as parts, so that 50,000 images need little memory and a killed
+run goes on; the parts are joined at the end.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import zipfile
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..data import classes
+from ..data.image_datasets import save_grid, to_uint8
+from ..flags import keys
+from ..rng import LABEL, SAMPLE, generator, seed_of
+from ..store import checkpoint, disk, finite
+from ..world import dist_util, logger
+from . import networks
+
+STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
+
+
+class ImageNoise:
+    """Standard normal noise for a batch, row k from the generator of image `indices[k]`.
+
+    Called as torch.randn_like: x [N, 3, H, W] -> noise [N, 3, H, W].
+    """
+
+    def __init__(self, seed, indices, device):
+        self.generators = [generator(seed, SAMPLE, i, device=device) for i in indices]
+        self.ready = []
+
+    def __call__(self, x):
+        if not self.ready:
+            size = (STEPS_AT_ONCE, *x.shape[1:])
+            rows = [torch.randn(size, generator=g, device=x.device) for g in self.generators]
+            self.ready = list(torch.stack(rows, dim=1))
+        return self.ready.pop(0)
+
+
+def sample_images(
+    model,
+    diffusion,
+    indices,
+    shape,
+    *,
+    seed=0,
+    sampler="ddpm",
+    labels=None,
+    clip_denoised=True,
+    cond_fn=None,
+    **model_kwargs,
+):
+    """The images of these indices: uint8 [N, H, W, 3] on the CPU.
+
+    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None. `cond_fn`:
+    guidance, as in `samplers`. `model_kwargs`: tensors [N, ...] for the network and cond_fn.
+    """
+    device = dist_util.dev()
+    noise = ImageNoise(seed, indices, device)
+    loop = {
+        "ddpm": diffusion.p_sample_loop,
+        "ddim": diffusion.ddim_sample_loop,
+        "dpmpp": diffusion.dpmpp_sample_loop,
+    }[sampler]
+    if labels is not None:
+        model_kwargs["y"] = labels
+    x = loop(
+        model,
+        (len(indices), *shape),
+        noise=noise(torch.empty(len(indices), *shape, device=device)),
+        clip_denoised=clip_denoised,
+        cond_fn=cond_fn,
+        model_kwargs={name: value.to(device) for name, value in model_kwargs.items()},
+        device=device,
+        randn=noise,
+    )
+    finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
+    return to_uint8(x).cpu().numpy()
+
+
+def draw_labels(indices, seed, labels):
+    """The label of each image, int64 [N], one of `labels` at random: a function of the index."""
+    return torch.tensor([labels[seed_of(seed, LABEL, i) % len(labels)] for i in indices])
+
+
+def labels_of(flags, num_classes, known=()):
+    """A function of image indices that gives labels: --class_labels in turn, or at random.
+
+    Those at random occur in training, by `known`, the network's classes. None for a network without
+    classes, whose num_classes is None. ValueError for labels that the network has no row for.
+    """
+    wanted = _class_labels(flags.sample.class_labels)
+    if num_classes is None and wanted:
+        raise ValueError("--class_labels was given, but the network is not class-conditional")
+    if num_classes is None:
+        return lambda indices: None
+    rows = classes.trained(known, num_classes)
+    if bad := [y for y in wanted if not 0 <= y < num_classes]:
+        raise ValueError(f"--class_labels {bad} are not in 0..{num_classes - 1}")
+    if never := sorted(set(wanted) - set(rows)):
+        logger.warn(f"warning: no image of class_labels {never} was in the training")
+    if wanted:
+        return lambda indices: torch.tensor([wanted[i % len(wanted)] for i in indices])
+    if known:
+        logger.log(f"labels are drawn from the {len(rows)} of training: {classes.text(known)}")
+    return lambda indices: draw_labels(indices, flags.run.seed, rows)
+
+
+def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {}, guide=None):
+    """A function of image indices, as `generate` wants it, by the flags.
+
+    `labels`, `conditions`: functions of indices that give labels [N] or None, as `labels_of`, and
+    other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
+    """
+    labels = labels or labels_of(flags, model.num_classes, model.classes)
+    size = model.image_size
+    autocast = networks.autocast(flags, dist_util.dev())
+
+    def sample(indices):
+        y = labels(indices)
+        with autocast():
+            images = sample_images(
+                model,
+                diffusion,
+                indices,
+                (3, size, size),
+                seed=flags.run.seed,
+                sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
+                labels=None if model.num_classes is None else y,
+                clip_denoised=flags.sample.clip_denoised,
+                cond_fn=guide and guide(y),
+                **conditions(indices),
+            )
+        return images, y
+
+    return sample
+
+
+def key(flags, *files):
+    """What the images of these flags depend on, as text: flags, checkpoint, and other files."""
+    paths = (flags.sample.model_path, *files)
+    return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
+
+
+def _class_labels(text):
+    try:
+        return [int(y) for y in text.split(",") if y]
+    except ValueError:
+        raise ValueError(
+            f"--class_labels {text!r}: expected labels separated by commas, as 0,3,5"
+        ) from None
+
+
+def save_samples(sample, flags, folder, *files, suffix="", known=()):
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint.
+
+    `known`: the classes of the network, whose names go into the file.
+    """
+    amount = flags.sample.num_samples, flags.sample.batch_size
+    own = key(flags, *files)
+    path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
+    logger.log(f"sampling complete: {path}")
+
+
+def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
+    """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
+
+    `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: JSON that names
+    everything that the images depend on; parts of an earlier run with the same key are used.
+    `suffix`: of the file's name. `known`: classes whose names go into the file, by label.
+    ValueError if the folder has such a file of another key.
+    """
+    if dist_util.rank() == 0:
+        _refuse_to_replace(folder, num_samples, suffix, key)
+    parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
+    os.makedirs(parts, exist_ok=True)
+    done = dist_util.broadcast_object(_done(parts))
+    todo = [i for i in range(num_samples) if i not in done]
+    batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
+    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    if done:
+        logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
+    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
+        for indices in mine:
+            images, labels = sample(indices)
+            _save_part(parts, indices, images, labels)
+            bar.update(len(indices))
+    dist_util.barrier()
+    if dist_util.rank() > 0:
+        return None
+    path = _join(parts, num_samples, folder, suffix, known, key)
+    shutil.rmtree(parts)
+    return path
+
+
+def _save_part(parts, indices, images, labels):
+    content = {"indices": np.array(indices), "images": np.asarray(images)}
+    if labels is not None:
+        content["labels"] = np.asarray(labels)
+    path = os.path.join(parts, f"{indices[0]:08d}_{len(indices)}")
+    with disk.writing(f"{path}.npz") as file:
+        np.savez(file, **content)
+
+
+def _done(parts):
+    """Image index -> the part that holds it."""
+    where = {}
+    for name in sorted(os.listdir(parts)):
+        if name.endswith(".npz"):
+            path = os.path.join(parts, name)
+            with disk.reading(path), np.load(path) as part:
+                where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
+    return where
+
+
+def _refuse_to_replace(folder, num_samples, suffix, key):
+    """Samples of other settings under the name that these will have, if there are any."""
+    os.makedirs(folder, exist_ok=True)
+    name = re.compile(rf"samples_{num_samples}x\d+x\d+x3{suffix}\.npz")
+    for path in (os.path.join(folder, file) for file in os.listdir(folder) if name.fullmatch(file)):
+        there = _comment_of(path)
+        if there != _comment(key):
+            raise ValueError(
+                f"{os.path.abspath(path)} would be replaced, and {_unlike(there, key)}. Give "
+                "another --log_dir, or move that file away"
+            )
+
+
+def _comment(key):
+    """What `_join` writes of a key into the npz, as the comment of a zip: 64 KiB at most."""
+    text = key.encode()
+    return text if len(text) < 1 << 16 else hashlib.sha256(text).hexdigest().encode()
+
+
+def _comment_of(path):
+    if not zipfile.is_zipfile(path):
+        return b""
+    with zipfile.ZipFile(path) as archive:
+        return archive.comment
+
+
+def _unlike(there, key):
+    """In words, how the samples with that comment were drawn otherwise."""
+    try:
+        old, new = json.loads(there), json.loads(key)
+        was, now = ({k: v for g in x["flags"].values() for k, v in g.items()} for x in (old, new))
+    except (ValueError, KeyError, TypeError, AttributeError):  # of another program, or too long
+        return "it does not say how it was drawn"
+    told = [f"--{k} {was[k]!r}, now {now.get(k)!r}" for k in was if was[k] != now.get(k)]
+    if old["files"] != new["files"]:
+        told.append("from another checkpoint, or one with another config.json")
+    return f"it was drawn with {'; '.join(told) or 'other flags'}"
+
+
+def _join(parts, num_samples, folder, suffix, known, key):
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time.
+
+    Its comment, as a zip, is the key.
+    """
+    where = _done(parts)
+    opened = {}
+
+    def rows(field):
+        for i in range(num_samples):
+            name, row = where[i]
+            if name not in opened:
+                if len(opened) > 16:
+                    opened.clear()
+                path = os.path.join(parts, name)
+                with disk.reading(path), np.load(path) as part:
+                    opened[name] = dict(part)
+            yield opened[name].get(field, (None,) * (row + 1))[row]
+
+    first = next(rows("images"))
+    shape = (num_samples, *first.shape)
+    path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
+    with disk.writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
+        _write(archive, "arr_0", shape, np.uint8, rows("images"))
+        if next(rows("labels")) is not None:
+            _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
+            if known:
+                names = classes.array(known)
+                _write(archive, "class_names", names.shape, names.dtype, names)
+        archive.comment = _comment(key)
+    grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
+    save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
+    return os.path.abspath(path)
+
+
+def _write(archive, name, shape, dtype, rows):
+    """One array of an npz, row by row."""
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for row in rows:
+            file.write(np.asarray(row, dtype).tobytes())

@@ -1,0 +1,128 @@
+"""Flags or a checkpoint -> network and chain, placed on this rank's device."""
+
+import dataclasses
+import functools
+import getpass
+import os
+import tempfile
+import time
+
+import torch
+
+from ..data import classes
+from ..flags import config
+from ..nets.sizes import SR_CHANNEL_MULT, channel_multipliers
+from ..nets.unet import SuperResModel
+from ..quantize import packing
+from ..store import checkpoint, disk, restore
+from ..weights import averaging
+from ..world import dist_util, logger
+from .factories import (
+    create_chain,
+    create_classifier,
+    create_model,
+    create_model_and_diffusion,
+)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build(model_flags, diffusion_flags):
+    """(network, chain) of a ModelFlags and a DiffusionFlags."""
+    return create_model_and_diffusion(
+        **dataclasses.asdict(model_flags), **dataclasses.asdict(diffusion_flags)
+    )
+
+
+def build_super_res(model_flags, sizes, diffusion_flags):
+    """(super-resolution network, chain) of a ModelFlags, a SuperResFlags and a DiffusionFlags.
+
+    The side of the network's images is large_size, whatever image_size.
+    """
+    mult = channel_multipliers(sizes.large_size, model_flags.channel_mult, SR_CHANNEL_MULT)
+    flags = dataclasses.asdict(model_flags) | {
+        "image_size": sizes.large_size,
+        "channel_mult": ",".join(map(str, mult)),
+    }
+    model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
+    model.small_size = sizes.small_size
+    return model, create_chain(dataclasses.asdict(diffusion_flags))
+
+
+def build_classifier(classifier_flags, diffusion_flags):
+    """(noisy classifier, chain) of a ClassifierFlags and a DiffusionFlags."""
+    model = create_classifier(**dataclasses.asdict(classifier_flags))
+    return model, create_chain(dataclasses.asdict(diffusion_flags))
+
+
+def autocast(flags, device):
+    """A function that opens an autocast context for --dtype (and --use_fp16) on the device."""
+    return casting("fp16" if flags.model.use_fp16 else flags.run.dtype, device)
+
+
+def casting(dtype, device):
+    """A function that opens an autocast context for fp32 (none), bf16 or fp16 on the device."""
+    return functools.partial(
+        torch.autocast, torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"
+    )
+
+
+def place(model):
+    """On this rank's device, in the memory layout that convolutions are fastest in."""
+    return model.to(dist_util.dev(), memory_format=torch.channels_last)
+
+
+def compile_network(model):
+    """torch.compile at the first call; the log says how long that took, and where it is kept."""
+    model.compile()
+    compiled = model._compiled_call_impl
+    ours = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours)
+
+    def first(*args, **kwargs):
+        start = time.perf_counter()
+        output = compiled(*args, **kwargs)
+        model._compiled_call_impl = compiled
+        seconds = time.perf_counter() - start
+        logger.log(f"compiled in {seconds:.0f} s (its gradient follows); the next run uses {kept}")
+        return output
+
+    model._compiled_call_impl = first
+
+
+def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):
+    """(network in eval mode on the device, chain) of a checkpoint, by `build` of `groups`.
+
+    What the network and the chain are is read from the file's header, or from config.json beside
+    it, if they are there, and else from the flags. Raises ValueError where both speak and differ,
+    or where the weights do not fit. Packed weights (see `packing`) are unpacked. The network's
+    `classes` are those that it was trained on, empty if their names were not saved.
+    """
+    if not path:
+        raise ValueError(f"no checkpoint: give --{flag} FILE (model*.pt, ema_*.pt or swa_*.pt)")
+    weights = dist_util.load_state_dict(path)
+    with disk.reading(path):
+        weights = packing.unpack(weights)
+    trained, source = checkpoint.config_of(path)
+    if not trained and checkpoint.exists(source):
+        logger.warn(
+            f"warning: {source} is another program's: the network is built by the flags alone"
+        )
+    given = {name: getattr(flags, name) for name in groups}
+    model, diffusion = build(
+        *(
+            config.as_trained(type(group), trained[name], flags.given, source)
+            if name in trained
+            else group
+            for name, group in given.items()
+        )
+    )
+    with disk.reading(path):
+        restore.load_weights(model, weights, path)
+    model.classes = classes.saved(trained, source)
+    if ema := checkpoint.parse_ema(path):
+        logger.caution(averaging.caution(*ema))
+    place(model).eval()
+    if flags.run.compile:
+        compile_network(model)
+    return model, diffusion

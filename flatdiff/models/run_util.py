@@ -1,0 +1,87 @@
+"""What surrounds a run: its folder and log, its images, and the samples that it shows of itself.
+
+The scripts call these in order and stay tables of contents.
+"""
+
+import dataclasses
+import datetime
+import os
+import tempfile
+
+from ..data import classes, image_datasets
+from ..store import checkpoint
+from ..world import dist_util, logger
+from . import generate
+from .factories import create_chain
+
+
+def open_log(flags, step=None, own=True):
+    """One folder for all ranks, made if needed; returns its absolute path.
+
+    What is logged there already stays. With `step`, the first of a training run, tables are kept
+    too; if they are our own, without what older runs wrote after that step.
+    """
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
+    if not folder:
+        now = datetime.datetime.now().strftime("flatdiff-%Y-%m-%d-%H-%M-%S-%f")
+        folder = os.path.join(tempfile.gettempdir(), now)
+    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    formats = ["stdout", "log"] if step is None else None
+    logger.configure(folder, formats, rank=dist_util.rank(), append=True)
+    if step is not None and own:
+        logger.truncate(step)
+    for name, text in flags.presets.items():
+        logger.log(f"--preset {name}: {text}")
+    return folder
+
+
+def open_dataset(data, image_size, num_classes=None, known=None):
+    """The images of a DataFlags, with labels for a network of `num_classes`, None: without.
+
+    `known`: the classes that the network was trained on, empty if its names were not saved; None:
+    it is to be trained, on those of these images.
+    """
+    dataset = image_datasets.ImageDataset(
+        data.data_dir,
+        image_size,
+        num_classes is not None,
+        data.class_from,
+        transparent=data.transparent,
+    )
+    if num_classes is None:
+        return dataset
+    if known is not None:
+        dataset.relabel(known)
+    classes.trained(dataset.classes, num_classes)  # which refuses more classes than rows
+    logger.log(f"labels: {classes.text(dataset.classes)}")
+    if known is not None and not known:
+        logger.warn(
+            "warning: no class names were saved with the checkpoint, so labels count the classes "
+            "of these images in the order of text, as guided-diffusion's: they are right if the "
+            "network was trained on exactly these classes"
+        )
+    return dataset
+
+
+def preview(flags, dataset, conditions=None):
+    """A function of the network that draws images in at most 100 steps, the same each time.
+
+    It takes the images' indices too, by default the first 64. `conditions`: indices -> tensors
+    [N, ...] for the network, by name; default labels of the dataset's classes, if class_cond.
+    """
+    steps = min(100, flags.diffusion.diffusion_steps)
+    short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
+    diffusion = create_chain(dataclasses.asdict(short))
+    shape, seed = (3, dataset.image_size, dataset.image_size), flags.run.seed
+
+    def labels(indices):
+        if dataset.labels is None:
+            return {}
+        rows = classes.trained(dataset.classes, flags.model.num_classes)
+        return {"y": generate.draw_labels(indices, seed, rows)}
+
+    def sample(model, indices=range(64)):
+        given = (conditions or labels)(indices)
+        return generate.sample_images(model, diffusion, indices, shape, seed=seed, **given)
+
+    return sample

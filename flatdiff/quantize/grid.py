@@ -1,0 +1,165 @@
+"""Uniform quantizers: w -> s (q - z), with q a whole number of 2 to 8 bits.
+
+s and z belong to a whole tensor, or to each slice of its first dimension (an output channel of a
+weight, an image of a batch). The arithmetic stays fp32: a quantized weight is replaced by the
+values that its codes stand for. Knows layers and tensors; no files, no flags.
+"""
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..kernels import calls
+from ..weights.perturb import Perturbation
+
+BITS = range(2, 9)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+FACTORS = [percent / 100 for percent in range(100, 19, -1)]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor as codes, uint8 in its shape; scale (fp32) and zero (uint8) broadcast to them."""
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
+
+    def dequantize(self) -> Tensor:
+        """scale * (codes - zero), fp32; equal to torch.fake_quantize_per_..._affine to the bit."""
+        return (self.codes.float() - self.zero.float()).mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A finite tensor -> Quantized. Zero is always exact: padding and dead weights stay zero.
+
+    bits: 2 to 8.
+    granularity: "tensor", one grid for all values; "channel", one for each slice of dimension 0.
+    symmetric: the grid reaches as far below zero as above it, and has 2**bits - 1 values;
+        otherwise it reaches from the least value to the largest, and has 2**bits.
+    clip: "minmax", the grid reaches the extreme values, and no value moves by more than half a
+        step; "mse", both ends are drawn in by the factor of 1, 0.99, ... 0.2 with the least
+        squared error.
+    """
+
+    bits: int
+    granularity: str = "tensor"
+    symmetric: bool = False
+    clip: str = "minmax"
+
+    def __post_init__(self):
+        for name, value, allowed in (
+            ("bits", self.bits, BITS),
+            ("granularity", self.granularity, ("tensor", "channel")),
+            ("clip", self.clip, ("minmax", "mse")),
+        ):
+            if value not in allowed:
+                expected = ", ".join(map(str, allowed))
+                raise ValueError(f"{name} of a quantizer is {value!r}; expected one of {expected}")
+
+    def __call__(self, x: Tensor) -> Quantized:
+        x = x.detach().float()
+        if self._is_plain and calls.takes_quantize(x):
+            return Quantized(*calls.quantize(x, self.bits))
+        dims = tuple(range(int(self.granularity == "channel"), x.ndim))
+        lowest, highest = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
+        scale, zero = self._grid(lowest, highest)
+        if self.clip == "mse":
+            factor = self._best_factor(x, lowest, highest, dims)
+            scale, zero = self._grid(lowest * factor, highest * factor)
+        codes = self._codes(x, scale, zero)
+        return Quantized(codes.to(torch.uint8), scale, zero.to(torch.uint8))
+
+    @property
+    def _is_plain(self) -> bool:
+        return (self.granularity, self.symmetric, self.clip) == ("channel", False, "minmax")
+
+    def _grid(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+        """(scale, zero) of the grids from `lowest` to `highest`, drawn out to hold zero."""
+        tiny = torch.finfo(torch.float32).tiny  # all zeros: any scale does, if 1 / scale is finite
+        if self.symmetric:
+            half = 2 ** (self.bits - 1)
+            scale = torch.maximum(-lowest, highest).div(half - 1).clamp(min=tiny)
+            return scale, torch.full_like(scale, half)
+        steps = 2**self.bits - 1
+        lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
+        scale = (highest / steps - lowest / steps).clamp(min=tiny)
+        return scale, (-lowest / scale).round()
+
+    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The nearest code to each value, as whole fp32 numbers."""
+        least = 1 if self.symmetric else 0
+        return (x * (1 / scale)).round_().add_(zero).clamp_(least, 2**self.bits - 1)
+
+    def _best_factor(self, x: Tensor, lowest: Tensor, highest: Tensor, dims) -> Tensor:
+        """For each grid, the factor on its ends with the least squared error."""
+        best = torch.ones_like(lowest)
+        least = torch.full_like(lowest, torch.inf)
+        for factor in FACTORS:
+            scale, zero = self._grid(lowest * factor, highest * factor)
+            steps_off = self._codes(x, scale, zero).sub_(zero).sub_(x * (1 / scale))
+            error = steps_off.mul_(factor).square_().sum(dims, keepdim=True)
+            best = torch.where(error < least, factor, best)
+            least = torch.minimum(error, least)
+        return best
+
+
+def quantized(bits: int, **settings) -> Perturbation:
+    """w' = the quantized weights. The settings are Quantizer's."""
+    quantizer = Quantizer(bits, **settings)
+
+    def move(weights: list[Tensor]) -> None:
+        for w in weights:
+            w.copy_(quantizer(w).dequantize())
+
+    return move
+
+
+def layers_of(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Module]:
+    """The layers whose weights are quantized, by name: all convolutions and linear layers.
+
+    Biases, norms and the label embedding are left as they are: they are few, and no factors of a
+    matrix product.
+
+    :param skip: patterns of names of layers to leave out, as "out.*" or "input_blocks.0.0".
+    :raises ValueError: if a pattern fits no layer, or if no layer is left.
+    """
+    skip = list(skip)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS)}
+    for pattern in skip:
+        if not fnmatch.filter(layers, pattern):
+            raise ValueError(
+                f"no convolution or linear layer is named {pattern!r}; the names go from "
+                f"{next(iter(layers))} to {next(reversed(layers))}, and * stands for any text"
+            )
+    kept = {n: m for n, m in layers.items() if not any(fnmatch.fnmatch(n, p) for p in skip)}
+    if not kept:
+        raise ValueError(f"no layer is left to be quantized without {', '.join(skip)}")
+    return kept
+
+
+def quantize_weights(
+    layers: Mapping[str, nn.Module], quantizer: Callable[[Tensor], Quantized]
+) -> dict[str, Quantized]:
+    """The layers' weights quantized, by layer name. ValueError for a weight that is not finite."""
+    for name, layer in layers.items():
+        if not torch.isfinite(layer.weight).all():
+            raise ValueError(f"the weight of {name} is not finite, so it has no range to quantize")
+    return {name: quantizer(layer.weight) for name, layer in layers.items()}
+
+
+def quantize_inputs(layer: nn.Module, bits: int) -> RemovableHandle:
+    """From now on the layer's input is quantized, at each call, each image on a grid of its own.
+
+    A grid reaches from the least value of the image to the largest, so an image does not depend on
+    the others in its batch. Computed in fp32, and given on in the input's dtype.
+    """
+    quantizer = Quantizer(bits, granularity="channel")
+    return layer.register_forward_pre_hook(
+        lambda layer, inputs: (quantizer(inputs[0]).dequantize().to(inputs[0].dtype),)
+    )

@@ -1,0 +1,99 @@
+"""Quantized weights as small tensors: in a file, and in the memory of a network that samples.
+
+Codes below 16 (2 to 4 bits) lie two in a byte, the earlier one in the low half; larger ones one in
+a byte, also those of 5 to 7 bits. In a file the weight NAME is the four tensors NAME.codes (uint8),
+NAME.scale (fp32), NAME.zero (uint8) and NAME.shape (int64), so the tensors alone say what they are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from .grid import Quantized
+
+
+def pack_codes(codes: Tensor) -> Tensor:
+    """uint8 of any shape -> uint8 [bytes]."""
+    flat = codes.flatten()
+    if flat.max() > 15:
+        return flat
+    flat = nn.functional.pad(flat, (0, len(flat) % 2))
+    return flat[::2] | flat[1::2] << 4
+
+
+def unpack_codes(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """uint8 [bytes] -> uint8 of the shape."""
+    count = math.prod(shape)
+    if len(packed) < count:
+        packed = torch.stack([packed & 15, packed >> 4], dim=1).flatten()[:count]
+    return packed.view(*shape)
+
+
+def pack(state_dict: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -> dict[str, Tensor]:
+    """What a file holds: the state dict with the weights of the quantized layers packed.
+
+    :param quantized: by layer name, as `quantize.quantize_weights` gives it.
+    """
+    tensors = dict(state_dict)
+    for layer, q in quantized.items():
+        name = f"{layer}.weight"
+        del tensors[name]
+        tensors |= {
+            f"{name}.codes": pack_codes(q.codes),
+            f"{name}.scale": q.scale,
+            f"{name}.zero": q.zero,
+            f"{name}.shape": torch.tensor(q.codes.shape),
+        }
+    return tensors
+
+
+def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
+    """The quantized weights among a file's tensors, by layer name."""
+    names = [key.removesuffix(".codes") for key in tensors if key.endswith(".weight.codes")]
+    return {name.removesuffix(".weight"): _quantized(tensors, name) for name in names}
+
+
+def _quantized(tensors: Mapping[str, Tensor], name: str) -> Quantized:
+    codes = unpack_codes(tensors[f"{name}.codes"], tensors[f"{name}.shape"].tolist())
+    return Quantized(codes, tensors[f"{name}.scale"], tensors[f"{name}.zero"])
+
+
+def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a file's tensors, in fp32: the very weights that were packed.
+
+    Tensors of a file without packed weights are given back as they are.
+    """
+    packed = {f"{layer}.weight": q for layer, q in packed_weights(tensors).items()}
+    plain = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in packed}
+    return plain | {name: q.dequantize() for name, q in packed.items()}
+
+
+class _Unpacked(nn.Module):
+    """A weight, made anew from its codes whenever it is asked for."""
+
+    def __init__(self, weight: Quantized, memory_format: torch.memory_format):
+        super().__init__()
+        self.shape = weight.codes.shape
+        self.memory_format = memory_format
+        self.packed = [pack_codes(weight.codes), weight.scale, weight.zero]
+
+    def right_inverse(self, _: Tensor) -> list[Tensor]:
+        return self.__dict__.pop("packed")  # torch keeps them from here on
+
+    def forward(self, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        codes = unpack_codes(codes, self.shape).contiguous(memory_format=self.memory_format)
+        return Quantized(codes, scale, zero).dequantize()
+
+
+def keep_packed(layer: nn.Module, weight: Quantized) -> None:
+    """Drop the layer's fp32 weight, and unpack it for the length of each use, in the same layout.
+
+    Saves memory, and costs time. The weight cannot be trained any more.
+    """
+    images = layer.weight.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if images else torch.contiguous_format
+    layer.weight.requires_grad_(False)
+    parametrize.register_parametrization(layer, "weight", _Unpacked(weight, memory_format))

@@ -1,0 +1,147 @@
+"""Pictures of several runs side by side: training curves and sample grids.
+
+Reads what runs leave on disk (progress.csv, samples_*.npz), and knows nothing of how it came about.
+"""
+
+import csv
+import glob
+import os
+import re
+
+import matplotlib
+import numpy as np
+
+from ..store import disk, finite
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+CURVES = ("mse", "vb", "loss")
+WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
+REAL = "real images"  # in place of a run
+
+
+def training_curves(folders: list[str], path: str) -> str:
+    """Loss against step, one line a run, and its variational part where there is one."""
+    runs = {run_name(f): _progress(f) for f in folders}
+    keys = [k for k in CURVES if all(k in rows for rows in runs.values())]
+    keys = keys if len(keys) == 3 else ["loss"]
+    figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
+    labels = {
+        "mse": "squared error of the noise",
+        "vb": "variational term [bits per dimension]",
+        "loss": "training loss",
+    }
+    for axis, key in zip(np.atleast_1d(axes), keys):
+        for name, rows in runs.items():
+            axis.plot(rows["step"], rows[key], label=name)
+        axis.set(xlabel="optimizer step", ylabel=labels[key], yscale="log")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    return _save(figure, path)
+
+
+def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
+    """The first images of each run, a column a run; a row for each kind of samples."""
+    rows = sorted({kind for f in folders for kind in samples_of(f)}, key=_order)
+    size = (WIDTH_OF_RUN * len(folders), (HEIGHT + 0.4) * len(rows))
+    figure, axes = plt.subplots(len(rows), len(folders), figsize=size, squeeze=False)
+    for row, kind in zip(axes, rows):
+        for axis, folder in zip(row, folders):
+            axis.axis("off")
+            if kind in samples_of(folder):
+                with np.load(samples_of(folder)[kind]) as file:
+                    images = file["arr_0"][: num_columns**2]
+                axis.imshow(_tile(images, num_columns), interpolation="nearest")
+                axis.set_title(f"{run_name(folder)}, {told(kind)}" if kind else run_name(folder))
+    return _save(figure, path)
+
+
+def distances(rows: list[dict], path: str) -> str:
+    """Distance of each run's samples of each kind (evaluation.of_runs), with errors."""
+    of_runs = [row for row in rows if row["run"] != REAL]
+    runs, kinds = (list(dict.fromkeys(row[k] for row in of_runs)) for k in ("run", "kind"))
+    figure, axis = plt.subplots(figsize=(WIDTH_OF_RUN + 1, HEIGHT))
+    for i, run in enumerate(runs):
+        shown = [row for row in of_runs if row["run"] == run]
+        x = [kinds.index(row["kind"]) + (i - (len(runs) - 1) / 2) * 0.1 for row in shown]
+        errors = [row["error"] or 0 for row in shown]
+        axis.errorbar(x, [row["value"] for row in shown], errors, fmt="o", capsize=3, label=run)
+    for row in (row for row in rows if row["run"] == REAL):
+        label = f"{row['num_samples']} {REAL}"
+        axis.axhline(row["value"], linestyle=":", color="0.3", label=label)
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.set_xlim(-0.5, len(kinds) - 0.5)
+    axis.set(xlabel="weights sampled with", ylabel=f"{rows[0]['metric']} (lower is closer)")
+    axis.set_title("bars: one standard error over samples", fontsize="medium")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _save(figure, path)
+
+
+def run_name(folder: str) -> str:
+    return os.path.basename(folder.rstrip("/"))
+
+
+def samples_of(folder: str) -> dict[str, str]:
+    """The newest samples_NxHxWx3.npz of each kind: "", and those that more is said of in the name,
+    as quantized weights ("w8", "w4a8"); in the order of tables."""
+    files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
+    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
+    found = {match[1]: file for match, file in named if match}
+    if not found:
+        raise ValueError(
+            f"no samples_*.npz in {os.path.abspath(folder)}: draw some with scripts/image_sample.py"
+        )
+    return {kind: found[kind] for kind in sorted(found, key=_order)}
+
+
+def told(kind: str) -> str:
+    """What samples were drawn with: the kind itself, w8a8 for example, or fp32."""
+    return kind or "fp32"
+
+
+def _order(kind: str) -> tuple[int, str]:
+    """Plain ones first, then more bits before fewer."""
+    bits = re.match(r"w(\d+)", kind)
+    return (-int(bits[1]) if bits else -32), kind
+
+
+def _tile(images, num_columns):
+    """[N, H, W, 3] -> one picture with a light line between images."""
+    rows = -(-len(images) // num_columns)
+    height, width = images.shape[1:3]
+    sheet = np.full((rows * (height + 1), num_columns * (width + 1), 3), 255, np.uint8)
+    for i, image in enumerate(images):
+        y, x = (i // num_columns) * (height + 1), (i % num_columns) * (width + 1)
+        sheet[y : y + height, x : x + width] = image
+    return sheet[:-1, :-1]
+
+
+def _progress(folder):
+    """progress.csv -> {key: array}, of the keys that every row has."""
+    path = os.path.join(folder, "progress.csv")
+    if not os.path.exists(path):
+        raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")
+    with disk.reading(path), open(path) as file:
+        rows = list(csv.DictReader(file))
+        keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
+        columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
+    if not {"step", "loss"} <= columns.keys():
+        raise ValueError(
+            f"{os.path.abspath(path)} has {len(rows)} rows, with a number in each for "
+            f"{', '.join(columns) or 'nothing'}; expected a step and a loss: train on, or leave "
+            "this run out"
+        )
+    shown = {k: v for k, v in columns.items() if k in CURVES}
+    finite.check(shown, path, "The training diverged: leave this run out, or its last rows")
+    return columns
+
+
+def _save(figure, path):
+    figure.tight_layout()
+    with disk.writing(path) as file:
+        figure.savefig(file, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+    return os.path.abspath(path)

@@ -1,0 +1,271 @@
+"""The paper's claims, each with a verdict from the rows of a study.
+
+A claim says that a number is lower for one kind of model than for another. Differences are paired
+by seed; their 95 % interval is Student's t. A claim holds where the interval is below zero, does
+not where it is above, and is undecided where zero is in it. Beside that, the verdict after Holm's
+correction for all claims of its family: the paper's, and those at equal cost.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from . import significance
+from .rows import paired, underfits
+from .significance import LEVEL
+
+HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
+VERDICTS = (HOLDS, FAILS, UNDECIDED)
+FAIR = "not in the paper"  # the place of claims at equal cost
+SAME_COST = 0.02  # costs that differ by no more are equal
+FLATNESS = {
+    "lpf": "LPF",
+    "lpf_filter": "LPF in units of each filter",
+    "mc": "MC",
+    "eigenvalue": "largest eigenvalue",
+}
+GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the rest of the chain"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """`column` is lower for the models with the values of `a` than for those of `b`."""
+
+    text: str
+    place: str
+    column: str
+    a: dict[str, Any]
+    b: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs.
+
+    p: of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
+    smallest true effect that would be found in 80 % of repetitions with this n and this scatter.
+    """
+
+    text: str
+    place: str
+    column: str
+    verdict: str
+    estimate: float
+    low: float | None
+    high: float | None
+    n: int
+    why: str = ""
+    p: float | None = None
+    holm: str = ""
+    seen: float | None = None
+
+
+def verdicts(rows: list[dict]) -> list[Verdict]:
+    """On every claim that the rows have something to say about."""
+    found = [judge(claim, rows) for claim in claims(rows)]
+    found += [correlated(rows, "lpf", c) for c in _columns(rows) if c.startswith("rise_w")]
+    found = [verdict for verdict in found if verdict]
+    paper = _corrected([v for v in found if v.place != FAIR])
+    return paper + _corrected([v for v in found if v.place == FAIR])
+
+
+def _corrected(family: list[Verdict]) -> list[Verdict]:
+    """The same, with `holm`; those without a p do not count."""
+    tested = [v for v in family if v.p is not None]
+    adjusted = dict(zip(map(id, tested), significance.holm([v.p for v in tested])))
+    return [
+        v
+        if v.p is None
+        else dataclasses.replace(v, holm=v.verdict if adjusted[id(v)] < 1 - LEVEL else UNDECIDED)
+        for v in family
+    ]
+
+
+# What the paper says
+
+
+def claims(rows: list[dict]) -> list[Claim]:
+    """Those about every gradient that climbs, against the first that neither does that nor was
+    added for its cost, and against that of equal cost. All without input perturbation, or with
+    the least."""
+    plain = [r["gradient"] for r in rows if not r["climbs"] and not r["matched"]]
+    found = []
+    for sam in climbing(rows):
+        name = sam if len(climbing(rows)) > 1 else "SAM"
+        if plain:
+            made = Maker(rows, name, sam, plain[0])
+            found += made.flatness() + made.quantization() + made.exposure() + made.quality()
+        if equal := of_equal_cost(rows, sam):
+            found += Maker(rows, name, sam, equal).fair()
+    return found
+
+
+def climbing(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(r["gradient"] for r in rows if r["climbs"]))
+
+
+def of_equal_cost(rows: list[dict], sam: str) -> str | None:
+    """The gradient without a climb whose cost is next to that of `sam`; None if 2 % off."""
+    cost = next(r["images"] for r in rows if r["gradient"] == sam)
+    off = {r["gradient"]: abs(r["images"] / cost - 1) for r in rows if not r["climbs"]}
+    nearest = min(off, key=off.get, default=None)
+    return nearest if off and off[nearest] <= SAME_COST else None
+
+
+class Maker:
+    """The claims that one gradient, `sam`, is better than another, `plain`."""
+
+    def __init__(self, rows: list[dict], name: str, sam: str, plain: str):
+        self.rows, self.name = rows, name
+        self.shifts = sorted({row["input_pertub"] for row in rows})
+        present = {row["average"] for row in rows}
+        self.averages = [a for a in ("none", "ema", "swa") if a in present]
+        self.raw = self.averages[0]
+        self.sam, self.plain = {"gradient": sam}, {"gradient": plain}
+
+    def claim(self, text, place, column, a, b) -> Claim:
+        """`a`, `b`: values that differ from the raw weights without input perturbation."""
+        base = {"average": self.raw, "input_pertub": self.shifts[0]}
+        return Claim(text, place, column, base | a, base | b)
+
+    def flatness(self) -> list[Claim]:
+        raw = _plus(self.raw)
+        found = [
+            self.claim(
+                f"{self.name}{raw} is flatter than Adam{raw}: {told}",
+                "abstract",
+                column,
+                self.sam,
+                self.plain,
+            )
+            for column, told in FLATNESS.items()
+        ]
+        alone = f"{self.name}{raw or ' alone'} is flatter than Adam"
+        for average in [a for a in self.averages if a != self.raw]:
+            text = f"{alone} + {average.upper()}: LPF"
+            other = self.plain | {"average": average}
+            found.append(self.claim(text, "abstract", "lpf", self.sam, other))
+        if len(self.shifts) > 1:
+            text = f"{alone}{raw} with input perturbation: LPF"
+            other = self.plain | {"input_pertub": self.shifts[-1]}
+            found.append(self.claim(text, "abstract", "lpf", self.sam, other))
+        return found
+
+    def quantization(self) -> list[Claim]:
+        return [
+            self.claim(
+                f"{self.name} loses less distance at {column.removeprefix('rise_w')} bits "
+                f"than Adam{_plus(average)}",
+                "quantization",
+                column,
+                self.sam | {"average": average},
+                self.plain | {"average": average},
+            )
+            for column in _columns(self.rows)
+            if column.startswith("rise_w")
+            for average in self.averages
+        ]
+
+    def exposure(self) -> list[Claim]:
+        return [
+            self.claim(
+                f"{self.name}{_plus(self.raw)} has a smaller epsilon-norm gap than "
+                f"Adam{_plus(self.raw)}, {told}",
+                "exposure bias",
+                column,
+                self.sam,
+                self.plain,
+            )
+            for column, told in GAPS.items()
+        ]
+
+    def quality(self) -> list[Claim]:
+        return self._distances("Adam", "main table")
+
+    def fair(self) -> list[Claim]:
+        """Where `plain` costs what `sam` does."""
+        return self._distances(self.plain["gradient"], FAIR, " at equal cost")
+
+    def _distances(self, against: str, place: str, how: str = "") -> list[Claim]:
+        return [
+            self.claim(
+                f"{self.name}{_plus(average)} has a lower distance than "
+                f"{against}{_plus(average)}{how}, {column.removeprefix('fd_')} steps",
+                place,
+                column,
+                self.sam | {"average": average},
+                self.plain | {"average": average},
+            )
+            for column in _columns(self.rows)
+            if column.removeprefix("fd_").isdigit()
+            for average in self.averages
+        ]
+
+
+def _plus(average: str) -> str:
+    return "" if average == "none" else f" + {average.upper()}"
+
+
+def _columns(rows: list[dict]) -> list[str]:
+    return list(rows[0]) if rows else []
+
+
+# Verdicts
+
+
+def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
+    """None where no seed has both models."""
+    differences = paired(rows, claim.a, claim.b, claim.column)
+    n = len(differences)
+    if not n:
+        return None
+    about = claim.text, claim.place, claim.column
+    if n == 1:
+        return Verdict(*about, UNDECIDED, differences[0], None, None, n, "one seed")
+    found = significance.mean_of(differences)
+    verdict = HOLDS if found.high < 0 else FAILS if found.low > 0 else UNDECIDED
+    why = "underfitting" if verdict != UNDECIDED and _underfitted(claim, rows) else ""
+    return Verdict(*about, verdict, *found[:3], n, why, found.p, seen=found.seen)
+
+
+def _underfitted(claim: Claim, rows: list[dict]) -> bool:
+    """Of a claim about a gap: whether one of the two underfits there, and the gaps differ more by
+    the norm in training than by that in sampling."""
+    if claim.column not in GAPS:
+        return False
+    where = claim.column.removeprefix("gap_")
+    sides = [r for r in rows for k in (claim.a, claim.b) if all(r[n] == v for n, v in k.items())]
+    by_training, by_sampling = (
+        abs(math.fsum(paired(rows, claim.a, claim.b, f"{norm}_{where}")))
+        for norm in ("training", "sampling")
+    )
+    return by_training > by_sampling and any(underfits(row, where) for row in sides)
+
+
+def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
+    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings.
+
+    Only trainings with all their averages count. None for fewer than two, or without an r.
+    """
+    trainings: dict[tuple, dict] = {}
+    for row in rows:
+        if None not in (row.get(x), row.get(y)):
+            key = row["gradient"], row["input_pertub"], row["seed"]
+            trainings.setdefault(key, {})[row["average"]] = row[x], row[y]
+    averages = {row["average"] for row in rows}
+    whole = {key: found for key, found in trainings.items() if len(found) == len(averages)}
+    if len(whole) < 2:
+        return None
+    pairs = np.array([[found[a] for a in sorted(averages)] for found in whole.values()])
+    found = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
+    if found is None:
+        return None
+    text = f"Sharper models lose more at {y.removeprefix('rise_w')} bits: r of LPF and the loss"
+    decided = HOLDS if found.r > 0 else FAILS
+    verdict, why = (decided if found.p < 1 - LEVEL else UNDECIDED), ""
+    if found.least >= 1 - LEVEL:
+        why = f"{found.trainings} trainings cannot decide it"
+    about = text, "theorem 2", "r", verdict, found.r, None, None, found.trainings, why
+    return Verdict(*about, found.p, seen=found.seen)

@@ -1,0 +1,217 @@
+"""How a training begins: what it goes on from, its data, its config.json, and its first lines.
+
+The scripts call these in order and stay tables of contents.
+"""
+
+import dataclasses
+import inspect
+import math
+import os
+
+from ..chain.resample import create_named_schedule_sampler
+from ..data import classes, image_datasets
+from ..flags.config import checked, to_dict
+from ..models import networks
+from ..models.run_util import open_dataset, open_log
+from ..store import checkpoint
+from ..world import dist_util, logger
+from .train_util import TrainLoop
+
+
+def start_training(flags):
+    """Find what to go on from, and open the log; returns the checkpoint or ""."""
+    train = flags.train
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    if train.resume not in ("", "auto"):
+        raise ValueError(
+            f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
+            "for a file of your choice give --resume_checkpoint FILE"
+        )
+    path = _begin_from(folder, train) if folder else train.resume_checkpoint
+    own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
+    step = max(0, checkpoint.parse_resume_step_from_filename(path))
+    folder = open_log(flags, step=step, own=own)
+    if path:
+        _refuse_another_network(flags, path)
+        logger.log(f"going on from {checkpoint.absolute(path)}")
+    elif train.resume:
+        logger.log("--resume auto: no checkpoint here yet, starting anew")
+    if dist_util.rank() == 0:
+        checkpoint.clean(folder)
+    return path
+
+
+def _begin_from(folder, train):
+    """The checkpoint that a training in this folder goes on from, or "".
+
+    ValueError where files would be written over that are not of the run that goes on.
+    """
+    held, own = checkpoint.step_files(folder), checkpoint.config_in(folder)
+    newest = checkpoint.find_resume_checkpoint(folder)
+    half_saved = False
+    if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
+        begun = own.get("train", {}).get("resume_checkpoint", "")
+        half_saved = bool(own) and not _is_in(folder, begun)
+        newest = "" if half_saved else begun or _newest_model(folder, held)
+    path = (train.resume and newest) or train.resume_checkpoint
+    taken = [os.path.basename(newest)] if newest else sorted(held)
+    taken += [n for n in ("progress.csv", "progress.json") if checkpoint.exists(f"{folder}/{n}")]
+    goes_on = newest and checkpoint.absolute(path) == checkpoint.absolute(newest)
+    begins_again = train.resume and own and (half_saved or not held)
+    if goes_on or begins_again:
+        taken = []
+    if not own and checkpoint.exists(f"{folder}/{checkpoint.CONFIG}"):
+        taken.append(f"the {checkpoint.CONFIG} of another program")
+    if taken:
+        go_on = "--resume auto to go on, or " if not train.resume and (newest or own) else ""
+        raise ValueError(
+            f"{checkpoint.absolute(folder)} already holds a run ({', '.join(taken[:3])}), whose "
+            "files would be overwritten. Give "
+            f"{go_on}another --log_dir"
+        )
+    return path
+
+
+def _is_in(folder, path):
+    return bool(path) and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
+
+
+def _newest_model(folder, held):
+    """guided-diffusion's newest step, if its model file is there."""
+    name = checkpoint.model_name(max(held.values()))
+    return f"{folder}/{name}" if name in held else ""
+
+
+def _refuse_another_network(flags, path):
+    """A resumed run has the network and the chain that it had, defaults included."""
+    trained, source = checkpoint.config_of(path)
+    for name in vars(flags).keys() & {"model", "super_res", "classifier", "diffusion"}:
+        group = getattr(flags, name)
+        values = checked(type(group), trained.get(name, {}), source)
+        for field in dataclasses.fields(group):
+            was, now = values.get(field.name), getattr(group, field.name)
+            if field.metadata["fixed"] and was is not None and was != now:
+                raise ValueError(
+                    f"{field.name} was {was!r} when {path} was trained ({source}), and is "
+                    f"{now!r} now; give --{field.name} {was} to go on"
+                )
+
+
+def training_data(flags, resume_checkpoint, image_size, num_classes=None):
+    """The images of a training run, labelled as the weights that it begins with have them.
+
+    `num_classes`: as in `open_dataset`.
+    """
+    begun = resume_checkpoint or flags.train.init_from
+    known = classes.saved(*checkpoint.config_of(begun)) if begun else None
+    dataset = open_dataset(flags.data, image_size, num_classes, known)
+    if num_classes is not None and len(classes.trained(dataset.classes, num_classes)) < num_classes:
+        logger.warn(
+            f"warning: the network has rows for {num_classes} classes, and the images are of "
+            f"{len(classes.trained(dataset.classes, num_classes))}: no image trains the other "
+            "rows, and no sample is drawn from them"
+        )
+    return dataset
+
+
+def training_loop(
+    flags, model, diffusion, dataset, resume_checkpoint, conditions=lambda images: {}, **more
+):
+    """The TrainLoop of TrainFlags on the dataset, whose config.json it keeps.
+
+    `conditions`: images [N, 3, H, W] -> further tensors [N, ...] for the network, by name. `more`:
+    arguments of TrainLoop that go before those of the flags.
+    """
+    networks.place(model)
+    if flags.run.compile:
+        networks.compile_network(model)
+    own = batches(flags, dataset, flags.train.random_crop)
+
+    def data(start):
+        for images, cond in image_datasets.loader(own, start, flags.data.num_workers):
+            yield images, cond | conditions(images)
+
+    sampler = create_named_schedule_sampler(flags.train.schedule_sampler, diffusion)
+    arguments = loop_arguments(flags.train) | {
+        "use_fp16": flags.model.use_fp16,
+        "dtype": flags.run.dtype,
+        "seed": flags.run.seed,
+        "schedule_sampler": sampler,
+        "resume_checkpoint": resume_checkpoint,
+    }
+    loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
+    keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
+    return loop
+
+
+def keep_config(flags, dataset, resume_checkpoint):
+    """Write config.json: the flags, the checkpoint gone on from, and the classes, if any."""
+    told = to_dict(flags)
+    told["train"]["resume_checkpoint"] = resume_checkpoint
+    if dataset.labels is not None:
+        told["classes"] = dataset.classes
+    if dist_util.rank() == 0:
+        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
+
+
+def batches(flags, dataset, random_crop):
+    """This rank's part of the batches of a TrainFlags."""
+    return image_datasets.Batches(
+        dataset,
+        flags.train.batch_size,
+        seed=flags.run.seed,
+        shard=dist_util.rank(),
+        num_shards=dist_util.world_size(),
+        random_crop=random_crop,
+        random_flip=flags.train.random_flip,
+    )
+
+
+def loop_arguments(train):
+    """The fields of TrainFlags that TrainLoop takes under the same name."""
+    known = inspect.signature(TrainLoop).parameters
+    return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
+
+
+def describe(flags, loop, dataset):
+    """The block at the start: what is trained, on what, where, and until when."""
+    millions = sum(w.numel() for w in loop.weights) / 1e6
+    train = flags.train
+    averages = [f"EMA {rate}" for rate in loop.emas]
+    if loop.swa:
+        averages.append(f"SWA of every {train.swa_window} steps from step {loop.swa_start}")
+    if loop.end_step == math.inf:
+        until = "trains until stopped (--end_step N ends it)"
+    else:
+        until = f"from step {loop.step} to step {loop.end_step}"
+    lines = {
+        "network": f"{millions:.2f} M parameters, {dataset.image_size} pixels",
+        "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
+        "global batch": f"{loop.global_batch} ({dist_util.world_size()} ranks x {loop.batch_size})",
+        "devices": dist_util.launch_summary(),
+        "gradient": _gradient(train),
+        "averages": ", ".join(averages) or "none",
+        "steps": until,
+        "folder": logger.get_dir(),
+    }
+    for name, text in lines.items():
+        logger.log(f"{name:>13}: {text}")
+    if loop.swa and loop.step < loop.end_step < loop.swa_start + train.swa_window:
+        logger.warn(
+            f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
+            "there will be no swa_ file"
+        )
+
+
+def _gradient(train):
+    """ "adam-sam with rho 0.1, every 5 steps"."""
+    if train.optimizer == "adam":
+        return "adam"
+    parts = [f"{train.optimizer} with rho {train.rho}"]
+    if train.sam_every > 1:
+        parts.append(f"every {train.sam_every} steps")
+    if train.sam_start:
+        parts.append(f"from step {train.sam_start} on")
+    if train.sam_share < 1 and train.optimizer != "adam-msam":
+        parts.append(f"climbing on {train.sam_share:g} of the batch")
+    return ", ".join(parts)

@@ -1,0 +1,134 @@
+"""A training run on disk: what is written at a step, and how a run goes on from it.
+
+model, ema_*, swa_ and opt hold what their names say; state holds the rest and is written last, so
+a step is complete exactly when its state file is there. The random state and the position in the
+data are functions of seed and step, and need no bytes.
+"""
+
+import os
+
+from ..store import checkpoint, disk, finite, restore
+from ..world import dist_util, logger
+
+DIVERGED = (
+    "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
+    "--dtype fp32"
+)
+
+
+def save(loop, folder):
+    """Write all files of the loop's step into the folder."""
+    files = {checkpoint.model_name(loop.step): _named(loop, loop.weights)}
+    for rate, ema in loop.emas.items():
+        files[checkpoint.ema_name(rate, loop.step)] = _named(loop, ema.weights)
+    if loop.swa and loop.swa.count:
+        files[checkpoint.swa_name(loop.step)] = _named(loop, loop.swa.weights)
+    files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
+    files[checkpoint.state_name(loop.step)] = _rest(loop)
+    for name, content in files.items():  # before any is written, and any older one pruned
+        finite.check(content, f"{name} was not saved", DIVERGED)
+    for name, content in files.items():
+        checkpoint.save(content, f"{folder}/{name}")
+    logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
+    checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
+
+
+def resume(loop, path):
+    """Set the loop, whose weights are loaded, to the state saved beside its model file.
+
+    guided-diffusion's files have no state file, and a file number of 0 means weights only.
+    """
+    loop.step = max(0, checkpoint.parse_resume_step_from_filename(path))
+    if not loop.step:
+        logger.log(f"the name of {path} has no step: only its weights are used, from step 0 on")
+        return
+    step = loop.step
+    rest = _checked(_load(path, checkpoint.state_name(step)), path, step)
+    optimizer = _load(path, checkpoint.opt_name(step))
+    if optimizer:
+        with disk.reading(_beside(path, checkpoint.opt_name(step))):
+            restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
+    if not rest:
+        _correct_number(loop)
+    for rate, ema in loop.emas.items():
+        _fill(loop, ema.weights, path, checkpoint.ema_name(rate, step))
+    if loop.swa:
+        _resume_swa(loop, rest.get("swa"), path)
+    if loop.scale and "lg_loss_scale" in rest:
+        loop.scale.lg = rest["lg_loss_scale"]
+    if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
+        with disk.reading(_beside(path, checkpoint.state_name(step))):
+            loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
+    for name in ("seed", "global_batch"):
+        if rest and rest[name] != getattr(loop, name):
+            logger.log(
+                f"{name} was {rest[name]} and is now {getattr(loop, name)}: "
+                "the run goes on with other draws than it would have had"
+            )
+
+
+def _rest(loop):
+    rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
+    if loop.scale:
+        rest["lg_loss_scale"] = loop.scale.lg
+    if loop.swa:
+        rest["swa"] = {"count": loop.swa.count, "start": loop.swa_start}
+    if hasattr(loop.schedule_sampler, "state_dict"):
+        rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
+    return rest
+
+
+def _checked(rest, path, step):
+    """What `_rest` gave; {} where there was no file."""
+    if rest is None:
+        return {}
+    with disk.reading(_beside(path, checkpoint.state_name(step))):
+        counts = [rest["step"], rest["seed"], rest["global_batch"]]
+        counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"counts are {counts}")
+        if not isinstance(rest.get("lg_loss_scale", 0), int | float):
+            raise ValueError(f"lg_loss_scale is {rest['lg_loss_scale']!r}")
+    return rest
+
+
+def _resume_swa(loop, saved, path):
+    """Go on with the saved average, or start one at the resumed step."""
+    loop.swa_start = saved["start"] if saved else loop.step
+    if saved and saved["count"]:
+        _fill(loop, loop.swa.weights, path, checkpoint.swa_name(loop.step))
+        loop.swa.count = saved["count"]
+
+
+def _correct_number(loop):
+    """guided-diffusion's periodic file N holds N + 1 updates; its optimizer knows."""
+    done = {int(state["step"]) for state in loop.opt.state.values()}
+    if done == {loop.step + 1}:
+        loop.step += 1
+        logger.log(f"{loop.resume_checkpoint} holds {loop.step} updates: going on from there")
+
+
+def _named(loop, weights):
+    return dict(zip(loop.names, weights))
+
+
+def _fill(loop, weights, path, name):
+    """Copy the weights of a file beside `path` into the list, which stays if there is none."""
+    saved = _load(path, name)
+    if saved is not None:
+        with disk.reading(_beside(path, name)):
+            found = restore.fitting(_named(loop, weights), saved, _beside(path, name))
+        for weight, key in zip(weights, loop.names):
+            weight.copy_(found[key])
+
+
+def _load(path, name):
+    beside = _beside(path, name)
+    if not checkpoint.exists(beside):
+        logger.log(f"{beside} is missing: what it would hold starts anew")
+        return None
+    return dist_util.load_state_dict(beside)
+
+
+def _beside(path, name):
+    return os.path.join(os.path.dirname(path), name)

@@ -1,0 +1,321 @@
+"""TrainLoop: `run_step` is the chapter, one line a sentence; the rest is when to log, save, stop.
+
+Gradient (plain, SAM, ASAM) x average (EMA, SWA) x input perturbation are independent of each
+other; the optimizer is always torch.optim.AdamW. A step's randomness is a function of
+(seed, step), so a resumed run is the run that was never stopped.
+"""
+
+import functools
+import math
+from contextlib import contextmanager, nullcontext
+
+import torch
+from tqdm import tqdm
+
+from ..chain.resample import UniformSampler, draw
+from ..data import image_datasets
+from ..models.networks import casting
+from ..models.rounding_log import ClimbLog
+from ..rng import DROPOUT, TRAIN, generator, seed_all
+from ..store import restore
+from ..store.checkpoint import parse_resume_step_from_filename
+from ..weights.averaging import EMA, SWA, caution, parse_rates
+from ..weights.perturb import at, replace
+from ..weights.sam import msam_gradient, sam_gradient
+from ..world import dist_util, logger
+from . import train_state
+from .learning_rate import learning_rate
+from .loss_scale import LossScale
+from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
+from .train_log import log_loss_dict, log_terms
+
+__all__ = [
+    "LossScale",
+    "TrainLoop",
+    "find_ema_checkpoint",
+    "find_resume_checkpoint",
+    "get_blob_logdir",
+    "learning_rate",
+    "log_loss_dict",
+    "log_terms",
+    "parse_resume_step_from_filename",
+]
+
+
+class TrainLoop:
+    """guided-diffusion's TrainLoop, and from `end_step` on, flatdiff's.
+
+    `data`: an iterator of (batch [N, 3, H, W] in [-1, 1], dict), or a function of the first step
+    that returns one. `batch_size` is per rank. `sample`: a function of the network that returns
+    uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
+    function of the loop that logs more values, called by all ranks every `eval_interval` steps.
+    `prefix`: of the logged names of the terms.
+    """
+
+    def __init__(
+        self,
+        *,
+        model,
+        diffusion,
+        data,
+        batch_size,
+        microbatch,
+        lr,
+        ema_rate,
+        log_interval,
+        save_interval,
+        resume_checkpoint,
+        use_fp16=False,
+        fp16_scale_growth=1e-3,
+        schedule_sampler=None,
+        weight_decay=0.0,
+        lr_anneal_steps=0,
+        end_step=0,
+        optimizer="adam",
+        rho=0.05,
+        sam_sync=False,
+        sam_every=1,
+        sam_start=0,
+        sam_share=1.0,
+        use_swa=False,
+        swa_window=100,
+        swa_start=0,
+        swa_lr_min=1e-6,
+        dtype="fp32",
+        seed=0,
+        keep_last=0,
+        sample_interval=0,
+        sample=None,
+        eval_interval=0,
+        evaluate=None,
+        prefix="",
+        init_from="",
+    ):
+        self.model, self.diffusion = model, diffusion
+        self.batch_size = batch_size
+        self.global_batch = batch_size * dist_util.world_size()
+        self.microbatch = microbatch if microbatch > 0 else batch_size
+        self.log_interval, self.save_interval = log_interval, save_interval
+        self.keep_last = keep_last
+        self.sample_interval, self.sample = sample_interval if sample else 0, sample
+        self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
+        self.prefix = prefix
+        self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
+        self.schedule_sampler.gather = dist_util.all_gather_cat
+        self.optimizer, self.rho, self.sam_sync = optimizer, rho, sam_sync
+        self.sam_every, self.sam_start = sam_every, sam_start
+        self.num_ascent = num_ascent(sam_share, batch_size)
+        self.end_step = end_step or (0 if use_swa else lr_anneal_steps) or math.inf
+        self.seed = seed
+
+        self.names = [name for name, _ in model.named_parameters()]
+        self.weights = list(model.parameters())
+        self.device = self.weights[0].device
+        dtype = "fp16" if use_fp16 else dtype
+        self.autocast = casting(dtype, self.device)
+        self.climbs = ClimbLog(model, dtype, self.device, rho)
+        self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
+        self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
+        self.step = self.resume_step = 0
+        self.resume_checkpoint = resume_checkpoint = find_resume_checkpoint() or resume_checkpoint
+        if init_from or resume_checkpoint:
+            source = resume_checkpoint or init_from
+            restore.load_weights(model, dist_util.load_state_dict(source), source)
+        dist_util.sync_params(self.weights)
+        self.emas = {rate: EMA(self.weights, rate) for rate in parse_rates(ema_rate)}
+        self.swa = SWA(self.weights) if use_swa else None
+        self.swa_window, self.swa_start = swa_window, swa_start
+        if resume_checkpoint:
+            train_state.resume(self, resume_checkpoint)
+        self.resume_step = self.step
+        self.learning_rate = functools.partial(
+            learning_rate,
+            lr=lr,
+            anneal_steps=lr_anneal_steps,
+            window=swa_window if use_swa else 0,
+            start=self.swa_start,
+            lr_min=swa_lr_min,
+        )
+        if not use_swa and lr_anneal_steps and lr_anneal_steps < self.end_step < math.inf:
+            raise ValueError(
+                f"lr falls to 0 at lr_anneal_steps {lr_anneal_steps}, but end_step is "
+                f"{self.end_step}; give lr_anneal_steps of at least end_step, or 0"
+            )
+        self.ddp_model = dist_util.data_parallel(model)
+        self.data = data(self.step) if callable(data) else data
+        self.history = []  # per-image terms of each step since the last log, on the device
+
+    def __init_subclass__(cls):
+        refuse_unused(cls)
+
+    def run_loop(self):
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        if self.step >= self.end_step:
+            logger.log(
+                f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
+                "give a larger --end_step to go on"
+            )
+            return
+        total = None if self.end_step == math.inf else self.end_step
+        for rate in self.emas if total else ():
+            logger.caution(caution(rate, total))
+        hidden = dist_util.rank() > 0
+        with tqdm(total=total, initial=self.step, unit="step", disable=hidden) as bar:
+            while self.step < self.end_step:
+                self.run_step(*next(self.data))
+                bar.update()
+                last = self.step >= self.end_step
+                if self.eval_interval and self.step % self.eval_interval == 0:
+                    self.evaluate(self)
+                if self.step % self.log_interval == 0 or last:
+                    bar.set_postfix(self.log_step(bar.format_dict["rate"]))
+                if self.sample_interval and (self.step % self.sample_interval == 0 or last):
+                    self.draw_samples()
+                if self.step % self.save_interval == 0 or last:
+                    self.save()
+
+    def run_step(self, batch, cond):
+        """One optimizer step on this rank's part of the global batch."""
+        batch_draw = draw(
+            self.schedule_sampler,
+            batch.to(self.device, non_blocking=True),
+            {k: v.to(self.device, non_blocking=True) for k, v in cond.items()},
+            generator(self.seed, TRAIN, self.step, device=self.device),
+            shard=dist_util.rank(),
+            num_shards=dist_util.world_size(),
+            input_pertub=self.diffusion.input_pertub,
+        )
+        seen, terms = self.gradient(batch_draw)
+        norm, taken = self.optimize()
+        if taken:
+            self.average()
+        self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
+        weighted = {k: v * seen.weight for k, v in terms.items()}
+        self.history.append({"t": seen.t, "grad_norm": norm[None], **weighted})
+        self.step += 1
+
+    def gradient(self, batch_draw):
+        """Leave the gradient in `.grad`; returns the loss terms per image, and of which draws.
+
+        They are those of the first pass: at the weights (of adam-msam: at the moved weights).
+        """
+        closure = functools.partial(self.forward_backward, batch_draw)
+        since = self.step - self.sam_start
+        if self.optimizer == "adam" or self.rho == 0 or since < 0 or since % self.sam_every:
+            return batch_draw, closure()
+        if self.optimizer == "adam-msam":
+            moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
+            momenta = [self.opt.state[w]["exp_avg"] for w in moving]
+            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, self.climbs)
+        seen = batch_draw.slice(0, self.num_ascent)
+        terms = sam_gradient(
+            closure,
+            self.weights,
+            self.rho,
+            adaptive=self.optimizer == "adam-asam",
+            ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
+            look=self.climbs,
+        )
+        return seen, terms
+
+    def forward_backward(self, batch_draw, sync=True):
+        """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
+        seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        self.opt.zero_grad()
+        parts = batch_draw.split(self.microbatch)
+        terms = []
+        for part in parts:
+            reduce = sync and part is parts[-1]
+            with nullcontext() if reduce else dist_util.no_sync(self.ddp_model):
+                with self.autocast():
+                    terms.append(
+                        self.diffusion.training_losses(
+                            self.ddp_model,
+                            part.x_start,
+                            part.t,
+                            part.model_kwargs,
+                            noise=part.noise,
+                            input_noise=part.input_noise,
+                        )
+                    )
+                loss = (terms[-1]["loss"] * part.weight).sum() / len(batch_draw.t)
+                (loss * self.scale.factor if self.scale else loss).backward()
+        return {k: torch.cat([part[k].detach() for part in terms]) for k in terms[0]}
+
+    def optimize(self):
+        """One step of AdamW: (norm of the gradient, False if fp16 overflowed)."""
+        grads = [w.grad for w in self.weights if w.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.scale:
+            norm = norm / self.scale.factor
+            torch._foreach_div_(grads, self.scale.factor)
+            if not self.scale.update(math.isfinite(norm)):
+                return norm, False
+        for group in self.opt.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.opt.step()
+        return norm, True
+
+    def average(self):
+        for ema in self.emas.values():
+            ema.update(self.weights)
+        done = self.step + 1 - self.swa_start
+        if self.swa and done > 0 and done % self.swa_window == 0:
+            self.swa.update(self.weights)
+
+    def log_step(self, rate):
+        """Means since the last log, over all ranks; returns what the progress bar shows."""
+        history = {k: torch.cat([h[k] for h in self.history]) for k in self.history[0]}
+        self.history = []
+        norms, t = history.pop("grad_norm"), history.pop("t")
+        logger.logkv_mean("grad_norm", norms.mean(), len(norms))
+        log_terms(history, t, self.diffusion.num_timesteps, self.prefix)
+        logger.logkv("param_norm", torch.stack(torch._foreach_norm(self.weights)).norm().item())
+        logger.logkv("step", self.step)
+        logger.logkv("samples", self.step * self.global_batch)
+        logger.logkv("lr", self.opt.param_groups[0]["lr"])
+        if self.scale:
+            logger.logkv("lg_loss_scale", self.scale.lg)
+        logged = logger.dumpkvs(dist_util.all_reduce_sum)
+        self.climbs.due = True
+        loss = logged[f"{self.prefix}loss"]
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self.step}: training has diverged. Go on "
+                "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
+            )
+        images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
+        return {"loss": f"{loss:.4g}", **images}
+
+    @contextmanager
+    def averaged(self):
+        """Yields the network in eval mode, at the weights of the first EMA if there is one."""
+        ema = next(iter(self.emas.values()), None)
+        with at(self.weights, replace(ema.weights)) if ema else nullcontext():
+            yield self.model.eval()
+        self.model.train()
+
+    def draw_samples(self):
+        """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
+        if dist_util.rank() > 0:
+            return
+        with self.averaged() as model:
+            images = self.sample(model)
+        path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
+        image_datasets.save_grid(images, path)
+        logger.log(f"drew {path}")
+
+    def save(self):
+        """Write the run into the log folder, from rank 0."""
+        if dist_util.rank() == 0:
+            train_state.save(self, get_blob_logdir())
+
+
+def num_ascent(share, batch_size):
+    """How many images of a batch SAM climbs on; ValueError unless the share is in (0, 1]."""
+    if not 0 < share <= 1:
+        raise ValueError(
+            f"sam_share is {share}; expected the share of the batch that the ascent's gradient is "
+            "of, above 0 and up to 1 (off)"
+        )
+    return math.ceil(share * batch_size)

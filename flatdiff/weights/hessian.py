@@ -1,0 +1,105 @@
+"""The Hessian of a loss without ever forming it: its largest eigenvalues and its trace.
+
+    H v = d/dw (g(w) . v)       double backward (Pearlmutter 1994)
+    H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
+    tr H = E z . H z            z of random signs (Hutchinson 1989)
+
+How far an eigenvalue or the trace depends on the images is read off v . H_i v, i an image: what it
+adds to an eigenvalue is, to first order, that of the unit eigenvector v.
+
+Vectors are flat, float64 and on the CPU: one number for each weight. Knows neither networks nor
+ranks.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..kernels.calls import twice_differentiable
+from ..rng import generator
+
+STREAM = 3000  # of start vectors and signs, far from rng's other streams
+START, SIGNS = range(2)
+
+Product = Callable[[Tensor], Tensor]  # v [n] -> H v [n]
+
+
+def hessian_vector_product(
+    loss: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor
+) -> Tensor:
+    """H v [n] of the scalar loss() at the weights, in their dtype and on their device."""
+    with twice_differentiable():
+        gradient = torch.autograd.grad(loss(), weights, create_graph=True, materialize_grads=True)
+        parts = vector.split([w.numel() for w in weights])
+        slope = sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
+        products = torch.autograd.grad(slope, weights, materialize_grads=True)
+    return torch.cat([p.reshape(-1) for p in products])
+
+
+def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """v . H_i v [N], H_i the Hessian of each of losses() [N] at the weights.
+
+    The second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
+    """
+    with twice_differentiable():
+        each = losses()
+        factors = torch.ones_like(each, requires_grad=True)
+        parts = [
+            v.view(w.shape).to(w)
+            for w, v in zip(weights, vector.split([w.numel() for w in weights]))
+        ]
+        slope = (factors * each).sum()
+        for _ in range(2):
+            gradient = torch.autograd.grad(
+                slope, weights, create_graph=True, materialize_grads=True
+            )
+            slope = sum((g * v).sum() for g, v in zip(gradient, parts))
+        return torch.autograd.grad(slope, factors)[0]
+
+
+def top_eigenvalues(
+    product: Product, size: int, count: int, seed: int, max_steps: int, tolerance: float = 1e-3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(eigenvalues, residuals [count], vectors [count, size]): of H, size x size, largest first.
+
+    Lanczos with full reorthogonalization, twice a step. It ends when all residuals are about to be
+    below tolerance * |lambda_1|, after max_steps products, or when the space is exhausted. Then
+    `count` more products give the residuals themselves, ||H v - lambda v|| for the unit vectors v
+    found, rounding included: some eigenvalue of H is no further than that from lambda. An
+    eigenvalue that several vectors share is found once. Memory: max_steps vectors.
+    """
+    steps = min(max_steps, size)
+    if not 0 < count <= steps:
+        raise ValueError(
+            f"num_eigenvalues is {count}; expected 1 to {steps}, the number of Lanczos steps"
+        )
+    basis = torch.empty(steps, size, dtype=torch.float64)
+    matrix = torch.zeros(steps, steps, dtype=torch.float64)
+    vector = torch.randn(size, dtype=torch.float64, generator=generator(seed, STREAM, START))
+    length = vector.norm()
+    for k in range(steps):
+        basis[k] = vector / length
+        vector = product(basis[k]).double().cpu()
+        matrix[k, k] = basis[k] @ vector
+        known = basis[: k + 1]
+        for _ in range(2):
+            vector = vector - known.T @ (known @ vector)
+        length = vector.norm()
+        values, ritz = torch.linalg.eigh(matrix[: k + 1, : k + 1])
+        values, ritz = values.flip(0)[:count], ritz.flip(1)[:, :count]
+        scale = values[0].abs()
+        settled = (length * ritz[k].abs() <= tolerance * scale).all() and k + 1 >= count
+        if settled or length <= 1e-12 * scale:
+            break
+        if k + 1 < steps:
+            matrix[k, k + 1] = matrix[k + 1, k] = length
+    vectors = ritz.T @ known
+    residuals = [(product(v).double().cpu() - x * v).norm() for x, v in zip(values, vectors)]
+    return values, torch.stack(residuals), vectors
+
+
+def signs(size: int, seed: int, draw: int) -> Tensor:
+    """z [size] of (seed, draw), each 1 or -1: the mean over draws of z . H z is the trace of H."""
+    coins = torch.randint(2, (size,), generator=generator(seed, STREAM, SIGNS, draw))
+    return coins.double() * 2 - 1

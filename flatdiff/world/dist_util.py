@@ -1,0 +1,326 @@
+"""Ranks and devices: one process per device, all of them the same program.
+
+Every rank has a GPU of its own (nccl), or none has one (CPU, gloo); without a launcher this is a
+complete world of one. Gradients are means over ranks. Knows nothing else about training.
+"""
+
+import atexit
+import contextlib
+import gc
+import json
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Its default arguments keep the process group that exists when it is first imported (DDP does it).
+# A group that is kept has threads, and those sometimes abort the interpreter while it exits.
+import torch.distributed.nn.functional
+from torch.nn.parallel import DistributedDataParallel
+
+from ..kernels import build
+from . import allocator, launcher, lifeline, shared_sum
+
+JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
+
+_place = launcher.Place()
+
+
+def setup_dist() -> None:
+    """Joins the ranks that were started together; a second call does nothing.
+
+    For code that has no `session`: torch.distributed has a group afterwards, also of one rank, and
+    leaves it when the process exits.
+
+    Raises:
+        ValueError: the launcher's variables make no sense, or ranks would have to share a GPU.
+        TimeoutError: some rank did not start.
+    """
+    global _place
+    if dist.is_initialized():
+        if dist.get_world_size() != world_size():  # the group is the caller's own
+            local = int(os.environ.get("LOCAL_RANK", 0))
+            _place = launcher.Place(dist.get_rank(), dist.get_world_size(), local, one_host=False)
+        return
+    _join()
+    if not dist.is_initialized():
+        _group("nccl" if dev().type == "cuda" else "gloo", dist.HashStore())
+    atexit.register(_leave)
+
+
+def _join() -> None:
+    """Finds this rank's place and device, and makes a group of several ranks."""
+    global _place
+    if dist.is_initialized():
+        return
+    _place = launcher.find_place()
+    if not torch.cuda.is_available():
+        allocator.keep_freed_memory()
+        build.use()
+    if world_size() == 1:
+        _share_cores(1)
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    # torchrun's store outlives a restart of the ranks.
+    store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _meet())
+    _group(_agree(store), store)
+
+
+def _group(backend: str, store: dist.Store) -> None:
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank(),
+        world_size=world_size(),
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=dev() if backend == "nccl" else None,
+    )
+
+
+def rank() -> int:
+    """This process among all of them, 0 .. world_size() - 1."""
+    return _place.rank
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return _place.world_size
+
+
+def local_rank() -> int:
+    """This process among those on its host."""
+    return _place.local_rank
+
+
+def dev() -> torch.device:
+    """This rank's device: its GPU among the visible ones, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def launch_summary() -> str:
+    """Ranks and devices in a line: '2 ranks on cpu (gloo), 1 thread each, C++ kernels'."""
+    ranks = "1 rank" if world_size() == 1 else f"{world_size()} ranks"
+    backend = f" ({dist.get_backend()})" if dist.is_initialized() else ""
+    if dev().type == "cuda":
+        return f"{ranks} on {torch.cuda.get_device_name()}{backend}"
+    threads = torch.get_num_threads()
+    each = " each" if world_size() > 1 else ""
+    cores = f"{threads} thread{'s' * (threads > 1)}{each}"
+    return f"{ranks} on cpu{backend}, {cores}, {build.use()}"
+
+
+def barrier() -> None:
+    """Returns when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_object(obj: Any, src: int = 0) -> Any:
+    """Rank `src`'s object, on every rank. Objects are pickled."""
+    box = [obj]
+    if world_size() > 1:
+        dist.broadcast_object_list(box, src=src)
+    return box[0]
+
+
+def all_gather_object(obj: Any) -> list:
+    """Every rank's object, in the order of ranks. Objects are pickled."""
+    box = [obj] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(box, obj)
+    return box
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over ranks, in place; returns the tensor, which may be on any device."""
+    if world_size() > 1:
+        moved = tensor.to(dev()).contiguous()
+        dist.all_reduce(moved)
+        if moved is not tensor:
+            tensor.copy_(moved)
+    return tensor
+
+
+def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
+    """[N, ...] of equal shape on every rank -> [world_size * N, ...] in the order of ranks."""
+    if world_size() == 1:
+        return tensor
+    moved = tensor.to(dev()).contiguous()
+    parts = [torch.empty_like(moved) for _ in range(world_size())]
+    dist.all_gather(parts, moved)
+    return torch.cat(parts).to(tensor.device)
+
+
+@torch.no_grad()
+def sync_params(params: Iterable[torch.Tensor]) -> None:
+    """Gives every rank the values of rank 0: one flat broadcast for each dtype."""
+    if world_size() == 1:
+        return
+    groups: dict[torch.dtype, list[torch.Tensor]] = {}
+    for param in params:
+        groups.setdefault(param.dtype, []).append(param)
+    for group in groups.values():
+        flat = torch.cat([param.reshape(-1) for param in group]).to(dev())
+        dist.broadcast(flat, src=0)
+        for param, part in zip(group, flat.split([param.numel() for param in group])):
+            param.copy_(part.view(param.shape))
+
+
+def load_state_dict(path: str, **kwargs) -> Any:
+    """What is in a checkpoint file; every rank reads it itself, so this is no collective call."""
+    from ..store import checkpoint
+
+    return checkpoint.load(path, **kwargs)
+
+
+def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
+    """The model with gradients averaged over ranks; the model itself in a world of one."""
+    if world_size() == 1:
+        return model
+    if dev().type == "cuda":
+        kwargs = {"device_ids": [dev().index], "bucket_cap_mb": 128, **kwargs}
+    shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
+    if shares_memory:  # all gradients at the end: no core would be idle before
+        kwargs = {"bucket_cap_mb": 1 << 20, **kwargs}
+    kwargs = {"gradient_as_bucket_view": True, **kwargs}  # one copy of all gradients less
+    ddp = DistributedDataParallel(model, **kwargs)
+    if shares_memory:
+        memory = shared_sum.SharedSum(rank(), world_size(), barrier, all_gather_object)
+        hook = shared_sum.mean_of_buckets(world_size(), dist.all_reduce)
+        ddp.register_comm_hook(memory, hook)
+    return ddp
+
+
+def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
+    """In it, forward and backward passes add to this rank's own gradients only."""
+    return getattr(model, "no_sync", contextlib.nullcontext)()
+
+
+@contextlib.contextmanager
+def session():
+    """Runs a script's body with the ranks set up, and ends all of them together.
+
+    An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD;
+    FLATDIFF_DEBUG=1 shows where it came from), else with its traceback. The other ranks end
+    within moments, whatever they are doing. Exit codes: 1, 130 for Ctrl-C, and sys.exit's.
+    """
+    leaving = None
+    try:
+        _join()
+        line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
+        try:
+            yield
+        except SystemExit as stop:
+            if stop.code:
+                raise
+            leaving = stop
+        line.goodbye()
+        _leave()
+    except BaseException as error:
+        lifeline.fail(error, rank(), world_size())
+    if leaving:
+        raise leaving
+
+
+def _meet() -> dist.TCPStore:
+    """The store that ranks share: at MASTER_PORT if set, else at any free port of rank 0."""
+    timeouts = {"timeout": JOIN_TIMEOUT, "wait_for_workers": False}
+    if "MASTER_PORT" in os.environ:
+        address = (os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"]))
+        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        return dist.TCPStore(*address, is_master=rank() == 0 and not served, **timeouts)
+    share = _share_by_file if _place.one_host else _share_by_mpi
+    if rank() > 0:
+        return dist.TCPStore(*share(None), is_master=False, **timeouts)
+    server = dist.TCPStore(_place.first_host, 0, is_master=True, **timeouts)
+    share((_place.first_host, server.port))
+    return server
+
+
+def _share_by_file(address: tuple[str, int] | None) -> tuple[str, int]:
+    """Rank 0's address on every rank of one host."""
+    path = launcher.address_file(_place)
+    if address:
+        launcher.write_address(path, *address)
+    return address or launcher.read_address(path, JOIN_TIMEOUT.total_seconds())
+
+
+def _share_by_mpi(address: tuple[str, int] | None) -> tuple[str, int]:
+    """Rank 0's address on every rank of several hosts, which may share nothing but MPI."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library is installed
+        raise ValueError(
+            f"{world_size()} ranks on several hosts need mpi4py to find rank 0 ({error}): "
+            "pip install mpi4py mpich, or set MASTER_ADDR and MASTER_PORT"
+        ) from error
+    if world_size() != MPI.COMM_WORLD.size:
+        raise ValueError(
+            f"the launcher started {world_size()} ranks, but mpi4py sees {MPI.COMM_WORLD.size}: "
+            "it uses another MPI than the launcher (under srun, try --mpi=pmix); "
+            "or set MASTER_ADDR and MASTER_PORT"
+        )
+    return MPI.COMM_WORLD.bcast(address)
+
+
+def _agree(store: dist.Store) -> str:
+    """The backend for all ranks, after each has told the others what it has."""
+    home = [socket.gethostname(), launcher.cores()]
+    gpu = str(torch.cuda.get_device_properties(dev()).uuid) if dev().type == "cuda" else ""
+    store.set(f"rank{rank()}", json.dumps([home, gpu]))
+    try:
+        ranks = [json.loads(store.get(f"rank{other}")) for other in range(world_size())]
+    except dist.DistStoreError as error:
+        raise TimeoutError(
+            f"waited {JOIN_TIMEOUT} for the other {world_size() - 1} ranks to start"
+        ) from error
+    store.set(f"read{rank()}", "")
+    if rank() == 0:  # serves the store, so it goes on last
+        store.wait([f"read{other}" for other in range(world_size())])
+        if _place.one_host:
+            launcher.address_file(_place).unlink(missing_ok=True)
+    homes, gpus = zip(*ranks)
+    _share_cores(homes.count(home))
+    return _choose_backend(gpus)
+
+
+def _share_cores(sharers: int) -> None:
+    """Under a launcher each rank takes its part of the cores, unless OMP_NUM_THREADS is set.
+
+    Torch by itself takes all of them, or under mpirun, because of MKL, a single one.
+    """
+    if _place.rank_variable and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(launcher.cores()) // sharers))
+
+
+def _choose_backend(gpus: Sequence[str]) -> str:
+    """nccl if every rank has a GPU of its own, gloo if none has any ("")."""
+    different = set(gpus) - {""}
+    if not different:
+        return "gloo"
+    if len(different) < len(gpus):
+        raise ValueError(
+            f"{len(gpus)} ranks see {len(different)} GPU(s), but each needs one of its own: start "
+            "fewer ranks (mpirun -n), make more GPUs visible (CUDA_VISIBLE_DEVICES=0,1), or none "
+            "to run on the CPU (CUDA_VISIBLE_DEVICES=)"
+        )
+    return "nccl"
+
+
+def _leave() -> None:
+    """Ends the process group and whatever would keep its threads alive."""
+    if not dist.is_initialized():
+        return
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel):
+            vars(thing).clear()
+    gc.collect()
+    dist.destroy_process_group()

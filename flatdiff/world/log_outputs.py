@@ -1,0 +1,174 @@
+"""Where sentences and tables of a log go: terminal, text, CSV, JSON lines, TensorBoard.
+
+A table is a dict of numbers and strings; "step" in it counts the optimizer steps done.
+Files are complete at any moment, and go on after a kill.
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..store.disk import naming, reading, writing
+
+
+class Output:
+    """One place for sentences, tables or both."""
+
+    def say(self, text: str) -> None: ...
+
+    def write(self, row: dict[str, Any]) -> None: ...
+
+    def truncate(self, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Text(Output):
+    """People's view: on stdout, beside progress bars, or in a file."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+
+    def say(self, text: str) -> None:
+        if self.path:
+            safe = {"encoding": "utf-8", "errors": "backslashreplace"}
+            with naming(str(self.path)), open(self.path, "a", **safe) as file:
+                file.write(text + "\n")
+        else:
+            code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
+            text = text.encode(code, "backslashreplace").decode(code)
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def write(self, row: dict[str, Any]) -> None:
+        shown = {_cut(key): _cut(_show(row[key])) for key in sorted(row, key=str.lower)}
+        left, right = (max(map(len, side), default=0) for side in (shown, shown.values()))
+        rule = "-" * (left + right + 7)
+        lines = [f"| {key:{left}} | {text:{right}} |" for key, text in shown.items()]
+        self.say("\n".join([rule, *lines, rule]))
+
+
+def _show(value: Any) -> str:
+    whole = isinstance(value, int) or not hasattr(value, "__float__")
+    return str(value) if whole else f"{float(value):<8.3g}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 30 else text[:27] + "..."
+
+
+class Csv(Output):
+    """One row a table; a key that comes late becomes a new last column."""
+
+    def __init__(self, path: Path, append: bool):
+        self.path = path
+        self.keys: list[str] = []
+        if append and _mend(path):
+            with reading(str(path)):
+                self.keys = list(csv.DictReader(path.read_text().splitlines()).fieldnames)
+
+    def write(self, row: dict[str, Any]) -> None:
+        late = sorted(row.keys() - set(self.keys))
+        if late:
+            old = self._read() if self.keys else []
+            self.keys += late
+            self._rewrite(old)
+        with naming(str(self.path)), open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self.keys, lineterminator="\n").writerow(row)
+
+    def truncate(self, step: int) -> None:
+        if self.keys:
+            with reading(str(self.path)):
+                kept = [row for row in self._read() if not _after(row, step)]
+            self._rewrite(kept)
+
+    def _read(self) -> list[dict[str, str]]:
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: Iterable[dict[str, str]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.keys, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        _replace(self.path, text.getvalue())
+
+
+class Json(Output):
+    """One object a line."""
+
+    def __init__(self, path: Path, append: bool):
+        self.path = path
+        self.mode = "a" if append and _mend(path) else "w"
+
+    def write(self, row: dict[str, Any]) -> None:
+        with naming(str(self.path)), open(self.path, self.mode) as file:
+            file.write(json.dumps(row) + "\n")
+        self.mode = "a"
+
+    def truncate(self, step: int) -> None:
+        if self.mode == "a":
+            with reading(str(self.path)):
+                lines = self.path.read_text().splitlines(keepends=True)
+                kept = [line for line in lines if not _after(json.loads(line), step)]
+            _replace(self.path, "".join(kept))
+
+
+class TensorBoard(Output):
+    """Events; the package is imported with the first table, because that takes seconds."""
+
+    def __init__(self, folder: Path, append: bool):
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"TensorBoard cannot write to {folder}, whose name is not UTF-8 here: choose "
+                "another log_dir, a UTF-8 locale, or OPENAI_LOG_FORMAT=stdout,log,csv,json"
+            ) from error
+        self.folder, self.append = folder, append
+        self.purge_step: int | None = None
+        self.writer: Any = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            for old in [] if self.append else self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
+        for key, value in row.items():
+            if hasattr(value, "__float__"):
+                self.writer.add_scalar(key, float(value), row.get("step"))
+        self.writer.flush()
+
+    def truncate(self, step: int) -> None:
+        self.purge_step = step + 1
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+def _after(row: dict[str, Any], step: int) -> bool:
+    return float(row.get("step") or 0) > step
+
+
+def _mend(path: Path) -> bool:
+    """Cuts off a last line that a kill left incomplete; True if anything is there to go on with."""
+    text = path.read_bytes() if path.exists() else b""
+    if text and not text.endswith(b"\n"):
+        text = text[: text.rfind(b"\n") + 1]
+        _replace(path, text.decode())
+    return bool(text)
+
+
+def _replace(path: Path, text: str) -> None:
+    """The file holds the old text or the new one at any moment."""
+    with writing(str(path), "w", newline="") as file:
+        file.write(text)
