@@ -1,4 +1,7 @@
-from setuptools import setup
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
 
 mpi = ["mpi4py>=4.1", "mpich>=4.3; sys_platform == 'linux'"]
 digits = ["scikit-learn>=1.4"]
@@ -13,11 +16,15 @@ test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights wer
 
 setup(
     name="flatdiff",
-    version="0.1.0",
+    version=re.search('__version__ = "(.*)"', Path("flatdiff/__init__.py").read_text())[1],
     description="Diffusion training that asks how flat the minimum is, and what flatness buys",
     license="MIT",
-    packages=["flatdiff"],
-    package_data={"flatdiff": ["*.cpp"]},
+    packages=[
+        *find_packages(include=["flatdiff", "flatdiff.*"]),
+        *(f"flatdiff.{folder}" for folder in ("scripts", "datasets", "evaluations")),
+    ],
+    package_data={"flatdiff": ["py.typed"], "flatdiff.kernels": ["*.cpp"]},
+    entry_points={"console_scripts": ["flatdiff = flatdiff.__main__:main"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.6,<3",

@@ -8,8 +8,6 @@ stopped. The log has train_loss, train_acc@1, train_acc@5 and the same of val_da
 """
 
 from flatdiff.flags import config
-from flatdiff.models import networks
-from flatdiff.train import starting
 
 
 def main():
@@ -27,7 +25,8 @@ def main():
 
 def train(flags):
     from flatdiff import rng
-    from flatdiff.train import classifier_util
+    from flatdiff.models import networks
+    from flatdiff.train import classifier_util, starting
 
     resume_checkpoint = starting.start_training(flags)
     classifier = flags.classifier

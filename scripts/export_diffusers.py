@@ -10,7 +10,6 @@ that of --use_new_attention_order. diffusers need not be installed.
 """
 
 from flatdiff.flags import config
-from flatdiff.models import networks
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PIPELINE = {
@@ -45,6 +44,7 @@ def to_diffusers(flags):
     import os
 
     from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.models import networks
     from flatdiff.store import checkpoint
 
     path, folder = flags.export.model_path, flags.export.out_dir
@@ -72,6 +72,7 @@ def from_diffusers(flags):
     import os
 
     from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.models import networks
     from flatdiff.store import checkpoint, disk, restore
 
     source, folder = flags.export.model_path, flags.export.out_dir

@@ -11,7 +11,6 @@ mean:deviation at which the chain begins instead of 0:1, also prior_shift.csv an
 """
 
 from flatdiff.flags import config
-from flatdiff.models import run_util
 
 
 def main():
@@ -29,6 +28,7 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import exposure_report, exposure_run
+    from flatdiff.models import run_util
     from flatdiff.world import dist_util, logger
 
     folder = run_util.open_log(flags)

@@ -9,7 +9,6 @@ read from config.json beside each checkpoint.
 """
 
 from flatdiff.flags import config
-from flatdiff.models import run_util
 
 
 def main():
@@ -27,6 +26,7 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import flatness_report, flatness_run
+    from flatdiff.models import run_util
     from flatdiff.world import dist_util, logger
 
     flatness_run.check(flags)

@@ -8,7 +8,6 @@ from the last down to 0. The architecture is read from config.json beside the ch
 """
 
 from flatdiff.flags import config
-from flatdiff.models import networks, run_util
 
 
 def main():
@@ -26,6 +25,7 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import nll
+    from flatdiff.models import networks, run_util
     from flatdiff.world import dist_util
 
     folder = run_util.open_log(flags)

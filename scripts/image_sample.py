@@ -8,7 +8,6 @@ was killed goes on where it was. The architecture is read from config.json besid
 """
 
 from flatdiff.flags import config
-from flatdiff.models import run_util
 
 
 def main(description=__doc__, quant=config.QuantFlags):
@@ -26,7 +25,7 @@ def main(description=__doc__, quant=config.QuantFlags):
 
 
 def sample(flags):
-    from flatdiff.models import generate, networks, quantize_run
+    from flatdiff.models import generate, networks, quantize_run, run_util
     from flatdiff.world import logger
 
     folder = run_util.open_log(flags)

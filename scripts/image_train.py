@@ -8,8 +8,6 @@ logs into --log_dir. The same command with --resume auto goes on where it was st
 """
 
 from flatdiff.flags import config
-from flatdiff.models import networks, run_util
-from flatdiff.train import starting
 
 
 def main():
@@ -28,6 +26,8 @@ def main():
 def train(flags):
     from flatdiff import rng
     from flatdiff.measure import evaluation
+    from flatdiff.models import networks, run_util
+    from flatdiff.train import starting
 
     resume_checkpoint = starting.start_training(flags)
     size = flags.model.image_size

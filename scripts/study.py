@@ -52,7 +52,7 @@ def run(flags):
     if flags.study.dry_run:
         print(runner.table_of_jobs(models))
     else:
-        failed = runner.run(models, flags, [sys.executable, os.path.abspath(__file__)])
+        failed = runner.run(models, flags)
     for path in report.write(models, flags):
         print(path)
     if failed:

@@ -8,7 +8,6 @@ killed goes on where it was. The architecture is read from config.json beside th
 """
 
 from flatdiff.flags import config
-from flatdiff.models import run_util
 
 
 def main():
@@ -26,7 +25,7 @@ def main():
 
 
 def sample(flags):
-    from flatdiff.models import generate, networks, super_res
+    from flatdiff.models import generate, networks, run_util, super_res
     from flatdiff.world import logger
 
     folder = run_util.open_log(flags)

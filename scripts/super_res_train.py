@@ -8,8 +8,6 @@ same command with --resume auto goes on where it was stopped.
 """
 
 from flatdiff.flags import config
-from flatdiff.models import networks, run_util
-from flatdiff.train import starting
 
 
 def main():
@@ -27,7 +25,8 @@ def main():
 
 def train(flags):
     from flatdiff import rng
-    from flatdiff.models import super_res
+    from flatdiff.models import networks, run_util, super_res
+    from flatdiff.train import starting
 
     resume_checkpoint = starting.start_training(flags)
     large, small = flags.super_res.large_size, flags.super_res.small_size

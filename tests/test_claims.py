@@ -6,6 +6,7 @@ from scipy import stats
 
 from flatdiff.study import claims, significance, tables
 from flatdiff.study.claims import Claim
+from flatdiff.study.rows import mean_and_half, paired, summary
 
 A = {"gradient": "adam-sam rho=0.1"}
 B = {"gradient": "adam"}
@@ -52,7 +53,7 @@ def test_verdicts(sam, expected):
 
 def test_seeds_are_paired_and_those_without_a_value_left_out():
     rows = rows_of([1.0, None, 3.0], [5.0, 6.0, 7.5])[::-1]
-    assert sorted(rows.paired(rows, A, B, "lpf")) == [-4.5, -4.0]
+    assert sorted(paired(rows, A, B, "lpf")) == [-4.5, -4.0]
     assert claims.judge(CLAIM, rows_of([None], [1.0])) is None
 
 
@@ -204,15 +205,15 @@ def test_each_radius_has_its_own_claims_and_input_perturbation_one_more():
 
 def test_summary_is_mean_and_interval_over_seeds():
     rows = rows_of([1.0, 2.0, 4.0], [1.0, None, 2.0])
-    sam, adam = rows.summary(rows)
+    sam, adam = summary(rows)
     assert sam["lpf"] == pytest.approx(7 / 3) and sam["seeds"] == 3
     interval = stats.ttest_1samp([1, 2, 4], 0).confidence_interval(0.95)
     assert sam["lpf"] + sam["lpf_half"] == pytest.approx(interval.high)
     assert adam["seeds"] == 2
     interval = stats.ttest_1samp([1, 2], 0).confidence_interval(0.95)
     assert adam["lpf"] - adam["lpf_half"] == pytest.approx(interval.low)
-    assert rows.mean_and_half([None]) == (None, None)
-    assert rows.mean_and_half([2.0, None]) == (2.0, None)
+    assert mean_and_half([None]) == (None, None)
+    assert mean_and_half([2.0, None]) == (2.0, None)
 
 
 @pytest.mark.parametrize(

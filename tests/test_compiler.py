@@ -79,8 +79,8 @@ def test_a_compilers_error_is_told(cache, source):
     ],
 )
 def test_what_is_used_is_said(environment, words):
-    code = "from flatdiff.kernels import build; print(build.use())"
-    code += "; print(kernels._library is not None)"
+    code = "from flatdiff.kernels import build, calls; print(build.use())"
+    code += "; print(calls._library is not None)"
     done = run([sys.executable, "-c", code], **environment)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout

@@ -4,8 +4,8 @@ import dataclasses
 import shlex
 
 import pytest
+import torch
 
-from flatdiff import script_util
 from flatdiff.flags import config
 from flatdiff.models import networks
 
@@ -50,7 +50,7 @@ def test_the_papers_flag_strings(name):
     line, parameters = PAPER[name]
     flags = parse(line)
     assert flags.train.end_step == 200_000 and flags.diffusion.noise_schedule == "cosine"
-    with script_util.torch.device("meta"):
+    with torch.device("meta"):
         model, diffusion = networks.build(flags.model, flags.diffusion)
     assert diffusion.num_timesteps == 1000
     if parameters:

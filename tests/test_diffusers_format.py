@@ -10,10 +10,9 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from flatdiff import script_util
 from flatdiff.exchange import diffusers_config, diffusers_format
 from flatdiff.flags import config
-from flatdiff.models import networks
+from flatdiff.models import factories, networks
 from flatdiff.store import checkpoint
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export_diffusers.py"
@@ -128,7 +127,7 @@ def test_and_of_a_network_that_predicts_images_over_all_steps():
 
 
 def assert_same_images(model, diffusion_flags, steps):
-    diffusion = script_util.create_chain(dataclasses.asdict(diffusion_flags))
+    diffusion = factories.create_chain(dataclasses.asdict(diffusion_flags))
     scheduler = DDPMScheduler.from_config(
         diffusers_config.scheduler_config(dataclasses.asdict(diffusion_flags))
     )

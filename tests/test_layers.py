@@ -27,7 +27,7 @@ FRONTS = {  # guided-diffusion's names
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.stem != "__init__"
+    if path.stem not in ("__init__", "__main__")
 }
 ROOMS = [name for name in FILES if name not in FRONTS]
 
@@ -45,7 +45,7 @@ def imports(name):
                 ours.add(whole if whole in FILES else ".".join(filter(None, base)))
         elif isinstance(node, ast.ImportFrom):
             others |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return ours, others
+    return ours - {""}, others  # without __version__
 
 
 def wing(name):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn as torch_nn
 
+from flatdiff.chain.losses import mean_flat
+from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.nets import nn
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
@@ -70,7 +72,7 @@ def test_zero_scale_and_mean():
     torch.testing.assert_close(nn.scale_module(layer, 2.5).weight, 2.5 * weight)
     assert not any(p.any() or p.signbit().any() for p in nn.zero_module(layer).parameters())
     x = torch.arange(12.0).view(2, 3, 2)
-    torch.testing.assert_close(nn.mean_flat(x), torch.tensor([2.5, 8.5]))
+    torch.testing.assert_close(mean_flat(x), torch.tensor([2.5, 8.5]))
 
 
 def test_checkpoint_recomputes_with_the_same_dropout_mask():
@@ -96,5 +98,5 @@ def test_checkpoint_recomputes_with_the_same_dropout_mask():
 def test_attention_has_a_second_derivative_where_asked_for():
     torch.manual_seed(0)
     qkv = [torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    with nn.twice_differentiable():
+    with twice_differentiable():
         assert torch.autograd.gradgradcheck(F.scaled_dot_product_attention, qkv)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flatdiff import script_util as su
+from flatdiff.models import networks
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/guided_diffusion.json").read_text())
 
@@ -198,6 +199,6 @@ def test_compiling_is_told_once(capsys):
 
     net, x = Net(2, 2), torch.ones(1, 2)
     expected = net(x)
-    su.compile_network(net)
+    networks.compile_network(net)
     assert all(torch.equal(net(x), expected) for _ in range(2))
     assert capsys.readouterr().out.count("compiled in") == 1

@@ -207,29 +207,31 @@ def flags_of(tmp_path, **study):
 
 FINISH = """
 import json, os, sys
-for cell in json.load(open(sys.argv[2]))["cells"]:
+for cell in json.load(open(sys.argv[3]))["cells"]:
     os.makedirs(cell["folder"], exist_ok=True)
     with open(os.path.join(cell["folder"], "result.json"), "w") as file:
         file.write("{}")
 """
 
 
-def test_a_failed_job_is_named_with_its_log_and_what_waits_is_left(tmp_path, capsys):
+def test_a_failed_job_is_named_with_its_log_and_what_waits_is_left(tmp_path, capsys, monkeypatch):
     failing = [sys.executable, "-c", "raise SystemExit('it broke')"]
-    told = runner.run(jobs_in(tmp_path), flags_of(tmp_path), failing)
+    monkeypatch.setattr(runner, "FLATDIFF", failing)
+    told = runner.run(jobs_in(tmp_path), flags_of(tmp_path))
     assert "1 jobs failed, and 1 that wait for them were not begun: train adam, seed 0" in told
     log = re.search(r"see (.*?)\)", told)[1]
     with open(log) as file:
         assert "it broke" in file.read()
-    finishing = [sys.executable, "-c", FINISH]
-    assert runner.run(jobs_in(tmp_path), flags_of(tmp_path), finishing) == ""
+    monkeypatch.setattr(runner, "FLATDIFF", [sys.executable, "-c", FINISH])
+    assert runner.run(jobs_in(tmp_path), flags_of(tmp_path)) == ""
     assert "2 done" in capsys.readouterr().out
 
 
-def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys):
+def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys, monkeypatch):
     pytest.importorskip("submitit")
+    monkeypatch.setattr(runner, "FLATDIFF", [sys.executable, "-c", FINISH])
     flags = flags_of(tmp_path, cluster="local", cluster_options="timeout_min=5")
-    assert runner.run(jobs_in(tmp_path), flags, [sys.executable, "-c", FINISH]) == ""
+    assert runner.run(jobs_in(tmp_path), flags) == ""
     told = capsys.readouterr().out
     assert told.index("train adam, seed 0") < told.index("measure adam none, seed 0")
 
@@ -247,7 +249,7 @@ def test_two_processes_do_not_work_on_one_cell(tmp_path):
 def test_without_submitit_a_cluster_is_refused_in_words(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
-        runner.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"), [])
+        runner.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"))
 
 
 def test_cluster_options_are_names_and_values():

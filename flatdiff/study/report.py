@@ -4,6 +4,7 @@ Written at the end of each run, of whatever is there by then.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .. import __version__
 from ..flags import config
 from ..measure import evaluation
 from ..report import page
@@ -24,7 +26,6 @@ from .axes import features_of
 from .matrix import Model
 from .rows import not_finite, rows_of, summary
 
-ROOT = Path(__file__).parents[2]
 TITLE = "Flatness: what it costs, what it buys"
 FAIR = claims.FAIR
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
@@ -79,17 +80,15 @@ def command(argv: list[str]) -> str:
 
 
 def commit() -> str:
-    """Of the source, and whether files differ from it; "" outside a repository."""
+    """The source's commit, and whether files differ from it; the version, where it is installed."""
+    git = functools.partial(
+        subprocess.run, cwd=os.path.dirname(__file__), capture_output=True, text=True, check=True
+    )
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        git(["git", "ls-files", "--error-unmatch", __file__])  # of no repository around it
+        return git(["git", "describe", "--always", "--dirty", "--abbrev=12"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
+        return __version__
 
 
 def _without_helpers(row: dict) -> dict:

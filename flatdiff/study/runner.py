@@ -1,8 +1,8 @@
 """Runs the jobs of a study: here, a few at a time, or on a cluster through submitit.
 
-A job is a process, `[mpirun -n N] python scripts/study.py --job FILE`, so that one that fails or is
-killed costs itself alone. A training is a job; so are all measurements of one model, which wait for
-it. What is left to do is read from the disk.
+A job is a process, `[mpirun -n N] flatdiff study --job FILE`, so that one that fails or is killed
+costs itself alone. A training is a job; so are all measurements of one model, which wait for it.
+What is left to do is read from the disk.
 """
 
 import dataclasses
@@ -18,10 +18,11 @@ from types import SimpleNamespace
 from ..store import checkpoint
 from ..world import dist_util
 from .board import Board
+from .jobs import write
 from .matrix import Cell, Model
 from .submission import Cluster
 
-ROOT = Path(__file__).parents[2]
+FLATDIFF = [sys.executable, "-m", "flatdiff"]
 POLL = 0.5  # seconds
 
 
@@ -52,9 +53,8 @@ def prepare(flags):
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
         data_dir = os.path.join(log_dir, "data")
-        making = [sys.executable, ROOT / "datasets/digits.py", "--out_dir", data_dir]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([*making, "--split", "train"], check=True, env=environment)
+        making = [*FLATDIFF, "data", "digits", "--out_dir", data_dir, "--split", "train"]
+        subprocess.run(making, check=True)
     if not data_dir:
         raise ValueError("no data: give --data_dir, or --preset digits, which brings its own")
     return SimpleNamespace(
@@ -93,15 +93,15 @@ def table_of_jobs(models: list[Model]) -> str:
     return "\n".join([*lines, f"{len(jobs)} jobs, {done} done"])
 
 
-def run(models: list[Model], flags, command: list[str]) -> str:
+def run(models: list[Model], flags) -> str:
     """Do all jobs that are not done; returns a sentence about those that failed, or ""."""
     jobs = jobs_of(models)
     folder = os.path.join(flags.run.log_dir, "jobs")
     for job in jobs:
         path = os.path.join(folder, f"{job.cells[0].kind}-{job.cells[0].key}")
         job.log = f"{path}.log"
-        jobs.write(job.cells, job.name, f"{path}.json")
-    commands = {id(job): (command_of(job, flags, command), job.log) for job in jobs}
+        write(job.cells, job.name, f"{path}.json")
+    commands = {id(job): (command_of(job, flags), job.log) for job in jobs}
     with _place(flags.study, folder) as place, Board(jobs, place.slots) as board:
         _work_through(jobs, commands, place, board)
     return _what_failed(jobs)
@@ -143,10 +143,10 @@ def _what_failed(jobs: list[Job]) -> str:
     return f"{len(failed)} jobs failed{skipped}: {names}. The same command tries them again"
 
 
-def command_of(job: Job, flags, command: list[str]) -> list[str]:
+def command_of(job: Job, flags) -> list[str]:
     """What a shell would be told."""
     path = job.log.removesuffix(".log") + ".json"
-    call = [*command, "--job", path]
+    call = [*FLATDIFF, "study", "--job", path]
     if flags.study.ranks == 1:
         return call
     beside = Path(sys.executable).parent / "mpirun"
@@ -165,7 +165,7 @@ class Local:
         own = {}
         if slots * ranks > 1:  # torch takes all cores in each process
             own["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (slots * ranks)))
-        self.environment = {**own, **os.environ, "PYTHONPATH": str(ROOT)}
+        self.environment = {**own, **os.environ}
 
     def submit(self, commands: list[tuple[list[str], str]]) -> list[subprocess.Popen]:
         return [self._start(*each) for each in commands]

@@ -1,10 +1,6 @@
 """Jobs of a cluster, by submitit; those that are ready together are one array."""
 
-import os
 import subprocess
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
 
 
 class Cluster:
@@ -51,8 +47,7 @@ class Submitted:
 def call(command: list[str], log: str) -> int:
     """On the cluster: the job as a process; its exit code."""
     with open(log, "a") as file:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, stdout=file, stderr=file, env=environment).returncode
+        return subprocess.run(command, stdout=file, stderr=file).returncode
 
 
 def options(text: str) -> dict:

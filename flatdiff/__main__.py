@@ -1,0 +1,67 @@
+"""The command `flatdiff VERB --flags`: each verb is a script, run as python would run it."""
+
+import ast
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+from . import __version__
+
+HOME = Path(__file__).parent
+VERBS = {
+    "train": "scripts/image_train.py",
+    "sample": "scripts/image_sample.py",
+    "sample-quant": "scripts/image_sample_quant.py",
+    "flatness": "scripts/flatness.py",
+    "exposure": "scripts/exposure_bias.py",
+    "nll": "scripts/image_nll.py",
+    "evaluate": "evaluations/evaluator.py",
+    "compare": "scripts/compare.py",
+    "study": "scripts/study.py",
+    "export": "scripts/export_diffusers.py",
+    "classifier-train": "scripts/classifier_train.py",
+    "classifier-sample": "scripts/classifier_sample.py",
+    "super-res-train": "scripts/super_res_train.py",
+    "super-res-sample": "scripts/super_res_sample.py",
+}
+
+
+def main() -> None:
+    """Run the script of the first word of the command line on the others. Exits with its status."""
+    word, *others = sys.argv[1:] or ["--help"]
+    if word == "data" and others:
+        word, *others = f"data {others[0]}", *others[1:]
+    scripts = {verb: HOME / file for verb, file in VERBS.items()}
+    scripts |= {f"data {p.stem}": p for p in data_sets()}
+    if word in ("-h", "--help", "data"):
+        print(usage(scripts, word if word == "data" else ""))
+    elif word == "--version":
+        print(__version__)
+    elif word in scripts:
+        sys.argv = [f"flatdiff {word}", *others]
+        sys.path.insert(0, str(scripts[word].parent))  # where its neighbours are
+        runpy.run_path(str(scripts[word]), run_name="__main__")
+    else:
+        near = difflib.get_close_matches(word, scripts, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        sys.exit(f"flatdiff: error: there is no command {word!r}{hint}\n(--help lists them all)")
+
+
+def data_sets() -> list[Path]:
+    """The scripts that make a folder of images."""
+    return [path for path in sorted((HOME / "datasets").glob("*.py")) if path.stem != "common"]
+
+
+def usage(scripts: dict[str, Path], start: str) -> str:
+    """What each command does, in the first line of its script."""
+    lines = ["flatdiff COMMAND --flags; flatdiff COMMAND --help lists the flags of one", ""]
+    for verb, path in scripts.items():
+        if verb.startswith(start):
+            about = ast.get_docstring(ast.parse(path.read_text())).split("\n")[0]
+            lines.append(f"  {verb:<20} {about}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
