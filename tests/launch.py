@@ -6,6 +6,20 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TINY = (
+    "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --learn_sigma True "
+    "--attention_resolutions 4 --diffusion_steps 50 --noise_schedule cosine --dropout 0.2 "
+    "--lr 1e-3 --ema_rate 0.9 --log_interval 2 --random_flip False --num_workers 0"
+).split()
+
+
+def script(name: str) -> str:
+    return str(ROOT / "scripts" / f"{name}.py")
+
+
+def succeed(done: subprocess.CompletedProcess) -> subprocess.CompletedProcess:
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def mpirun(ranks: int, *args, **kwargs) -> subprocess.CompletedProcess:

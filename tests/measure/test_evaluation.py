@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from launch import ROOT, mpirun, run
+from launch import ROOT, TINY, mpirun, run, script, succeed
 from PIL import Image
-from test_story import TINY, script, succeed
 
 from flatdiff.flags import config
 from flatdiff.measure import evaluation

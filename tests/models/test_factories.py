@@ -2,17 +2,14 @@
 
 import argparse
 import hashlib
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from chains import GOLDEN
 
 from flatdiff import script_util as su
 from flatdiff.models import networks
-
-GOLDEN = json.loads((Path(__file__).parent / "golden/guided_diffusion.json").read_text())
 
 
 def test_defaults_are_those_of_guided_diffusion():

@@ -2,15 +2,24 @@
 
 import csv
 import functools
-import json
 import math
-import runpy
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from flatness_studies import (
+    DIFFUSION,
+    KINDS,
+    MODEL,
+    arguments,
+    estimates,
+    measure,
+    parse,
+    study,
+    study_of,
+)
 from launch import ROOT, mpirun
 
 from flatdiff.flags import config
@@ -21,97 +30,6 @@ from flatdiff.models import networks
 from flatdiff.store import checkpoint, model_paths
 from flatdiff.weights import perturb
 from flatdiff.world import logger
-
-KINDS = ("LPF", "HESSIAN", "SURFACE")
-MODEL = config.ModelFlags(
-    image_size=8, num_channels=32, channel_mult="1", num_res_blocks=1, attention_resolutions=""
-)
-DIFFUSION = config.DiffusionFlags(learn_sigma=True, diffusion_steps=40, noise_schedule="cosine")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    yield
-    logger.reset()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """runs/a and runs/b with a network each, and 16 images."""
-    folder = tmp_path_factory.mktemp("study")
-    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
-    np.savez(folder / "images.npz", arr_0=images)
-    many = np.random.default_rng(1).integers(0, 256, (2000, 8, 8, 3), dtype=np.uint8)
-    np.savez(folder / "many.npz", arr_0=many)
-    for seed, name in enumerate(("a/model000007.pt", "b/ema_0.9_000007.pt")):
-        torch.manual_seed(seed)
-        model, _ = networks.build(MODEL, DIFFUSION)
-        with torch.no_grad():  # small outputs, so that the loss curves upwards
-            for w in model.parameters():
-                w.add_(0.03 * torch.randn_like(w))
-        path = folder / "runs" / name
-        path.parent.mkdir(parents=True)
-        checkpoint.save(model.state_dict(), str(path))
-        groups = {"model": vars(MODEL), "diffusion": vars(DIFFUSION)}
-        checkpoint.save_json(groups, str(path.parent / "config.json"))
-    return folder
-
-
-def arguments(folder, log_dir, *more):
-    fixed = {
-        "model_path": f"{folder}/runs/*/*",
-        "data_dir": f"{folder}/images.npz",
-        "log_dir": log_dir,
-        "sigma": "0.02,0.005",
-        "radius": "1",
-        "num_draws": 4,
-        "num_images": 16,
-        "num_eigenvalues": 1,
-        "surface_points": 3,
-        "batch_size": 9,
-    }
-    return [str(x) for k, v in fixed.items() for x in (f"--{k}", v)] + list(more)
-
-
-def study_of(kind, folder, log_dir):
-    """Arguments of a study for the tests of files and ranks; products with H take long."""
-    few = ("--model_path", f"{folder}/runs/b/*", "--num_images", "6", "--batch_size", "4")
-    return arguments(folder, log_dir, "--flatness", kind, *(few if kind == "HESSIAN" else ()))
-
-
-def parse(argv):
-    groups = {
-        "flatness": config.FlatnessFlags,
-        "run": config.RunFlags,
-        "data": config.DataFlags,
-        "model": config.ModelFlags,
-        "diffusion": config.DiffusionFlags,
-        "train": config.TrainFlags,
-    }
-    return config.parse("", argv, **groups)
-
-
-def study(argv):
-    """What is measured, and no files of it."""
-    flags = parse(argv)
-    return flatness_run.study(flags, flags.run.log_dir)
-
-
-def measure(argv):
-    """The body of the script, in this process."""
-    runpy.run_path(str(ROOT / "scripts/flatness.py"))["measure"](parse(argv))
-
-
-def estimates(path, kind):
-    return json.loads((path / "flatness.json").read_text())[kind]
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +44,11 @@ def test_two_ranks_find_the_same_bit_for_bit(folder, alone):
     together = folder / "together"
     code = f"""
 import sys
-from flatdiff import dist_util, flatness_pictures
-flatness_pictures.draw = lambda *_: []
 sys.path.insert(0, {str(ROOT / "tests")!r})
-import test_flatness_run as test
+import flatness_studies as test
+from flatdiff.measure import flatness_pictures
+from flatdiff.world import dist_util
+flatness_pictures.draw = lambda *_: []
 with dist_util.session():
     for kind in test.KINDS:
         test.measure(test.study_of(kind, {str(folder)!r}, {str(together)!r}))

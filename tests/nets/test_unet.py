@@ -1,12 +1,11 @@
 """The networks: guided-diffusion's layouts and outputs, attention written out, derivatives."""
 
 import hashlib
-import json
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from chains import GOLDEN
 from torch import nn
 from torch.func import functional_call
 
@@ -14,7 +13,6 @@ from flatdiff.kernels import build
 from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.nets.unet import AttentionBlock, EncoderUNetModel, ResBlock, SuperResModel, UNetModel
 
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
 CHANNEL_MULT = {
     32: (1, 2, 2, 2),
     64: (1, 2, 3, 4),

@@ -15,7 +15,7 @@ from flatdiff.chain import respace
 from flatdiff.chain.gaussian_diffusion import GaussianDiffusion, _extract_into_tensor
 from flatdiff.train import train_util
 
-CLIENT = Path(__file__).parent / "client.py"
+CLIENT = Path(__file__).parents[1] / "client.py"
 T = torch.tensor([0, 50])
 STEPS = ["p_sample", "ddim_sample", "dpmpp_sample", "ddim_reverse_sample"]
 LOOPS = ["p_sample_loop", "ddim_sample_loop", "dpmpp_sample_loop"]

@@ -8,22 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launch import ROOT, mpirun, run, start
-
-TINY = (
-    "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --learn_sigma True "
-    "--attention_resolutions 4 --diffusion_steps 50 --noise_schedule cosine --dropout 0.2 "
-    "--lr 1e-3 --ema_rate 0.9 --log_interval 2 --random_flip False --num_workers 0"
-).split()
-
-
-def script(name):
-    return str(ROOT / "scripts" / f"{name}.py")
-
-
-def succeed(done):
-    assert done.returncode == 0, done.stderr
-    return done
+from launch import ROOT, TINY, mpirun, run, script, start, succeed
 
 
 @pytest.fixture(scope="module")

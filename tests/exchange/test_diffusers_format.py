@@ -15,7 +15,7 @@ from flatdiff.flags import config
 from flatdiff.models import factories, networks
 from flatdiff.store import checkpoint
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "export_diffusers.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_diffusers.py"
 SPEC = importlib.util.spec_from_file_location("export_diffusers", SCRIPT)
 export_diffusers = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(export_diffusers)

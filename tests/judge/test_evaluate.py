@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "evaluations"))
+sys.path.append(str(Path(__file__).parents[2] / "evaluations"))
 import evaluator
 
 from flatdiff.judge.evaluate import evaluate

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from chains import GOLDEN
 
 from flatdiff.flags import config
 from flatdiff.flags.presets import PRESETS
 from flatdiff.models import networks
 
-GOLDEN = json.loads((Path(__file__).parent / "golden/guided_diffusion.json").read_text())["layouts"]
+    "layouts"
+]
 UNCONDITIONAL = "256x256_diffusion_uncond.pt (= lsun_*.pt)"
 LAYOUTS = {
     "imagenet64": "64x64_diffusion.pt",
@@ -87,7 +89,7 @@ def test_attention_order_and_heads_which_no_layout_shows():
 
 
 def test_the_digits_are_those_of_make_demo():
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text().replace("\\\n", "")
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", "")
     lines = dict(line.split(" := ", 1) for line in makefile.splitlines() if " := " in line)
     flags = " ".join(lines[f"{name}_FLAGS"] for name in ("MODEL", "DIFFUSION", "TRAIN"))
     assert parse(flags).given == parse("--preset digits").given

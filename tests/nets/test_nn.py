@@ -1,18 +1,14 @@
 """The small layers: against closed forms, golden numbers and their own properties."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from chains import GOLDEN
 from torch import nn as torch_nn
 
 from flatdiff.chain.losses import mean_flat
 from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.nets import nn
-
-GOLDEN = json.loads((Path(__file__).parent / "golden" / "guided_diffusion.json").read_text())
 
 
 def test_timestep_embedding_is_guided_diffusions():

@@ -1,5 +1,4 @@
 """The errors that flatness prints: of what they are, and that they are the scatter over seeds."""
-# ruff: noqa: F401, F811 - fixtures are imported, and then asked for by name
 
 import functools
 import json
@@ -10,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from flatness_studies import arguments, parse, study
 from launch import ROOT
-from test_flatness_run import arguments, folder, one_thread, parse, quiet, study
 
 from flatdiff.measure import flatness, flatness_report, flatness_run
 from flatdiff.measure.subject import Subject, load_images, packed, unpacked

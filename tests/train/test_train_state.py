@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train_util import equal, log, loop  # noqa: F401
+from training import equal, loop
 
 from flatdiff.flags import config
 from flatdiff.store import checkpoint

@@ -11,7 +11,7 @@ import sklearn.datasets
 
 from flatdiff.data.image_datasets import ImageDataset
 
-SCRIPT = Path(__file__).parents[1] / "datasets" / "digits.py"
+SCRIPT = Path(__file__).parents[2] / "datasets" / "digits.py"
 SPEC = importlib.util.spec_from_file_location("digits", SCRIPT)
 digits = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(digits)

@@ -1,7 +1,6 @@
 """One step against plain torch, what must change nothing, and resuming bit for bit."""
 
 import copy
-import itertools
 import json
 import math
 import os
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training import close, data, equal, loop, network, train
 
 from flatdiff import script_util
 from flatdiff.chain.resample import Draw, create_named_schedule_sampler, draw
@@ -20,38 +20,6 @@ from flatdiff.train import train_util
 from flatdiff.train.train_util import LossScale, TrainLoop, learning_rate
 from flatdiff.world import logger
 
-SIZE, BATCH = 8, 4
-
-
-@pytest.fixture(autouse=True)
-def log(tmp_path):
-    logger.configure(str(tmp_path / "run"), format_strs=[])
-    yield
-    logger.reset()
-
-
-def network(dropout=0.0, **flags):
-    torch.manual_seed(7)
-    model, diffusion = script_util.create_model_and_diffusion(
-        **script_util.model_and_diffusion_defaults()
-        | dict(
-            image_size=SIZE,
-            num_channels=32,
-            num_res_blocks=1,
-            channel_mult="1",
-            attention_resolutions="4",
-            learn_sigma=True,
-            diffusion_steps=40,
-            noise_schedule="cosine",
-            dropout=dropout,
-        )
-        | flags
-    )
-    with torch.no_grad():  # zero-initialized layers would leave most gradients zero at first
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return networks.place(model), diffusion
-
 
 def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
     logger.reset()
@@ -59,47 +27,6 @@ def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
     loop(ema_rate="0.9,0.1").run_loop()
     (line,) = [x for x in (tmp_path / "told/log.txt").read_text().splitlines() if "EMA" in x]
     assert "warning: an EMA of rate 0.9 holds 53% of its first weights after 6 updates" in line
-
-
-def data(start):
-    for n in itertools.count(start):
-        g = torch.Generator().manual_seed(1000 + n)
-        yield torch.rand(BATCH, 3, SIZE, SIZE, generator=g) * 2 - 1, {}
-
-
-def loop(dropout=0.0, input_pertub=0.0, **kwargs):
-    model, diffusion = network(dropout, input_pertub=input_pertub)
-    if "schedule_sampler" in kwargs:
-        kwargs["schedule_sampler"] = create_named_schedule_sampler(
-            kwargs["schedule_sampler"], diffusion
-        )
-    defaults = dict(
-        batch_size=BATCH,
-        microbatch=-1,
-        lr=1e-3,
-        ema_rate="0.9",
-        log_interval=1000,
-        save_interval=1000,
-        resume_checkpoint="",
-        end_step=6,
-        seed=3,
-    )
-    return TrainLoop(model=model, diffusion=diffusion, data=data, **defaults | kwargs)
-
-
-def train(steps, **kwargs):
-    trained = loop(**kwargs)
-    for _ in range(steps):
-        trained.run_step(*next(trained.data))
-    return trained
-
-
-def equal(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def close(a, b, **tolerance):
-    return all(torch.allclose(x, y, **tolerance) for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5])
@@ -140,7 +67,7 @@ def test_one_step_is_the_published_update(rho):
 def test_three_steps_are_those_of_guided_diffusion(monkeypatch):
     """Golden numbers of the original's network, losses, AdamW and EMA, on one given draw."""
     build.use()
-    golden = json.loads((Path(__file__).parent / "golden/train_step.json").read_text())
+    golden = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
     flags = script_util.model_and_diffusion_defaults() | golden["kw"]
     model, diffusion = script_util.create_model_and_diffusion(**flags)
     with torch.no_grad():
