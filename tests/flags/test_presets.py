@@ -1,7 +1,6 @@
 """Presets: the published layouts, and where their flags stand."""
 
 import hashlib
-import json
 import shlex
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from flatdiff.flags import config
 from flatdiff.flags.presets import PRESETS
 from flatdiff.models import networks
 
-    "layouts"
-]
 UNCONDITIONAL = "256x256_diffusion_uncond.pt (= lsun_*.pt)"
 LAYOUTS = {
     "imagenet64": "64x64_diffusion.pt",
@@ -61,7 +58,7 @@ def test_layouts_are_the_published_files(name):
     with torch.device("meta"):
         state = network(parse(f"--preset {name}")).state_dict()
     text = "\n".join(f"{key} {tuple(value.shape)}" for key, value in state.items())
-    golden = GOLDEN[LAYOUTS[name]]
+    golden = GOLDEN["layouts"][LAYOUTS[name]]
     assert (len(state), sum(v.numel() for v in state.values())) == (
         golden["keys"],
         golden["params"],
