@@ -48,7 +48,7 @@ def run(command, timeout: float = 120, **env) -> subprocess.CompletedProcess:
 
 def start(command, **env) -> subprocess.Popen:
     """Starts without waiting, on one thread of the CPU unless told otherwise."""
-    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     return subprocess.Popen(
         [str(part) for part in command],
         env={**os.environ, **ours, **env},
