@@ -48,7 +48,8 @@ def run(command, timeout: float = 120, **env) -> subprocess.CompletedProcess:
 
 def start(command, **env) -> subprocess.Popen:
     """Starts without waiting, on one thread of the CPU unless told otherwise."""
-    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    path = f"{ROOT}:{ROOT / 'tests'}"
+    ours = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
     return subprocess.Popen(
         [str(part) for part in command],
         env={**os.environ, **ours, **env},
