@@ -74,7 +74,7 @@ def positive(text: str) -> int:
 
 
 def boolean(text: str) -> bool:
-    from flatdiff.flags.parse import BOOLEANS
+    from flatdiff.flags.choices import BOOLEANS
 
     if text.lower() not in BOOLEANS:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")

@@ -8,7 +8,7 @@ import argparse
 import dataclasses
 
 from .flags import config
-from .flags.parse import BOOLEANS
+from .flags.choices import BOOLEANS
 from .models.factories import (
     NUM_CLASSES,
     create_classifier,

@@ -10,23 +10,21 @@ import difflib
 import shlex
 from types import SimpleNamespace
 
+from . import choices
+from .choices import EXPECTED
 from .presets import PRESETS
 
-BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
-    ("no", "false", "f", "n", "0"), False
-)
-
-EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 HUGE = 1e38  # of the numbers that fp32 holds
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
-def flag(default, help, *, choices=None, low=None, fixed=False, changes="numbers"):
+def flag(default, help, *, choices=None, table=None, low=None, fixed=False, changes="numbers"):
     """A field that is a flag. Its type is its default's.
 
-    `low`: the least value allowed. `fixed`: part of what a checkpoint's network or chain is, so
-    that a sampler may not contradict the value it was trained with. `changes`: what another value
-    changes, from which `keys` knows what a kept result depends on:
+    `choices`: the values allowed. `table`: of the registry, what may be named, with knobs behind
+    it; its help is added. `low`: the least value allowed. `fixed`: part of what a checkpoint's
+    network or chain is, so that a sampler may not contradict the value it was trained with.
+    `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
     - "sampling": how a chain is walked, of which a study leaves its trainings without
@@ -34,7 +32,8 @@ def flag(default, help, *, choices=None, low=None, fixed=False, changes="numbers
     - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
       logged and when
     """
-    metadata = {"help": help, "choices": choices, "low": low, "fixed": fixed, "changes": changes}
+    metadata = {"help": help, "choices": choices, "table": table, "low": low, "fixed": fixed}
+    metadata |= {"changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -159,13 +158,9 @@ def to_dict(flags):
 
 def reader(field):
     """Text -> the field's value; the message names what is expected."""
-    kind = type(field.default)
 
     def read(text):
-        try:
-            value = BOOLEANS[text.lower()] if kind is bool else kind(text)
-        except (ValueError, KeyError):
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None
+        value = choices.read(type(field.default), text)
         if problem := _outside(field, value):
             raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
         return value
@@ -175,11 +170,14 @@ def reader(field):
 
 def _outside(field, value):
     """What is expected of the field's value, or "" if it is that."""
-    choices, low = field.metadata["choices"], field.metadata["low"]
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"expected one of {', '.join(choices)}{hint}"
+    one_of, table, low = (field.metadata[name] for name in ("choices", "table", "low"))
+    try:
+        if one_of is not None and value not in one_of:
+            choices.named(dict.fromkeys(one_of), value)
+        if table is not None and value != field.default:
+            choices.named(table, value)
+    except ValueError as error:
+        return str(error).partition(", ")[2]
     if low is not None and not value >= low:
         return f"expected {low} or more"
     if isinstance(value, float) and not abs(value) <= HUGE:
@@ -190,12 +188,14 @@ def _outside(field, value):
 
 
 def _help(field):
-    return f"{field.metadata['help']} (default: {field.default!r})".replace("%", "%%")
+    table = field.metadata["table"]
+    help = field.metadata["help"] + (f". {choices.told(table)}" if table else "")
+    return f"{help} (default: {field.default!r})".replace("%", "%%")
 
 
 def _metavar(field):
-    if field.metadata["choices"]:
-        return "{" + ",".join(field.metadata["choices"]) + "}"
+    if names := field.metadata["choices"] or field.metadata["table"]:
+        return "{" + ",".join(names) + "}"
     return {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
 
 

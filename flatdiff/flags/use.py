@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from .choices import SAMPLERS
 from .parse import flag
 
 
@@ -13,11 +14,7 @@ class SampleFlags:
     num_samples: int = flag(10000, "number of images", low=1, changes="parts")
     batch_size: int = flag(16, "images per rank and network call", low=1, changes="nothing")
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
-    sampler: str = flag(
-        "ddpm",
-        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
-        choices=("ddpm", "ddim", "dpmpp"),
-    )
+    sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     use_ddim: bool = flag(False, "the same as --sampler ddim")
     class_labels: str = flag("", "labels to draw, in turn, as 0,3,5; empty: at random")
 
@@ -107,11 +104,7 @@ class ExposureFlags:
     )
     num_images: int = flag(256, "real images, and chains of each kind", low=3)
     batch_size: int = flag(64, "images per rank and network call", low=1, changes="nothing")
-    sampler: str = flag(
-        "ddpm",
-        "how noise walks back: ancestral, DDIM (eta 0) or DPM-Solver++ 2M",
-        choices=("ddpm", "ddim", "dpmpp"),
-    )
+    sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     prior_shift: str = flag(
         "",

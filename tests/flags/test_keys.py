@@ -32,8 +32,8 @@ def groups_of(script, monkeypatch):
 
 def other(field):
     """Text of another value than the flag's default."""
-    if field.metadata["choices"]:
-        return next(c for c in field.metadata["choices"] if c != field.default)
+    if names := field.metadata["choices"] or field.metadata["table"]:
+        return next(name for name in names if name != field.default)
     if isinstance(field.default, bool):
         return str(not field.default)
     return "7,3" if isinstance(field.default, str) else str(field.default + 3)

@@ -1,0 +1,170 @@
+"""The registry: whatever a flag may name stands here once. Nothing here imports torch.
+
+A new one is a file of its own and a line here: the flag's values, its help, whoever runs it, what
+it costs and what a study shows of it are read from these tables. A name may be followed by knobs,
+`name knob=value knob=value`: the keyword arguments of its function that have a default.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from ..judge.names import FEATURES as JUDGED
+
+BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
+    ("no", "false", "f", "n", "0"), False
+)
+EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """`where`: "module:name", the module in flatdiff; imported when it is used."""
+
+    where: str
+    help: str
+
+    def load(self) -> Any:
+        """What stands there."""
+        module, _, name = self.where.partition(":")
+        home = importlib.import_module(f".{module}", __package__.rpartition(".")[0])
+        return functools.reduce(getattr, name.split("."), home)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradient(Choice):
+    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match."""
+
+    passes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a study's tables: `value` of what the cell's measure shows of a model.
+
+    `title`: its head. `claim`: what the claim "SAM is flatter than Adam: ..." names it, "" for no
+    such claim.
+    """
+
+    cell: str
+    value: str
+    title: str
+    claim: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure(Choice):
+    """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
+
+    `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
+    study's --sigma. `columns`: by name, what a study shows of it.
+    """
+
+    verb: str
+    cells: dict[str, str] = dataclasses.field(default_factory=dict)
+    columns: dict[str, Column] = dataclasses.field(default_factory=dict)
+
+
+Table = Mapping[str, Choice]
+
+SAMPLERS: dict[str, Choice] = {
+    "ddpm": Choice("chain.samplers:Samplers.p_sample", "ancestral (Ho et al. 2020)"),
+    "ddim": Choice("chain.samplers:Samplers.ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "dpmpp": Choice("chain.samplers:Samplers.dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+}
+MEASURES: dict[str, Measure] = {
+    "LPF": Measure(
+        "measure.curve:LPF",
+        "Gaussian weight noise",
+        "flatness",
+        {
+            "LPF": "--sigma {sigma} --num_draws {num_draws}",
+            "LPF filter": "--sigma {filter_sigma} --noise_scale filter --num_draws {num_draws}",
+        },
+        {
+            "loss": Column("LPF", "at_w", "at w"),
+            "lpf": Column("LPF", "rise", "LPF rise", "LPF"),
+            "lpf_filter": Column(
+                "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
+            ),
+        },
+    ),
+    "MC": Measure(
+        "measure.curve:MC",
+        "random directions of given length",
+        "flatness",
+        {"MC": "--radius {radius} --num_draws {num_draws}"},
+        {"mc": Column("MC", "rise", "MC rise", "MC")},
+    ),
+    "HESSIAN": Measure(
+        "measure.spectrum:HESSIAN",
+        "largest eigenvalues and trace",
+        "flatness",
+        {"HESSIAN": "--num_draws 2 --num_eigenvalues 1"},
+        {"eigenvalue": Column("HESSIAN", "eigenvalue", "largest eigenvalue", "largest eigenvalue")},
+    ),
+    "SURFACE": Measure(
+        "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
+    ),
+    "exposure": Measure(
+        "measure.exposure:EXPOSURE",
+        "exposure bias along the sampling chain",
+        "exposure",
+        {"exposure": "--timestep_respacing {sampling_steps[0]}"},
+    ),
+}
+FLATNESS = {name: measure for name, measure in MEASURES.items() if measure.verb == "flatness"}
+FEATURES = {name: Choice(f"judge.{where}", told) for name, (where, told) in JUDGED.items()}
+
+
+def told(table: Table) -> str:
+    """The choices as a flag's help."""
+    return "; ".join(f"{name}: {choice.help}" for name, choice in table.items())
+
+
+def named(table: Table, text: str) -> tuple[str, dict[str, str]]:
+    """Text as "adam-sam rho=0.1" -> ("adam-sam", {"rho": "0.1"}); ValueError for a name that is
+    not in the table, and for what is no knob."""
+    name, *knobs = text.split() or [""]
+    if name not in table:
+        near = difflib.get_close_matches(name, table, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"got {name!r}, expected one of {', '.join(table)}{hint}")
+    pairs = [knob.partition("=") for knob in knobs]
+    if bad := [knob for knob, (k, _, v) in zip(knobs, pairs) if not (k and v)]:
+        raise ValueError(f"got {bad[0]!r} behind {name}, expected knob=value")
+    return name, {k: v for k, _, v in pairs}
+
+
+def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
+    """What the text names, and its knobs as values; ValueError for a knob that it does not have."""
+    name, knobs = named(table, text)
+    function = table[name].load()
+    known = {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and type(p.default) in EXPECTED
+    }
+    values = {}
+    for knob, value in knobs.items():
+        if knob not in known:
+            of = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"{name} has no knob {knob!r}; {of}")
+        try:
+            values[knob] = read(type(known[knob]), value)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{name}, {knob}: {error}") from None
+    return function, values
+
+
+def read(kind: type, text: str) -> Any:
+    """Text -> a value of the kind; ArgumentTypeError says what is expected."""
+    try:
+        return BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None
