@@ -73,9 +73,9 @@ class Measure(Choice):
 Table = Mapping[str, Choice]
 
 SAMPLERS: dict[str, Choice] = {
-    "ddpm": Choice("chain.samplers:Samplers.p_sample", "ancestral (Ho et al. 2020)"),
-    "ddim": Choice("chain.samplers:Samplers.ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
-    "dpmpp": Choice("chain.samplers:Samplers.dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+    "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
+    "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
 }
 GRADIENTS: dict[str, Gradient] = {
     "adam": Gradient("weights.gradients:plain", "here", passes=1),
