@@ -147,7 +147,7 @@ class ClassifierFlags:
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """Where images come from and what is done to them."""
+    """The images: where they are, and how they are read."""
 
     data_dir: str = flag(
         "", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0", changes="nothing"
