@@ -77,6 +77,10 @@ SAMPLERS: dict[str, Choice] = {
     "ddim": Choice("chain.samplers:Samplers.ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
     "dpmpp": Choice("chain.samplers:Samplers.dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
 }
+QUANTIZERS: dict[str, Choice] = {
+    "minmax": Choice("quantize.ranges:minmax", "at the extreme weights"),
+    "mse": Choice("quantize.ranges:mse", "where the squared error is least"),
+}
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
         "measure.curve:LPF",

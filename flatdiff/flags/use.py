@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, SAMPLERS
+from .choices import FEATURES, QUANTIZERS, SAMPLERS
 from .parse import flag
 
 
@@ -126,12 +126,7 @@ class QuantFlags:
         "the grid reaches as far below zero as above; False: from least to largest weight",
         fixed=True,
     )
-    quant_range: str = flag(
-        "minmax",
-        "where the grid ends: at the extreme weights, or where the squared error is least",
-        choices=("minmax", "mse"),
-        fixed=True,
-    )
+    quant_range: str = flag("minmax", "where the grid ends", table=QUANTIZERS, fixed=True)
     quant_skip: str = flag(
         "",
         "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",

@@ -6,12 +6,14 @@ by `forward`, past torch.compile, which would not notice that their layers chang
 """
 
 import dataclasses
+import functools
 import os
 
 import torch
 
 from ..chain import probe
 from ..flags import config
+from ..flags.choices import QUANTIZERS, chosen
 from ..quantize import int8, packing
 from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import generator
@@ -90,9 +92,9 @@ def _check_int8(quant):
 
 
 def _quantizer(quant):
-    return Quantizer(
-        quant.quant, quant.quant_granularity, quant.quant_symmetric, clip=quant.quant_range
-    )
+    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
+    ends = functools.partial(ends, **knobs) if knobs else ends
+    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
 
 
 def _stored(flags):
