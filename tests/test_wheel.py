@@ -76,7 +76,7 @@ def test_all_that_the_sources_hold_is_in_it(wheel):
 
 
 def test_a_network_is_trained_sampled_and_judged(flatdiff):
-    run, folder = flatdiff
+    run, _ = flatdiff
     assert "classifier-train" in run("--help") and run("--version").count(".") == 2
     run("data digits --out_dir digits")
     run(

@@ -15,15 +15,6 @@ from flatdiff.world import logger
 FILES = ["log", "csv", "json"]
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.delenv("OPENAI_LOGDIR", raising=False)
-    monkeypatch.delenv("OPENAI_LOG_FORMAT", raising=False)
-    logger.reset()
-    yield
-    logger.reset()
-
-
 def rows(folder):
     with open(folder / "progress.csv", newline="") as file:
         table = list(csv.DictReader(file))
