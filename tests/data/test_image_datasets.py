@@ -115,6 +115,7 @@ def test_the_loader_is_the_batches_from_a_step_on(folder, cache_bytes, num_worke
     data.close()
 
 
+@pytest.mark.slow
 def test_the_loader_ends_with_the_program(folder):
     """Neither its thread nor its processes keep a program from ending, in use or dropped."""
     code = f"""

@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
     return save_images(tmp_path_factory.mktemp("client"), images(8), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -43,6 +44,7 @@ def test_a_program_of_one_rank_runs_and_ends_cleanly(folder, what):
     assert "Traceback" not in done.stderr and "terminate" not in done.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_of_a_program_write_one_log(folder, tmp_path):
     for path in folder.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -118,6 +118,7 @@ def test_losses_are_those_of_the_training_chain(sample, trained):
         assert float(line.split()[4]) == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_script_is_image_sample_with_eight_bits(sample, trained, tmp_path):
     expected, _, _ = sample("--quant", 8)
     script = ROOT / "scripts" / "image_sample_quant.py"

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 from launch import run
 
 STEPS = """
@@ -21,6 +22,7 @@ def faults(how):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_pages_are_asked_for_once():
     start = faults("keep")
     assert faults("by default") - start > 20 * 10_000_000 * 4 / 4096 / 2
