@@ -7,41 +7,9 @@ imports torch, so that `--help` answers at once.
 import dataclasses
 
 from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
-from .parse import as_trained, checked, flag, group_of, parse, run, to_dict
-from .use import (
-    BaseFlags,
-    CompareFlags,
-    ExportFlags,
-    ExposureFlags,
-    FeatureFlags,
-    FlatnessFlags,
-    GuidanceFlags,
-    NllFlags,
-    QuantFlags,
-    SampleFlags,
-    StudyFlags,
-)
-
-__all__ = [
-    "BaseFlags",
-    "CompareFlags",
-    "ExportFlags",
-    "ExposureFlags",
-    "FeatureFlags",
-    "FlatnessFlags",
-    "GuidanceFlags",
-    "NllFlags",
-    "QuantFlags",
-    "SampleFlags",
-    "StudyFlags",
-    "as_trained",
-    "checked",
-    "flag",
-    "group_of",
-    "parse",
-    "run",
-    "to_dict",
-]
+from .parse import as_trained, checked, flag, group_of, parse, run, to_dict  # noqa: F401
+from .use import *  # noqa: F403
+from .use import FeatureFlags
 
 
 @dataclasses.dataclass(frozen=True)
