@@ -6,7 +6,7 @@ from launch import run
 
 STEPS = """
 import resource, sys, torch
-from flatdiff import allocator
+from flatdiff.world import allocator
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()
 for _ in range(20):
