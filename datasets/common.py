@@ -42,6 +42,16 @@ def add_image_size(parser, default=None, help="pixels a side") -> None:
     parser.add_argument("--image_size", type=positive, default=default, help=text)
 
 
+def add_split(parser, kind: str) -> None:
+    """--split, of which `splits` tells; `kind`: what the classes are."""
+    parser.add_argument(
+        "--split",
+        choices=("all", "train", "test"),
+        default="all",
+        help=f"default all; test: a fifth of each {kind}; train: the rest",
+    )
+
+
 def add_classes(parser) -> None:
     """--class_cond and --class_from, as in training."""
     parser.add_argument(

@@ -16,7 +16,8 @@ import torch
 from tqdm import tqdm
 
 from ..data import classes
-from ..data.image_datasets import save_grid, to_uint8
+from ..data.image_datasets import to_uint8
+from ..data.image_files import save_grid
 from ..flags import keys
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite

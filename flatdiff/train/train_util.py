@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..chain.resample import UniformSampler, draw
-from ..data import image_datasets
+from ..data import image_files
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
@@ -302,7 +302,7 @@ class TrainLoop:
         with self.averaged() as model:
             images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
-        image_datasets.save_grid(images, path)
+        image_files.save_grid(images, path)
         logger.log(f"drew {path}")
 
     def save(self):
