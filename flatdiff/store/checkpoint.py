@@ -72,12 +72,12 @@ def exists(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """For messages and comparisons; a remote path is absolute."""
+    """The path as messages and comparisons have it; a remote one is absolute."""
     return path if is_remote(path) else os.path.abspath(path)
 
 
 def sha256(path: str) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
     with bf.BlobFile(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -60,7 +60,7 @@ def is_remote(path: str) -> bool:
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """In it, an OSError of a nameless file, or of one that is to become `path`, gets `path`.
+    """A context in which an OSError of no file, or of one that is to become `path`, names `path`.
 
     Also one that hides behind what its handling raised: torch.save cannot close its archive on a
     full disk, and says so instead.
@@ -78,7 +78,7 @@ def naming(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """In it, whatever goes wrong with a file's content is a ValueError that names the file."""
+    """A context in which what goes wrong with a file's content is a ValueError that names it."""
     try:
         yield
     except OSError:

@@ -89,13 +89,13 @@ def address_file(place: Place) -> Path:
 
 
 def write_address(path: Path, host: str, port: int) -> None:
-    """Rank 0's part: the file appears complete or not at all."""
+    """Writes rank 0's address; the file appears complete or not at all."""
     with writing(str(path), "w") as file:
         json.dump([host, port], file)
 
 
 def read_address(path: Path, timeout: float) -> tuple[str, int]:
-    """The other ranks' part: (host, port), after at most `timeout` seconds.
+    """Waits for rank 0's address (host, port), for at most `timeout` seconds.
 
     Raises:
         TimeoutError: rank 0 did not write.
