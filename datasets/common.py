@@ -52,27 +52,15 @@ def add_split(parser, kind: str) -> None:
     )
 
 
-def add_classes(parser) -> None:
-    """--class_cond and --class_from, as in training."""
-    parser.add_argument(
-        "--class_cond", type=boolean, default=False, help="keep the labels; default False"
-    )
-    parser.add_argument(
-        "--class_from",
-        choices=("prefix", "folder"),
-        default="prefix",
-        help="a class is the file name before its first _ (prefix, the default), or the folder",
-    )
+def add_data_flags(parser, *names: str) -> None:
+    """Flags of training's images, as they are there; `names`: of config.DataFlags."""
+    from flatdiff.flags.config import DataFlags
 
-
-def add_transparent(parser) -> None:
-    """--transparent, as in training."""
-    parser.add_argument(
-        "--transparent",
-        choices=("white", "refuse", "drop"),
-        default="white",
-        help="transparent images are laid on white (default), refused, or show hidden colours",
-    )
+    for name in names:
+        field = DataFlags.__dataclass_fields__[name]
+        help = f"{field.metadata['help']}; default {field.default}"
+        choices = field.metadata["choices"]
+        parser.add_argument(f"--{name}", choices=choices, default=field.default, help=help)
 
 
 def positive(text: str) -> int:

@@ -22,7 +22,7 @@ STAGES = (
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's SAME convolution: out = ceil(in / stride), an odd pixel of padding at the end."""
+    """A convolution of TensorFlow's SAME: out = ceil(in / stride), an odd pixel's padding last."""
 
     def __init__(self, in_channels, out_channels, kernel, stride=1, groups=1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)

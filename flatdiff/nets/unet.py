@@ -146,7 +146,7 @@ class Trunk(nn.Module):
                 module.to(dtype)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """timesteps [N] -> their embedding [N, emb]; y: labels [N], exactly if there are classes."""
+        """Timesteps [N], and labels y [N] exactly if there are classes -> an embedding [N, emb]."""
         if y is None and self.num_classes is not None:
             raise ValueError(
                 f"a network of {self.num_classes} classes needs the labels y, got None"

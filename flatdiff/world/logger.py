@@ -7,6 +7,7 @@ they stay on their device until then. Knows nothing of what it logs.
 
 import contextlib
 import datetime
+import functools
 import importlib.util
 import os
 import sys
@@ -86,26 +87,15 @@ def log(*args, level: int = INFO) -> None:
     _current.log(*args, level=level)
 
 
-def debug(*args) -> None:
-    log(*args, level=DEBUG)
-
-
-def info(*args) -> None:
-    log(*args, level=INFO)
-
-
-def warn(*args) -> None:
-    log(*args, level=WARN)
+debug, info, warn, error = (
+    functools.partial(log, level=level) for level in (DEBUG, INFO, WARN, ERROR)
+)
 
 
 def caution(text: str) -> None:
     """Warns in a sentence; "" is none."""
     if text:
         warn(f"warning: {text}")
-
-
-def error(*args) -> None:
-    log(*args, level=ERROR)
 
 
 def set_level(level: int) -> None:
