@@ -49,17 +49,18 @@ def download(path: str) -> None:
     import shutil
     from urllib.request import urlopen
 
+    from flatdiff.store.disk import writing
+
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     print(f"downloading {URL} to {os.path.abspath(path)}")
     try:
-        with urlopen(URL, timeout=60) as answer, open(f"{path}.partial", "wb") as file:
+        with urlopen(URL, timeout=60) as answer, writing(path) as file:
             shutil.copyfileobj(answer, file)
     except OSError as error:
         raise SystemExit(
             f"cannot download {URL} ({error}): fetch it on a machine that can, and give it as "
             "--archive FILE"
         ) from error
-    os.replace(f"{path}.partial", path)
 
 
 def check(path: str) -> None:

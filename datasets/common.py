@@ -9,10 +9,8 @@ time comes in, a few hundred are under way.
 import argparse
 import itertools
 import json
-import math
 import os
 import shutil
-import zipfile
 
 RECORD = "prepared.json"
 AT_ONCE = 256  # images handed to the threads together
@@ -44,27 +42,25 @@ def add_image_size(parser, default=None, help="pixels a side") -> None:
     parser.add_argument("--image_size", type=positive, default=default, help=text)
 
 
-def add_classes(parser) -> None:
-    """--class_cond and --class_from, as in training."""
+def add_split(parser, kind: str) -> None:
+    """--split, of which `splits` tells; `kind`: what the classes are."""
     parser.add_argument(
-        "--class_cond", type=boolean, default=False, help="keep the labels; default False"
-    )
-    parser.add_argument(
-        "--class_from",
-        choices=("prefix", "folder"),
-        default="prefix",
-        help="a class is the file name before its first _ (prefix, the default), or the folder",
+        "--split",
+        choices=("all", "train", "test"),
+        default="all",
+        help=f"default all; test: a fifth of each {kind}; train: the rest",
     )
 
 
-def add_transparent(parser) -> None:
-    """--transparent, as in training."""
-    parser.add_argument(
-        "--transparent",
-        choices=("white", "refuse", "drop"),
-        default="white",
-        help="transparent images are laid on white (default), refused, or show hidden colours",
-    )
+def add_data_flags(parser, *names: str) -> None:
+    """Flags of training's images, as they are there; `names`: of config.DataFlags."""
+    from flatdiff.flags.config import DataFlags
+
+    for name in names:
+        field = DataFlags.__dataclass_fields__[name]
+        help = f"{field.metadata['help']}; default {field.default}"
+        choices = field.metadata["choices"]
+        parser.add_argument(f"--{name}", choices=choices, default=field.default, help=help)
 
 
 def positive(text: str) -> int:
@@ -175,60 +171,18 @@ def splits(classes) -> list[str]:
     return names
 
 
-# npz by rows
-
-
 def write_npz(path: str, images, shape, labels=None, class_names=None) -> None:
     """Write uint8 images of an iterable as arr_0 `shape` [N, H, W, 3], and labels as arr_1.
 
     `class_names`: text, the name of each label, a third array. One image is held at a time; the
     file appears when it is whole.
     """
-    import numpy as np
+    from flatdiff.store import npz
 
-    from flatdiff.store.disk import writing
-
-    with writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image in images:
-                file.write(np.ascontiguousarray(image, dtype=np.uint8))
-        if labels is not None:
-            with archive.open("arr_1.npy", "w") as file:
-                np.lib.format.write_array(file, np.asarray(labels, dtype=np.int64))
-        if class_names is not None:
-            with archive.open("class_names.npy", "w") as file:
-                np.lib.format.write_array(file, class_names)
+    arrays = {"arr_0": (tuple(shape), "uint8", images)}
+    if labels is not None:
+        arrays["arr_1"] = (labels.shape, "int64", labels)
+    if class_names is not None:
+        arrays["class_names"] = (class_names.shape, class_names.dtype, class_names)
+    npz.write(path, arrays)
     print(f"{shape[0]} images written: {os.path.abspath(path)}")
-
-
-def npz_rows(path: str, name: str):
-    """(shape, iterator over rows) of one array of an npz; a row is read when it is asked for.
-
-    SystemExit where the file cannot be read, has no such array, or holds Python objects.
-    """
-    import numpy as np
-
-    from flatdiff.store.disk import reading
-
-    try:
-        archive = zipfile.ZipFile(path)
-        file = archive.open(f"{name}.npy")
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): "read_array_header_1_0"}.get(version, "read_array_header_2_0")
-        shape, by_columns, dtype = getattr(np.lib.format, read)(file)
-    except Exception as error:  # of zipfile, of numpy, and of what they read by
-        raise SystemExit(f"cannot read {name} of {path}: {error}") from error
-    if by_columns or dtype.kind not in "iu":
-        raise SystemExit(
-            f"{name} of {path} is no plain array of integers in C order: {dtype} {shape}"
-        )
-    row_bytes = math.prod(shape[1:]) * dtype.itemsize
-
-    def rows():
-        with reading(path), archive, file:
-            for _ in range(shape[0]):
-                yield np.frombuffer(file.read(row_bytes), dtype).reshape(shape[1:])
-
-    return shape, rows()

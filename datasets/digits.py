@@ -6,32 +6,20 @@ The class is the prefix, so that --class_cond True finds ten classes, in the ord
 A complete folder is reused. The split is fixed: every fifth image of each digit is a test image.
 """
 
-import argparse
 import os
 
+from common import add_image_size, add_split, argparser, run, splits
 
-def create_argparser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out_dir", required=True, help="folder to make, or to reuse")
-    parser.add_argument(
-        "--image_size", type=int, default=8, help="pixels a side; default 8: the pixels as they are"
-    )
-    parser.add_argument(
-        "--split",
-        choices=("all", "train", "test"),
-        default="all",
-        help="default all; test: a fifth of each digit; train: the rest",
-    )
+
+def create_argparser():
+    parser = argparser(__doc__, out="folder to make, or to reuse")
+    add_image_size(parser, 8)
+    add_split(parser, "digit")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
-    if args.image_size < 1:
-        raise SystemExit(f"--image_size is {args.image_size}, expected 1 or more")
-
     import numpy as np
     from PIL import Image
 
@@ -61,16 +49,6 @@ def load_digits():
     return (bunch.images * 255 / 16).round().astype("uint8"), bunch.target
 
 
-def splits(digits) -> list[str]:
-    """The split of each image: the 5th, 10th, ... of each digit is "test", the others "train"."""
-    seen = [0] * 10
-    names = []
-    for digit in digits:
-        seen[digit] += 1
-        names.append("train" if seen[digit] % 5 else "test")
-    return names
-
-
 def is_complete(out_dir: str, names: list[str], image_size: int) -> bool:
     """Whether `out_dir` holds these images; SystemExit if it holds anything else."""
     from PIL import Image
@@ -91,6 +69,4 @@ def is_complete(out_dir: str, names: list[str], image_size: int) -> bool:
 
 
 if __name__ == "__main__":
-    from common import run
-
     run(main)

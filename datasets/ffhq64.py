@@ -9,14 +9,14 @@ https://github.com/NVlabs/ffhq-dataset
 
 import os
 
-from common import add_image_size, add_transparent, argparser, need_file, run, write_folder
+from common import add_data_flags, add_image_size, argparser, need_file, run, write_folder
 
 
 def create_argparser():
     parser = argparser(__doc__)
     parser.add_argument("--data_dir", required=True, help="folder of images, zip or npz")
     add_image_size(parser, 64)
-    add_transparent(parser)
+    add_data_flags(parser, "transparent")
     return parser
 
 

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 
-from common import argparser, need_file, npz_rows, run, write_folder, write_npz
+from common import argparser, need_file, run, write_folder, write_npz
 
 FILES = {"train": [f"train_data_batch_{i}.npz" for i in range(1, 11)], "val": ["val_data.npz"]}
 
@@ -33,8 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     import numpy as np
     from tqdm import tqdm
 
+    from flatdiff.store import npz
+
     labels = np.concatenate([labels_of(path) for path in paths])
-    batches = [npz_rows(path, "data") for path in paths]
+    batches = [npz.rows_of(path, "data") for path in paths]
     sizes = {math.isqrt(shape[1] // 3) for shape, _ in batches}
     if len(sizes) > 1 or any(shape[1:] != (3 * size**2,) for shape, _ in batches for size in sizes):
         raise SystemExit(f"data of {args.data_dir} is {batches[0][0]}, expected (N, 3 S S)")

@@ -11,7 +11,7 @@ CC-BY 2.0.
 
 import os
 
-from common import add_image_size, argparser, run, splits, write_folder
+from common import add_image_size, add_split, argparser, run, splits, write_folder
 
 PHOTOS = {
     "astronaut": "astronaut.png",
@@ -28,12 +28,7 @@ SKLEARN_PHOTOS = {"china": "china.jpg", "flower": "flower.jpg"}
 def create_argparser():
     parser = argparser(__doc__)
     add_image_size(parser, 32, help="side of the crops, in pixels")
-    parser.add_argument(
-        "--split",
-        choices=("all", "train", "test"),
-        default="all",
-        help="default all; test: a fifth of each photograph; train: the rest",
-    )
+    add_split(parser, "photograph")
     return parser
 
 

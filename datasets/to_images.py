@@ -6,7 +6,7 @@ Files are INDEX.png, or LABEL_INDEX.png where the npz has labels (arr_1), so tha
 finds the classes again. One image is in memory at a time.
 """
 
-from common import argparser, need_file, npz_rows, run, write_folder
+from common import argparser, need_file, run, write_folder
 
 
 def create_argparser():
@@ -23,7 +23,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import os
 
-    shape, images = npz_rows(path, "arr_0")
+    from flatdiff.store import npz
+
+    shape, images = npz.rows_of(path, "arr_0")
     if len(shape) != 4 or shape[3] != 3:
         raise SystemExit(f"arr_0 of {path} is {shape}, expected (N, H, W, 3)")
     pairs = ((name, lambda image=image: image) for name, image in zip(names(path), images))

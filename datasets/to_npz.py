@@ -8,15 +8,7 @@ uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is t
 class_names the name of each. One image is in memory at a time.
 """
 
-from common import (
-    add_classes,
-    add_image_size,
-    add_transparent,
-    argparser,
-    in_threads,
-    run,
-    write_npz,
-)
+from common import add_data_flags, add_image_size, argparser, boolean, in_threads, run, write_npz
 
 
 def create_argparser():
@@ -27,8 +19,10 @@ def create_argparser():
         "--num_images", type=int, default=0, help="a random subset of this many; 0, default: all"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the subset; default 0")
-    add_classes(parser)
-    add_transparent(parser)
+    parser.add_argument(
+        "--class_cond", type=boolean, default=False, help="keep the labels; default False"
+    )
+    add_data_flags(parser, "class_from", "transparent")
     return parser
 
 

@@ -11,14 +11,14 @@ with --image_size. Names, and so classes, stay.
 
 import os
 
-from common import add_image_size, add_transparent, argparser, in_threads, run
+from common import add_data_flags, add_image_size, argparser, in_threads, run
 
 
 def create_argparser():
     parser = argparser(__doc__, out="FILE.zip to write")
     parser.add_argument("--data_dir", required=True, help="folder of images")
     add_image_size(parser, help="store PNG squares of this side; default: the files as they are")
-    add_transparent(parser)
+    add_data_flags(parser, "transparent")
     return parser
 
 

@@ -21,7 +21,7 @@ Groups = Sequence[tuple[Named, int | tuple[int, int]]]  # parameters, and their 
 
 
 def convert_module_to_f16(l: nn.Module) -> None:  # noqa: E741 - guided-diffusion's name
-    """Half precision for a convolution's own weights; other modules stay. For `Module.apply`."""
+    """Gives half precision to a convolution's own weights, no other module. For `Module.apply`."""
     _convert(l, torch.float16)
 
 
@@ -109,7 +109,7 @@ def zero_master_grads(master_params: Iterable[Tensor]) -> None:
 
 
 def zero_grad(model_params: Iterable[Tensor]) -> None:
-    """Zeros in place: DistributedDataParallel may hold views of these gradients."""
+    """Sets gradients to zero in place: DistributedDataParallel may hold views of them."""
     for p in model_params:
         if p.grad is not None:
             p.grad.detach_().zero_()

@@ -2,37 +2,13 @@
 
 from collections.abc import Iterator
 
-from .data.image_datasets import (
-    Batch,
-    Batches,
-    ImageDataset,
-    center_crop_arr,
-    list_image_files,
-    loader,
-    random_crop_arr,
-    save_grid,
-    save_images,
-    to_float,
-    to_uint8,
-)
+from .data import image_files
+from .data.image_datasets import *  # noqa: F403
+from .data.image_datasets import Batch, Batches, ImageDataset, loader
+from .data.image_files import *  # noqa: F403
 from .world import dist_util
 
-__all__ = [
-    "Batches",
-    "ImageDataset",
-    "_list_image_files_recursively",
-    "center_crop_arr",
-    "list_image_files",
-    "load_data",
-    "loader",
-    "random_crop_arr",
-    "save_grid",
-    "save_images",
-    "to_float",
-    "to_uint8",
-]
-
-_list_image_files_recursively = list_image_files  # guided-diffusion's name
+_list_image_files_recursively = image_files.list_image_files  # guided-diffusion's name
 
 
 def load_data(

@@ -62,5 +62,5 @@ def fill(generator: torch.Generator, *key: int) -> torch.Generator:
 
 
 def _mixed(key: tuple[int, ...]) -> np.random.SeedSequence:
-    """Of the key and its length, since NumPy takes (1, 2) and (1, 2, 0) for the same."""
+    """A hash of the key and its length, since NumPy takes (1, 2) and (1, 2, 0) for the same."""
     return np.random.SeedSequence((len(key), *key))

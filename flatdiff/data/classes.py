@@ -105,7 +105,7 @@ def common(a: Classes, b: Classes) -> Classes:
 
 
 def saved(config: dict[str, Any], source: str) -> tuple[str | None, ...]:
-    """Those of a run's config.json, () if it has none. ValueError for what no run has written."""
+    """The classes that a run's config.json names, () for none. ValueError for what no run wrote."""
     classes = config.get("classes", [])
     if not isinstance(classes, list) or not all(c is None or isinstance(c, str) for c in classes):
         raise ValueError(f"classes of {source} is {classes!r:.80}, expected a list of names")

@@ -21,28 +21,7 @@ from tqdm import tqdm
 
 from ..rng import CROP, EPOCH, of_numpy
 from .classes import Classes, classes_of, is_numbered, relabelled
-from .image_files import (
-    Npz,
-    center_crop_arr,
-    list_image_files,
-    open_images,
-    random_crop_arr,
-    save_grid,
-    save_images,
-)
-
-__all__ = [
-    "Batches",
-    "ImageDataset",
-    "center_crop_arr",
-    "list_image_files",
-    "loader",
-    "random_crop_arr",
-    "save_grid",
-    "save_images",
-    "to_float",
-    "to_uint8",
-]
+from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
 
 BAR_FROM = 2000  # images whose decoding takes long enough for a progress bar
 

@@ -7,7 +7,6 @@ Paths may be local or remote (gs://, az://) where blobfile reads them. Does not 
 """
 
 import functools
-import io
 import math
 import multiprocessing
 import os
@@ -21,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..judge import pictures
-from ..store.disk import naming, writing
+from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
 LARGEST = 1 << 28  # pixels of an image made larger
@@ -34,16 +33,12 @@ def list_image_files(data_dir: str) -> list[str]:
 
 
 def _names_below(data_dir: str) -> Iterator[str]:
-    entries = _remote_entries if _is_remote(data_dir) else pictures.local_entries
+    entries = _remote_entries if is_remote(data_dir) else pictures.local_entries
     return pictures.names_below(data_dir, entries)
 
 
 def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
     return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
 
 
 # Crop and resize
@@ -151,7 +146,7 @@ class Folder:
     def open(self, i: int) -> Image.Image:
         path = f"{self.data_dir}/{self.names[i]}"
         # blobfile opens a small local image no faster than Pillow decodes it
-        opened = bf.BlobFile if _is_remote(path) else open
+        opened = bf.BlobFile if is_remote(path) else open
         return pictures.read(lambda: opened(path, "rb"), path, self.transparent, self.note)
 
 
@@ -256,15 +251,7 @@ def save_grid(
     for i, image in enumerate(images):
         top, left = i // num_columns * down, i % num_columns * across
         grid[top : top + height, left : left + width] = image.repeat(scale, 0).repeat(scale, 1)
-    _save_png(grid[:-GRID_GAP, :-GRID_GAP], path)
-
-
-def _save_png(image: np.ndarray, path: str) -> None:
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, "PNG")
-    if _is_remote(path):  # where a write is atomic by itself
-        bf.write_bytes(path, png.getvalue())
-    else:
+    if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with writing(path) as file:
-            file.write(png.getvalue())
+    with writing(path) as file:
+        Image.fromarray(grid[:-GRID_GAP, :-GRID_GAP]).save(file, "PNG")

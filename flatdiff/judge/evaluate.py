@@ -145,7 +145,7 @@ def _compute(images, features, batch_size, progress):
 
 
 def _read_cache(path):
-    """Its arrays, or None where there is no file, or one that cannot be read."""
+    """The arrays of a cached file, or None where there is none, or one that cannot be read."""
     try:
         with np.load(path) as file:
             return dict(file)

@@ -27,7 +27,8 @@ class Features:
 
     @property
     def device(self) -> torch.device:
-        return next((w.device for w in self.network.parameters()), torch.device("cpu"))
+        """Where its weights are; the CPU for a network that has none."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     def metric(self, kind: str) -> str:
         """What FID, KID, precision or recall is called with these features."""

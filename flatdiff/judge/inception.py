@@ -19,9 +19,10 @@ SPATIAL_CHANNELS = 7  # 17 * 17 * 7 = 2023 features for sFID, about as many as F
 
 
 def resize_tf1(images: Tensor, side: int) -> Tensor:
-    """Bilinear, as tf.image.resize_bilinear without align_corners: pixel i is read at i * in/out.
+    """Images resized as by tf.image.resize_bilinear: pixel i is read at i * in/out.
 
-    No half-pixel shift and no antialiasing, so nothing like `F.interpolate`. float [N, C, H, W].
+    No align_corners, half-pixel shift or antialiasing: nothing like `F.interpolate`. float
+    [N, C, H, W].
     """
     for dim in (2, 3):
         size = images.shape[dim]

@@ -22,7 +22,7 @@ STAGES = (
 
 
 class SameConv(nn.Conv2d):
-    """TensorFlow's SAME: out = ceil(in / stride), the odd pixel of padding at the end."""
+    """A convolution of TensorFlow's SAME: out = ceil(in / stride), an odd pixel's padding last."""
 
     def __init__(self, in_channels, out_channels, kernel, stride=1, groups=1):
         super().__init__(in_channels, out_channels, kernel, stride, groups=groups, bias=False)
@@ -41,7 +41,7 @@ def _norm(channels):
 
 
 class Block(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where the shape stays."""
+    """Widens, filters each channel, narrows; adds the input where the shape stays."""
 
     def __init__(self, in_channels, out_channels, kernel, stride, expansion):
         super().__init__()

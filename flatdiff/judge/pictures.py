@@ -156,7 +156,7 @@ class _Picture:
         return self._turned(rgb)
 
     def _plain(self) -> Image.Image:
-        """8 bits a channel or fewer."""
+        """What is seen of a picture of 8 bits a channel or fewer."""
         image = self.image
         if not image.has_transparency_data:
             return image.convert("RGB")
@@ -166,7 +166,7 @@ class _Picture:
         return self._seen(rgba[..., :3], rgba[..., 3], 255) or image.convert("RGB")
 
     def _deep(self) -> Image.Image:
-        """16 bits a channel."""
+        """What is seen of a picture of 16 bits a channel."""
         pixels = _deep_channels(self.file, self.image, self.raw)
         self.notes.append("deep")
         channels, alpha = pixels[..., :-1], pixels[..., -1]
@@ -223,7 +223,7 @@ def _raw_mode(image) -> str:
 
 
 def _deep_channels(file, image, raw: str) -> np.ndarray:
-    """int64 [H, W, 1 to 4], in 0 .. 65535."""
+    """The channels of a picture of 16 bits: int64 [H, W, 1 to 4], in 0 .. 65535."""
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.int64)[..., None]
     if raw == "LA;16B":

@@ -98,7 +98,7 @@ def _folder() -> Path:
 
 
 def _key(compiler: str, sources: Sequence[Path]) -> str:
-    """Of everything that the library depends on: homes are shared by machines that differ."""
+    """A hash of all that the library depends on: homes are shared by machines that differ."""
     parts = [
         *(s.read_text() for s in sources),
         compiler,

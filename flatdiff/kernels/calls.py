@@ -51,7 +51,7 @@ def install(library: ctypes.CDLL | None) -> None:
 
 @contextlib.contextmanager
 def switched_off() -> Iterator[None]:
-    """In it PyTorch computes all: for what is differentiated twice, or forward."""
+    """A context in which PyTorch computes all: for what is differentiated twice, or forward."""
     global _off
     before, _off = _off, True
     try:
@@ -90,12 +90,12 @@ def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
 
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
-    """Whether `normalize` is for them."""
+    """Whether `normalize` takes this image, norm and FiLM."""
     return _takes(x, weight.dtype) and _is_image(x) and (film is None or film.dtype == x.dtype)
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether `convolve` is for this layer and image.
+    """Whether `convolve` takes this layer and image.
 
     It pays where the transforms of the weight are small beside those of the image.
     """
@@ -113,12 +113,12 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
 
 
 def takes_quantize(x: Tensor) -> bool:
-    """Whether `quantize` is for it: every image's numbers lie together."""
+    """Whether `quantize` takes x: every image's numbers lie together."""
     return _takes(x) and x.ndim > 1 and (x.is_contiguous() or _is_image(x))
 
 
 def takes_rescale(y: Tensor) -> bool:
-    """Whether `rescale` is for it."""
+    """Whether `rescale` takes y."""
     return _takes(y) and _is_image(y)
 
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ..chain.samplers import last, walk
 from ..data import classes
-from ..data.image_datasets import save_grid, to_uint8
+from ..data.image_datasets import to_uint8
+from ..data.image_files import save_grid
 from ..flags import choices, keys
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite

@@ -37,49 +37,45 @@ class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
         return x
 
 
-class Upsample(nn.Module):
+class _Resample(nn.Module):
+    """What changes height and width by two; `_make` makes its layer."""
+
+    def __init__(
+        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
+    ):
+        super().__init__()
+        self.channels, self.out_channels = channels, out_channels or channels
+        self.use_conv, self.dims = use_conv, dims
+        self.scale = {1: (2,), 2: (2, 2), 3: (1, 2, 2)}[dims]
+        self._make()
+
+
+class Upsample(_Resample):
     """Doubles height and width by repeating pixels, then a 3x3 convolution if `use_conv`.
 
     In three dimensions the first one (time) keeps its length.
     """
 
-    def __init__(
-        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
-    ):
-        super().__init__()
-        self.channels, self.out_channels = channels, out_channels or channels
-        self.use_conv, self.dims = use_conv, dims
-        self.scale = _inner_two(dims)
-        if use_conv:
-            self.conv = conv_nd(dims, channels, self.out_channels, 3, padding=1)
-        else:
-            self.conv = nn.Identity()
+    def _make(self) -> None:
+        width = self.channels, self.out_channels
+        self.conv = conv_nd(self.dims, *width, 3, padding=1) if self.use_conv else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
 
 
-class Downsample(nn.Module):
+class Downsample(_Resample):
     """Halves height and width: a strided 3x3 convolution if `use_conv`, else the mean of 2x2."""
 
-    def __init__(
-        self, channels: int, use_conv: bool, dims: int = 2, out_channels: int | None = None
-    ):
-        super().__init__()
-        self.channels, self.out_channels = channels, out_channels or channels
-        self.use_conv, self.dims = use_conv, dims
-        stride = _inner_two(dims)
-        if use_conv:
-            self.op = conv_nd(dims, channels, self.out_channels, 3, stride, padding=1)
+    def _make(self) -> None:
+        width, stride = (self.channels, self.out_channels), self.scale
+        if self.use_conv:
+            self.op = conv_nd(self.dims, *width, 3, stride, padding=1)
         else:
-            self.op = avg_pool_nd(dims, kernel_size=stride, stride=stride)
+            self.op = avg_pool_nd(self.dims, kernel_size=stride, stride=stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.op(x)
-
-
-def _inner_two(dims: int) -> tuple[int, ...]:
-    return {1: (2,), 2: (2, 2), 3: (1, 2, 2)}[dims]
 
 
 class ResBlock(TimestepBlock):

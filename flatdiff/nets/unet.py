@@ -121,7 +121,7 @@ class Trunk(nn.Module):
         return AttentionBlock(channels, heads, *how)
 
     def _resampled(self, channels: int, **resample: bool) -> nn.Module:
-        """Half the size with down=True, twice the size with up=True."""
+        """A layer that gives half the size with down=True, twice the size with up=True."""
         if self.resblock_updown:
             return self._res(channels, channels, **resample)
         kind = Downsample if "down" in resample else Upsample
@@ -133,7 +133,7 @@ class Trunk(nn.Module):
         return next(self.input_blocks.parameters()).dtype
 
     def convert_to_fp16(self) -> None:
-        """Half precision for the torso's convolutions; norms, linear layers and `out` stay."""
+        """Gives half precision to the torso's convolutions; norms, linear layers and `out` stay."""
         self._convert_torso(torch.float16)
 
     def convert_to_fp32(self) -> None:
@@ -146,7 +146,7 @@ class Trunk(nn.Module):
                 module.to(dtype)
 
     def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
-        """timesteps: [N]; y: labels [N], exactly when the network has classes. [N, emb]."""
+        """Timesteps [N], and labels y [N] exactly if there are classes -> an embedding [N, emb]."""
         if y is None and self.num_classes is not None:
             raise ValueError(
                 f"a network of {self.num_classes} classes needs the labels y, got None"

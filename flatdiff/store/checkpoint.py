@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import blobfile as bf
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import finite
-from .disk import PART, reading, writing
+from .disk import PART, is_remote, reading, writing
 
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
@@ -77,21 +77,17 @@ def exists(path: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """For messages and comparisons; a remote path is absolute."""
-    return path if _is_remote(path) else os.path.abspath(path)
+    """The path as messages and comparisons have it; a remote one is absolute."""
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def sha256(path: str) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
     digest = hashlib.sha256()
     with bf.BlobFile(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def _folder(path: str) -> str:
@@ -111,18 +107,22 @@ def save(obj: Any, path: str) -> None:
     Tensors go as compact contiguous CPU copies. TypeError for what `load` would refuse to read.
     """
     plain = _plain(obj)
-    _write(path, lambda file: torch.save(plain, file))
+    with writing(path) as file:
+        torch.save(plain, file)
 
 
 def save_json(obj: Any, path: str) -> None:
     """Write `obj` as indented JSON, as atomically as `save`."""
-    _write(path, lambda file: file.write(json.dumps(obj, indent=2).encode() + b"\n"))
+    data = json.dumps(obj, indent=2).encode() + b"\n"
+    with writing(path) as file:
+        file.write(data)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str, about: Any) -> None:
     """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON."""
     data = safetensors.torch.save(_plain(tensors), {ABOUT: json.dumps(about)})
-    _write(path, lambda file: file.write(data))
+    with writing(path) as file:
+        file.write(data)
 
 
 def _plain(obj: Any) -> Any:
@@ -137,17 +137,6 @@ def _plain(obj: Any) -> Any:
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     raise TypeError(f"cannot save {type(obj)}: checkpoints hold tensors and plain values only")
-
-
-def _write(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    if _is_remote(path):  # an object appears when its upload is finished
-        buffer = io.BytesIO()
-        write(buffer)
-        with bf.BlobFile(path, "wb") as file:
-            file.write(buffer.getvalue())
-        return
-    with writing(path) as file:
-        write(file)
 
 
 # Loading
@@ -226,7 +215,7 @@ def identity(path: str) -> list:
 
 
 def _open(path: str) -> BinaryIO:
-    if _is_remote(path):  # in one piece: torch.load reads many small ones
+    if is_remote(path):  # in one piece: torch.load reads many small ones
         with bf.BlobFile(path, "rb") as file:
             return io.BytesIO(file.read())
     return open(path, "rb")

@@ -1,4 +1,4 @@
-"""Local files: written whole or not at all, and errors that name their file.
+"""Files: written whole or not at all, and errors that name their file.
 
 A full disk names no file by itself, and what a decoder says of a damaged one seldom does. Knows
 nothing of what is in the files.
@@ -6,9 +6,12 @@ nothing of what is in the files.
 
 import contextlib
 import csv
+import io
 import os
 from collections.abc import Iterator
 from typing import IO
+
+import blobfile as bf
 
 PART = ".flatdiff-part"  # ends the name of a file that is still being written
 
@@ -17,8 +20,15 @@ PART = ".flatdiff-part"  # ends the name of a file that is still being written
 def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
     """A new file that is at `path` once the block has ended; until then the old one is.
 
-    OSError, with the path, where the disk does not take it: the old file stays as it was.
+    OSError, with the path, where the disk does not take it: the old file stays as it was. A remote
+    file (gs://, az://) is made of bytes alone.
     """
+    if is_remote(path):  # an object appears when its upload is finished
+        buffer = io.BytesIO()
+        yield buffer
+        with bf.BlobFile(path, "wb") as file:
+            file.write(buffer.getvalue())
+        return
     part = f"{path}{PART}"
     try:
         with naming(path):
@@ -43,9 +53,14 @@ def write_csv(rows: list[dict], path: str) -> str:
     return os.path.abspath(path)
 
 
+def is_remote(path: str) -> bool:
+    """Whether blobfile has to open it."""
+    return "://" in path
+
+
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """In it, an OSError of a nameless file, or of one that is to become `path`, gets `path`.
+    """A context in which an OSError of no file, or of one that is to become `path`, names `path`.
 
     Also one that hides behind what its handling raised: torch.save cannot close its archive on a
     full disk, and says so instead.
@@ -63,7 +78,7 @@ def naming(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """In it, whatever goes wrong with a file's content is a ValueError that names the file."""
+    """A context in which what goes wrong with a file's content is a ValueError that names it."""
     try:
         yield
     except OSError:

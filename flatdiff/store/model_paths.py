@@ -24,7 +24,7 @@ def find_models(text: str) -> list[str]:
 
 
 def _may_be_weights(path: str) -> bool:
-    """Not of the other files of a run, which a * takes in too."""
+    """Whether a file is none of the others of a run, which a * takes in too."""
     name = os.path.basename(path)
     return name.endswith((".pt", ".safetensors")) and not name.startswith(("opt", "state"))
 

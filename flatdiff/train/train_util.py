@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ..chain.resample import UniformSampler, draw
-from ..data import image_datasets
+from ..data import image_files
 from ..flags import choices
 from ..flags.choices import AVERAGES, GRADIENTS, OPTIMIZERS
 from ..flags.config import TrainFlags
@@ -282,7 +282,7 @@ class TrainLoop:
         with self.averaged() as model:
             images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
-        image_datasets.save_grid(images, path)
+        image_files.save_grid(images, path)
         logger.log(f"drew {path}")
 
     def save(self):

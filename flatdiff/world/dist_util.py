@@ -200,7 +200,7 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
 
 
 def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
-    """In it, forward and backward passes add to this rank's own gradients only."""
+    """A context in which forward and backward passes add to this rank's own gradients only."""
     return getattr(model, "no_sync", contextlib.nullcontext)()
 
 
@@ -302,7 +302,7 @@ def _share_cores(sharers: int) -> None:
 
 
 def _choose_backend(gpus: Sequence[str]) -> str:
-    """nccl if every rank has a GPU of its own, gloo if none has any ("")."""
+    """The backend: nccl if every rank has a GPU of its own, gloo if none has any ("")."""
     different = set(gpus) - {""}
     if not different:
         return "gloo"

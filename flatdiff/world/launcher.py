@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from ..store.disk import writing
+
 _OPEN_MPI = "OMPI_COMM_WORLD_"
 _LAUNCHERS = (  # rank, number of ranks, rank on this host, number of ranks on this host
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun, or by hand
@@ -87,14 +89,13 @@ def address_file(place: Place) -> Path:
 
 
 def write_address(path: Path, host: str, port: int) -> None:
-    """Rank 0's part: the file appears complete or not at all."""
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps([host, port]))
-    new.replace(path)
+    """Writes rank 0's address; the file appears complete or not at all."""
+    with writing(str(path), "w") as file:
+        json.dump([host, port], file)
 
 
 def read_address(path: Path, timeout: float) -> tuple[str, int]:
-    """The other ranks' part: (host, port), after at most `timeout` seconds.
+    """Waits for rank 0's address (host, port), for at most `timeout` seconds.
 
     Raises:
         TimeoutError: rank 0 did not write.

@@ -30,7 +30,7 @@ class Output:
 
 
 class Text(Output):
-    """People's view: on stdout, beside progress bars, or in a file."""
+    """Writes for people: on stdout, beside progress bars, or in a file."""
 
     def __init__(self, path: Path | None):
         self.path = path
@@ -64,7 +64,7 @@ def _cut(text: str) -> str:
 
 
 class Csv(Output):
-    """One row a table; a key that comes late becomes a new last column."""
+    """Writes a row for each table; a key that comes late becomes a new last column."""
 
     def __init__(self, path: Path, append: bool):
         self.path = path
@@ -101,7 +101,7 @@ class Csv(Output):
 
 
 class Json(Output):
-    """One object a line."""
+    """Writes an object, on a line of its own, for each table."""
 
     def __init__(self, path: Path, append: bool):
         self.path = path
@@ -121,7 +121,7 @@ class Json(Output):
 
 
 class TensorBoard(Output):
-    """Events; the package is imported with the first table, because that takes seconds."""
+    """Writes events; the package is imported with the first table, because that takes seconds."""
 
     def __init__(self, folder: Path, append: bool):
         try:

@@ -7,6 +7,7 @@ they stay on their device until then. Knows nothing of what it logs.
 
 import contextlib
 import datetime
+import functools
 import importlib.util
 import os
 import sys
@@ -82,30 +83,19 @@ def _outputs(folder: Path, formats, suffix: str, append: bool) -> list[log_outpu
 
 
 def log(*args, level: int = INFO) -> None:
-    """A sentence, made of the arguments as print does."""
+    """Says a sentence, made of the arguments as print does."""
     _current.log(*args, level=level)
 
 
-def debug(*args) -> None:
-    log(*args, level=DEBUG)
-
-
-def info(*args) -> None:
-    log(*args, level=INFO)
-
-
-def warn(*args) -> None:
-    log(*args, level=WARN)
+debug, info, warn, error = (
+    functools.partial(log, level=level) for level in (DEBUG, INFO, WARN, ERROR)
+)
 
 
 def caution(text: str) -> None:
-    """A warning; "" is none."""
+    """Warns in a sentence; "" is none."""
     if text:
         warn(f"warning: {text}")
-
-
-def error(*args) -> None:
-    log(*args, level=ERROR)
 
 
 def set_level(level: int) -> None:
@@ -114,17 +104,17 @@ def set_level(level: int) -> None:
 
 
 def logkv(key: str, val: Any) -> None:
-    """A value of the next table; the last one wins, and it is rank 0's."""
+    """Puts a value into the next table; the last one wins, and it is rank 0's."""
     _current.values[key] = val
 
 
 def logkvs(values: dict[str, Any]) -> None:
-    """Several values of the next table."""
+    """Puts several values into the next table."""
     _current.values.update(values)
 
 
 def logkv_mean(key: str, val: Any, count: Any = 1) -> None:
-    """Goes into the mean that the next table shows: `val` is itself a mean over `count` things.
+    """Puts `val`, itself a mean over `count` things, into the mean that the next table shows.
 
     Both may be 0-dim tensors, which costs no wait for the device. Where all counts are 0 the key
     is not shown. Every rank has to log the same keys.
@@ -153,7 +143,7 @@ dump_tabular = dumpkvs
 
 @contextlib.contextmanager
 def profile_kv(scopename: str):
-    """In it, the seconds that pass are added to "wait_NAME" of the next table.
+    """A context whose seconds are added to "wait_NAME" of the next table.
 
     `profile` is the same for a function: `@profile("name")`.
     """
@@ -181,12 +171,12 @@ def get_dir() -> str:
 
 
 def get_current() -> "Logger":
-    """What all functions here speak to."""
+    """The Logger that all functions here speak to."""
     return _current
 
 
 def reset() -> None:
-    """Back to sentences and tables on the terminal only."""
+    """Goes back to sentences and tables on the terminal only."""
     global _current
     for output in _current.outputs:
         output.close()
@@ -195,7 +185,7 @@ def reset() -> None:
 
 @contextlib.contextmanager
 def scoped_configure(**kwargs):
-    """Another configuration for a while, with configure's arguments."""
+    """Logs by another configuration for a while, with configure's arguments."""
     global _current
     outer, _current = _current, Logger(None, [], 0)
     try:
@@ -259,7 +249,7 @@ class Logger:
 
 
 def _float64(x: Any) -> Any:
-    """Sums of many float32 values would lose digits."""
+    """The value in float64: sums of many float32 values would lose digits."""
     return x.detach().double() if hasattr(x, "detach") else float(x)
 
 

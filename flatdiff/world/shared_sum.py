@@ -35,7 +35,7 @@ class SharedSum:
         self.slots: dict[torch.dtype, torch.Tensor] = {}  # [num_ranks, numbers]
 
     def __call__(self, tensor: torch.Tensor) -> bool:
-        """False, on every rank and with nothing done, where there is not enough shared memory.
+        """Sums over ranks. False, on all of them and with nothing done, without enough memory.
 
         tensor: contiguous, on the CPU.
         """

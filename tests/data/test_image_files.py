@@ -9,8 +9,8 @@ import small
 import torch
 from PIL import Image
 
-from flatdiff.data.image_datasets import (
-    ImageDataset,
+from flatdiff.data.image_datasets import ImageDataset
+from flatdiff.data.image_files import (
     center_crop_arr,
     list_image_files,
     random_crop_arr,

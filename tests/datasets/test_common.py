@@ -103,18 +103,6 @@ def test_an_npz_becomes_files_and_files_an_npz(tmp_path, save):
         assert archive.files == ["arr_0"] and np.array_equal(archive["arr_0"], images)
 
 
-def test_a_row_of_an_npz_is_read_when_it_is_asked_for(tmp_path):
-    np.savez(tmp_path / "x.npz", a=pixels(3, 2))
-    data = (tmp_path / "x.npz").read_bytes()
-    shape, rows = common.npz_rows(str(tmp_path / "x.npz"), "a")
-    assert shape == (3, 2) and next(rows).tobytes() in data
-    with pytest.raises(SystemExit, match="cannot read b"):
-        common.npz_rows(str(tmp_path / "x.npz"), "b")
-    np.savez(tmp_path / "o.npz", a=np.array([{}, []], dtype=object))
-    with pytest.raises(SystemExit, match="no plain array"):
-        common.npz_rows(str(tmp_path / "o.npz"), "a")
-
-
 @pytest.mark.parametrize("size", [{}, {"image_size": 8}])
 def test_a_zip_trains_as_its_folder_does(tmp_path, photos, size):
     folder, images = photos

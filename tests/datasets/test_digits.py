@@ -1,6 +1,5 @@
 """The digits that scikit-learn ships, as files that training reads."""
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -8,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
+from preparation import script
 
 from flatdiff.data.image_datasets import ImageDataset
 
-SCRIPT = Path(__file__).parents[2] / "datasets" / "digits.py"
-SPEC = importlib.util.spec_from_file_location("digits", SCRIPT)
-digits = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(digits)
+digits = script("digits")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flatdiff.data.image_datasets import ImageDataset, list_image_files
+from flatdiff.data.image_datasets import ImageDataset
+from flatdiff.data.image_files import list_image_files
 from flatdiff.judge import image_source, pictures
 
 RNG = np.random.default_rng(0)

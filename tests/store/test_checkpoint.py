@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from flatdiff.store import checkpoint
+from flatdiff.store import checkpoint, disk
 
 
 def test_names_are_guided_diffusions():
@@ -331,6 +331,7 @@ def test_remote_folders(tmp_path, monkeypatch):
     for name in ("BlobFile", "exists", "isdir", "listdir", "remove", "stat"):
         setattr(fake, name, lambda path, *rest, name=name: getattr(bf, name)(here(path), *rest))
     monkeypatch.setattr(checkpoint, "bf", fake)
+    monkeypatch.setattr(disk, "bf", fake)
     folder = "gs://bucket/run"
     (tmp_path / "run").mkdir()
     for step in (1, 2):
