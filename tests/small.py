@@ -10,6 +10,8 @@ from flatdiff import script_util
 from flatdiff.flags import config
 from flatdiff.store import checkpoint
 
+RNG = np.random.default_rng(0)  # begins anew with each test
+BEGINNING = RNG.bit_generator.state
 FLAGS = dict(
     image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1", attention_resolutions="4",
     learn_sigma=True, diffusion_steps=40, noise_schedule="cosine",
