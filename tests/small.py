@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from flatdiff import script_util
 from flatdiff.flags import config
+from flatdiff.quantize import grid
 from flatdiff.store import checkpoint
 
 RNG = np.random.default_rng(0)  # begins anew with each test
@@ -64,3 +66,21 @@ def save_run(folder, network, name="model000000.pt", **about):
     plain = {k: v if isinstance(v, dict) else dataclasses.asdict(v) for k, v in about.items()}
     checkpoint.save_json(plain, str(folder / "config.json"))
     return folder / name
+
+
+def convolutions():
+    """A network of three layers to quantize, [N, 3, 8, 8] -> [N, 5]."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.GroupNorm(4, 8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 5),
+    ).eval()
+
+
+def quantized_layers(model, **settings):
+    """Its layers by name, and their quantized weights."""
+    layers = grid.layers_of(model)
+    return layers, grid.quantize_weights(layers, grid.Quantizer(**settings))

@@ -9,7 +9,6 @@ import torch
 from chains import GOLDEN
 
 from flatdiff import script_util as su
-from flatdiff.models import networks
 
 
 def test_defaults_are_those_of_guided_diffusion():
@@ -187,15 +186,3 @@ def test_super_resolution_and_classifier_factories():
     classifier, diffusion = su.create_classifier_and_diffusion(**flags)
     logits = classifier(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
     assert logits.shape == (2, 1000) and diffusion.num_timesteps == 1000
-
-
-def test_compiling_is_told_once(capsys):
-    class Net(torch.nn.Linear):
-        def compile(self):
-            super().compile(backend="eager")
-
-    net, x = Net(2, 2), torch.ones(1, 2)
-    expected = net(x)
-    networks.compile_network(net)
-    assert all(torch.equal(net(x), expected) for _ in range(2))
-    assert capsys.readouterr().out.count("compiled in") == 1
