@@ -12,11 +12,10 @@ from tqdm import tqdm
 
 from ..data.image_datasets import to_float
 from ..models.generate import ImageNoise
-from ..rng import generator
+from ..rng import BOUND, generator
 from ..store import finite
 from ..world import dist_util, logger
 
-STREAM = 7000  # of the order of images, far from rng's other streams
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
 
 
@@ -28,7 +27,7 @@ def evaluate(model, diffusion, dataset, flags, autocast):
     from timestep T-1 down to 0.
     """
     nll, device = flags.nll, dist_util.dev()
-    order = torch.randperm(dataset.num_images, generator=generator(flags.run.seed, STREAM))
+    order = torch.randperm(dataset.num_images, generator=generator(flags.run.seed, BOUND))
     rows = order.numpy()[: nll.num_samples]
     if len(rows) < nll.num_samples:
         logger.warn(

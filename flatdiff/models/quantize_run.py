@@ -6,21 +6,22 @@ by `forward`, past torch.compile, which would not notice that their layers chang
 """
 
 import dataclasses
+import functools
 import os
 
 import torch
 
 from ..chain import probe
 from ..flags import config
+from ..flags.choices import QUANTIZERS, chosen
 from ..quantize import int8, packing
 from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
-from ..rng import generator
+from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..world import dist_util, logger
 from . import factories, networks, run_util
 
 ROUNDING = [f.name for f in dataclasses.fields(config.QuantFlags) if f.metadata["fixed"]]
-STREAM = 5000  # of the noise that the int8 arithmetic is tried on, far from rng's other streams
 
 
 @torch.no_grad()
@@ -90,9 +91,9 @@ def _check_int8(quant):
 
 
 def _quantizer(quant):
-    return Quantizer(
-        quant.quant, quant.quant_granularity, quant.quant_symmetric, clip=quant.quant_range
-    )
+    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
+    ends = functools.partial(ends, **knobs) if knobs else ends
+    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
 
 
 def _stored(flags):
@@ -143,7 +144,7 @@ def _install_int8(model, layers, weights, quant):
 def _output(model):
     """What the network says to a noise at two timesteps."""
     size, device = model.image_size, dist_util.dev()
-    x = torch.randn(2, 3, size, size, generator=generator(STREAM)).to(device)
+    x = torch.randn(2, 3, size, size, generator=generator(INT8)).to(device)
     labels = {} if model.num_classes is None else {"y": torch.zeros(2, dtype=int, device=device)}
     return model.forward(x, torch.tensor([100, 900], device=device), **labels)
 

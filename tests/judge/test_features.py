@@ -6,6 +6,7 @@ import pytest
 import torch
 from small import images
 
+from flatdiff.judge import names
 from flatdiff.judge.features import Features, load_features
 from flatdiff.judge.image_source import open_images
 
@@ -19,8 +20,8 @@ def test_features_of_a_batch_do_not_depend_on_the_batch():
 
 def test_distances_have_names_that_say_which_features():
     network = torch.nn.Linear(2, 2)
-    names = [Features(name, network, "").metric("FID") for name in ("inception", "lite0", "digits")]
-    assert names == ["FID", "FD-lite0", "FD-digits"]
+    titles = [Features(name, network, "").metric("FID") for name in names.FEATURES]
+    assert titles == ["FID", "FD-lite0", "FD-digits"]
     assert Features("lite0", network, "").metric("KID") == "KD-lite0"
 
 
