@@ -1,24 +1,36 @@
 """What every test finds, whether its file runs alone or among others, in whatever order."""
 
+import contextlib
+import importlib
+import os
 import random
+import sys
 
 import numpy as np
 import pytest
+import small
 import torch
+from launch import ROOT
 
 from flatdiff.kernels import build
-from flatdiff.world import logger
+from flatdiff.world import dist_util, logger
 
-SETTINGS = ("OPENAI_LOGDIR", "OPENAI_LOG_FORMAT", "FLATDIFF_KERNELS", "FLATDIFF_DEBUG", "CXX")
+SETTINGS = ("OPENAI_", "FLATDIFF_", "CXX", "OMPI_", "PMI_", "MPI_", "SLURM_", "MASTER_")
+SETTINGS += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # as launchers set them
 
 
 @pytest.fixture(autouse=True, scope="session")
-def kernels(tmp_path_factory):
-    """The kernels that scripts run with, also in tests that start none; caches that end with us."""
+def kernels(request, tmp_path_factory):
+    """The kernels that scripts run with, also in tests that start none.
+
+    They and all else that is cached stand in pytest's cache; no launcher or user has set anything.
+    """
+    kept = getattr(request.config, "cache", None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in SETTINGS:
-            patch.delenv(name, raising=False)
+        folder = kept.mkdir("home") if kept else tmp_path_factory.mktemp("home")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+            patch.delenv(name)
         yield build.use()
 
 
@@ -29,6 +41,7 @@ def fresh():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+    small.RNG.bit_generator.state = small.BEGINNING
     yield
     torch.set_num_threads(threads)
     logger.reset()
@@ -39,3 +52,17 @@ def quiet(tmp_path):
     """The folder of a log that writes nothing."""
     logger.configure(str(tmp_path / "run"), format_strs=[])
     return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def call():
+    """A function that runs scripts/NAME.py with these flags in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        patch.setattr(dist_util, "session", contextlib.nullcontext)
+
+        def run(name, *argv):
+            patch.setattr(sys, "argv", [name, *map(str, argv)])
+            importlib.import_module(name).main()
+
+        yield run

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from small import RNG
 
 from flatdiff.data.image_files import list_image_files
 
 FOLDER = Path(__file__).parents[1] / "datasets"
-RNG = np.random.default_rng(0)
 
 
 def script(name):

@@ -1,15 +1,20 @@
 """What many tests begin with: a tiny network and its chain, images, and a run on disk."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from flatdiff import script_util
 from flatdiff.flags import config
+from flatdiff.quantize import grid
 from flatdiff.store import checkpoint
 
+RNG = np.random.default_rng(0)  # begins anew with each test
+BEGINNING = RNG.bit_generator.state
 FLAGS = dict(
     image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1", attention_resolutions="4",
     learn_sigma=True, diffusion_steps=40, noise_schedule="cosine",
@@ -62,3 +67,52 @@ def save_run(folder, network, name="model000000.pt", **about):
     plain = {k: v if isinstance(v, dict) else dataclasses.asdict(v) for k, v in about.items()}
     checkpoint.save_json(plain, str(folder / "config.json"))
     return folder / name
+
+
+def coloured(folder):
+    """The folder with reddish, greenish and bluish noise in images/: classes a, b, c by turns."""
+    draw = np.random.default_rng(0)
+    noise = [draw.integers(0, 60, (8, 8, 3), dtype=np.uint8) for _ in range(24)]
+    for i, image in enumerate(noise):
+        image[:, :, i % 3] += 180
+    save_images(folder / "images", noise, [f"{'abc'[i % 3]}_{i:02d}" for i in range(24)])
+    return folder
+
+
+def random_weights(path):
+    """Give a network that has hardly learned anything more to say; returns the path."""
+    torch.manual_seed(1)
+    weights = checkpoint.load(str(path))
+    checkpoint.save({k: v + 0.05 * torch.randn_like(v) for k, v in weights.items()}, str(path))
+    return path
+
+
+def go_on(whole, copy, step):
+    """Make the folder `copy` what `whole` was at the step."""
+    copy.mkdir()
+    for name in [*whole.glob(f"*{step:06d}.pt"), whole / "config.json"]:
+        shutil.copy(name, copy)
+
+
+def same_weights(a, b):
+    """Two checkpoints hold the same tensors, bit for bit."""
+    a, b = (checkpoint.load(str(path)) for path in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def convolutions():
+    """A network of three layers to quantize, [N, 3, 8, 8] -> [N, 5]."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.GroupNorm(4, 8),
+        nn.SiLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 5),
+    ).eval()
+
+
+def quantized_layers(model, **settings):
+    """Its layers by name, and their quantized weights."""
+    layers = grid.layers_of(model)
+    return layers, grid.quantize_weights(layers, grid.Quantizer(**settings))

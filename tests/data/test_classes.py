@@ -163,28 +163,6 @@ def test_a_run_keeps_its_classes_and_goes_on_by_name(tmp_path, log):
     assert by_name(dataset) == {"10": 1, "11": 2}
 
 
-def test_without_names_labels_are_guided_diffusions_with_a_warning(tmp_path, log):
-    data = folder_of(tmp_path / "a", "10", "9")
-    path = checkpoint_of(flags_of(data, 2), tmp_path / "model000001.pt")
-    model, _ = networks.from_checkpoint(path, flags_of(data, 2))
-    dataset = run_util.open_dataset(config.DataFlags(data_dir=data), 8, 2, model.classes)
-    assert by_name(dataset) == {"10": 0, "9": 1}
-    assert "no class names were saved with the checkpoint" in log()
-
-
-def test_previews_show_only_what_is_trained(tmp_path):
-    flags = flags_of(folder_of(tmp_path / "a", "cat", "dog"), 1000)
-    draw = run_util.preview(flags, begin(flags, tmp_path))
-    seen = set()
-
-    def model(x, t, y):
-        seen.update(y.tolist())
-        return x
-
-    draw(model)
-    assert seen == {0, 1}
-
-
 def test_samples_carry_the_names_and_are_enlarged_by_name(tmp_path):
     def sample(indices):
         return np.zeros((len(indices), 8, 8, 3), np.uint8), np.array([0, 2])[indices]

@@ -7,7 +7,8 @@ import numpy as np
 import preparation
 import pytest
 from PIL import Image
-from preparation import RNG, pixels, png, read, run, same, save_pngs, script
+from preparation import pixels, png, read, run, same, save_pngs, script
+from small import RNG
 
 from flatdiff.data.image_datasets import ImageDataset
 from flatdiff.data.image_files import center_crop_arr

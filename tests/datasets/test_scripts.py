@@ -15,7 +15,8 @@ import preparation
 import pytest
 import skimage.data
 from PIL import Image
-from preparation import RNG, pixels, png, read, run, same, script
+from preparation import pixels, png, read, run, same, script
+from small import RNG
 
 from flatdiff.data.image_files import center_crop_arr
 

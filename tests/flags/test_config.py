@@ -1,4 +1,4 @@
-"""Command lines: the paper's flag strings, what was meant, and what a checkpoint fixes."""
+"""The knobs of networks and training: the paper's flag strings, and one type a name."""
 
 import dataclasses
 import shlex
@@ -57,70 +57,9 @@ def test_the_papers_flag_strings(name):
         assert sum(p.numel() for p in model.parameters()) == parameters
 
 
-def test_a_shared_name_is_one_flag_and_each_group_keeps_its_default():
-    flags = parse("")
-    assert (flags.train.batch_size, flags.sample.batch_size) == (1, 16)
-    flags = parse("--batch_size 128 --batch_size 32")
-    assert (flags.train.batch_size, flags.sample.batch_size) == (32, 32)
-    assert flags.given == {"batch_size": 32}
-
-
 def test_shared_names_have_one_type_and_every_flag_says_what_it_is():
     seen = {}
     for group in (*GROUPS.values(), config.DataFlags):
         for field in dataclasses.fields(group):
             assert seen.setdefault(field.name, type(field.default)) is type(field.default)
             assert len(field.metadata["help"]) > 10
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--use-checkpoint True", "did you mean --use_checkpoint?"),
-        ("--input perturbation 0.1", "did you mean --input_pertub?"),
-        ("--use_s True", "unknown flag --use_s"),
-        ("--lr fast", "got 'fast', expected a number"),
-        ("--end_step 1e5", "got '1e5', expected a whole number"),
-        ("--learn_sigma on", "got 'on', expected True or False"),
-        ("--use_swa", "a boolean flag needs its value"),
-        ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam, adam-msam; did you"),
-        ("--batch_size 0", "expected 1 or more"),
-        ("--rho nan", "expected 0 or more"),
-        ("--rho inf", "got 'inf', expected a finite number"),
-        ("--eps_scaler nan", "expected a finite number"),
-        ("--eps_scaler 1e39", "expected a finite number"),
-        ("--end_step 9223372036854775808", "expected at most 9223372036854775807"),
-        ("32", "'32' belongs to no flag"),
-    ],
-)
-def test_a_wrong_flag_says_what_was_meant(line, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        parse(line)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_checkpoint_fixes_what_the_network_is():
-    trained = {"num_channels": 32, "dropout": 0.3, "unknown_later_flag": 1}
-    flags = config.as_trained(config.ModelFlags, trained, {"use_fp16": True}, "c.json")
-    assert (flags.num_channels, flags.dropout, flags.use_fp16) == (32, 0.0, True)
-    with pytest.raises(ValueError, match="--num_channels 64 contradicts .* --num_channels 32"):
-        config.as_trained(config.ModelFlags, trained, {"num_channels": 64}, "c.json")
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ("adm8", "c.json has 'adm8' where the flags of ModelFlags belong"),
-        ({"num_channels": "8"}, "num_channels is '8' in c.json, expected a whole number"),
-        ({"num_channels": 8.0}, "num_channels is 8.0 in c.json, expected a whole number"),
-        ({"num_channels": True}, "num_channels is True in c.json, expected a whole number"),
-        ({"num_channels": 0}, "num_channels is 0 in c.json, expected 1 or more"),
-        ({"class_cond": 1}, "class_cond is 1 in c.json, expected True or False"),
-        ({"channel_mult": [1, 2]}, r"channel_mult is \[1, 2\] in c.json, expected a text"),
-        ({"channel_mult": None}, "channel_mult is None in c.json, expected a text"),
-    ],
-)
-def test_what_no_flag_could_have_said_is_refused_in_a_file(values, message):
-    with pytest.raises(ValueError, match=message):
-        config.as_trained(config.ModelFlags, values, {}, "c.json")

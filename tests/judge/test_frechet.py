@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from small import RNG
 
-from flatdiff.judge import precision_recall as precision_recall_module
 from flatdiff.judge.frechet import distance_with_error, floor, frechet_distance, statistics
-from flatdiff.judge.inception_score import inception_score
-from flatdiff.judge.kernel_distance import discrepancy, kernel_distance
-from flatdiff.judge.precision_recall import precision_recall
-
-RNG = np.random.default_rng(0)
 
 
 def tensors(*arrays):
@@ -125,79 +120,3 @@ def test_the_distance_does_not_depend_on_the_groups():
     assert first["value"] == pytest.approx(frechet_distance(*reference, *statistics(features)))
     few = distance_with_error(*reference, features[:19])
     assert np.isfinite(few["value"]) and np.isnan([few["error"], few["infinity"]]).all()
-
-
-def test_kernel_distance_equals_its_sum_over_pairs():
-    x, y = RNG.standard_normal((5, 3)), RNG.standard_normal((4, 3))
-
-    def kernel(a, b):
-        return (a @ b / 3 + 1) ** 3
-
-    expected = (
-        np.mean([kernel(x[i], x[j]) for i in range(5) for j in range(5) if i != j])
-        + np.mean([kernel(y[i], y[j]) for i in range(4) for j in range(4) if i != j])
-        - 2 * np.mean([kernel(a, b) for a in x for b in y])
-    )
-    assert discrepancy(*tensors(x, y)) == pytest.approx(expected)
-
-
-def test_kernel_distance_of_equal_distributions_has_mean_0():
-    values = [
-        discrepancy(*tensors(*RNG.standard_normal((2, 10, 4)))) for _ in range(400)
-    ]  # with the diagonals, the estimate from 10 would be about 2 too large
-    assert abs(np.mean(values)) < 4 * np.std(values) / 20
-    assert np.std(values) < 4
-
-
-def test_kernel_distance_is_the_mean_over_subsets():
-    x, y = tensors(RNG.standard_normal((60, 4)), 0.5 + RNG.standard_normal((50, 4)))
-    mean, deviation = kernel_distance(x, y)
-    assert kernel_distance(x, y) == (mean, deviation) != kernel_distance(x, y, seed=1)
-    assert abs(mean - discrepancy(x, y)) < 4 * deviation / 10
-    assert deviation > 0
-
-
-def test_precision_and_recall_of_points_on_a_line():
-    reference = torch.tensor([[0.0], [1.0], [2.0], [3.0], [100.0]])
-    samples = torch.tensor([[-2.9], [-3.1], [2.5], [300.0], [301.0], [302.0], [303.0]])
-    # third neighbours of 0 1 2 3 are 3 2 2 3 away: -2.9 and 2.5 lie inside, -3.1 just outside;
-    # that of -2.9 is 302.9 away, so that its ball holds the reference
-    assert precision_recall(reference[:4], samples) == (2 / 7, 1.0)
-    # that of 100 is 99 away: its ball ends before 300
-    assert precision_recall(reference, samples) == (2 / 7, 1.0)
-    assert precision_recall(samples[3:], reference) == (0.0, 0.0)
-    assert precision_recall(reference, reference) == (1.0, 1.0)
-
-
-def test_precision_and_recall_in_blocks_equal_those_at_once(monkeypatch):
-    x, y = RNG.standard_normal((53, 3)), 1 + 0.8 * RNG.standard_normal((41, 3))
-
-    def share_inside(points, centers):
-        among = np.linalg.norm(centers[:, None] - centers, axis=2)
-        radii = np.sort(among, axis=1)[:, 3]  # 0 is the point itself
-        distances = np.linalg.norm(points[:, None] - centers, axis=2)
-        return (distances <= radii).any(1).mean()
-
-    expected = (share_inside(y, x), share_inside(x, y))
-    assert 0 < expected[0] < 1 and 0 < expected[1] < 1
-    for block in (7, 1000):
-        monkeypatch.setattr(precision_recall_module, "BLOCK", block)
-        assert precision_recall(*tensors(x, y)) == pytest.approx(expected)
-
-
-def test_a_point_is_not_its_own_neighbour():
-    twins = torch.tensor([[0.0], [0.0], [0.0], [1.0], [5.0]])
-    assert precision_recall(twins, torch.tensor([[-0.5], [-1.5], [5.0], [5.0], [5.0]])) == (
-        4 / 5,
-        1.0,
-    )
-
-
-def test_inception_score_is_the_number_of_classes_in_a_split():
-    certain = 100 * torch.eye(4).repeat(3, 1)  # classes 0 1 2 3 0 1 2 3 ...
-    assert inception_score(certain, torch.eye(4))[0] == pytest.approx(4)
-    assert inception_score(torch.zeros(8, 4), torch.eye(4))[0] == pytest.approx(1)
-    ordered = certain[torch.tensor([0, 0, 0, 0, 0, 1, 2, 3])]
-    mean, deviation = inception_score(ordered, torch.eye(4), split=4)
-    assert mean == pytest.approx(2.5) and deviation == pytest.approx(1.5 * 2**0.5)
-    assert np.isnan(inception_score(certain, torch.eye(4))[1])

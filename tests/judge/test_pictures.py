@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from small import RNG
 
 from flatdiff.data.image_datasets import ImageDataset
 from flatdiff.data.image_files import list_image_files
 from flatdiff.judge import image_source, pictures
 
-RNG = np.random.default_rng(0)
 EVERY = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)  # each 16-bit value once
 ALPHA, COLOUR = np.mgrid[:256, :256]  # each pair of 8-bit values once
 

@@ -2,14 +2,13 @@
 
 import argparse
 import hashlib
-import math
 
 import pytest
 import torch
 from chains import GOLDEN
+from networks import fill, golden_images
 
 from flatdiff import script_util as su
-from flatdiff.models import networks
 
 
 def test_defaults_are_those_of_guided_diffusion():
@@ -65,21 +64,6 @@ def test_flag_dicts_work_as_in_guided_diffusion():
         su.str2bool("on")
 
 
-def fill(model):
-    """The golden file's rule `unet_fill` for weights."""
-    with torch.no_grad():
-        for i, (name, p) in enumerate(model.named_parameters()):
-            values = 0.02 * torch.sin(0.7 * torch.arange(p.numel(), dtype=torch.float64) + i)
-            if p.ndim == 1 and name.endswith("weight"):
-                values += 1
-            p.copy_(values.view(p.shape))
-    return model.eval()
-
-
-def images(n, size):
-    return torch.cos(0.37 * torch.arange(n * 3 * size * size)).view(n, 3, size, size)
-
-
 @pytest.mark.parametrize("name", [k for k in GOLDEN if k.startswith("unet_") and k != "unet_fill"])
 def test_factories_build_the_golden_networks(name):
     golden = GOLDEN[name]
@@ -87,7 +71,7 @@ def test_factories_build_the_golden_networks(name):
     model = fill(su.create_model_and_diffusion(**flags)[0])
     y = {"y": torch.tensor([3, 7])} if golden["kw"].get("class_cond") else {}
     with torch.no_grad():
-        out = model(images(2, 32), torch.tensor([0, 421]), **y)
+        out = model(golden_images(2, 32), torch.tensor([0, 421]), **y)
     assert list(out.shape) == golden["shape"]
     assert out.sum().item() == pytest.approx(golden["out"]["sum"], rel=1e-4)
     assert out.abs().sum().item() == pytest.approx(golden["out"]["abs"], rel=1e-5)
@@ -138,45 +122,6 @@ def test_small_sizes_have_a_table(size):
     assert out.shape == (1, 3, size, size)
 
 
-def test_bad_sizes_and_lists_are_named():
-    with pytest.raises(ValueError, match=r"image_size 48 has no default channel_mult.*512"):
-        su.create_model(48, 32, 1)
-    with pytest.raises(ValueError, match="channel_mult is '1;2'"):
-        su.create_model(32, 32, 1, channel_mult="1;2")
-    for bad in ("0,1", "-1", "inf", "nan", "99999999999999999999"):
-        with pytest.raises(ValueError, match=f"channel_mult is '{bad}'; expected numbers above 0"):
-            su.create_model(32, 32, 1, channel_mult=bad)
-    with pytest.raises(ValueError, match="attention_resolutions is '16;8'"):
-        su.create_model(32, 32, 1, attention_resolutions="16;8")
-    model = su.create_model(32, 32, 1, channel_mult="1,2.0,1.0", attention_resolutions="")
-    assert math.prod(model.input_blocks[0][0].weight.shape) == 32 * 3 * 9
-
-
-@pytest.mark.parametrize(
-    ("size", "mult", "attention", "told"),
-    [
-        (8, "1,2", "4", ""),
-        (8, "1,2", "8,4", ""),
-        (8, "1,2", "", ""),
-        (8, "1,2", "3", "size 3 (they are 8, 4); attention stands at 4 instead"),
-        (8, "1,2", "4,16", "size 16 (they are 8, 4); so 16 has no effect"),
-        (28, "1,2,2", "16", "size 16 (they are 28, 14, 7); attention stands at 28 instead"),
-        (28, "1,2,2", "8", "size 8 (they are 28, 14, 7); so 8 has no effect"),
-    ],
-)
-def test_where_attention_stands_is_told_if_it_is_elsewhere(capsys, size, mult, attention, told):
-    model = su.create_model(size, 32, 1, channel_mult=mult, attention_resolutions=attention)
-    out = capsys.readouterr().out
-    assert told in out and bool(told) == ("attention_resolutions" in out)
-    sides = [size >> level for level in range(mult.count(",") + 1)]
-    stages = [model.input_blocks[i] for i in range(1, 2 * len(sides), 2)]
-    here = {side for side, stage in zip(sides, stages) if len(stage) > 1}
-    if "instead" in told:
-        assert here == {int(told.split()[-2])}
-    else:
-        assert here == {int(a) for a in attention.split(",") if a} & set(sides)
-
-
 def test_super_resolution_and_classifier_factories():
     flags = su.sr_model_and_diffusion_defaults() | dict(
         large_size=64, small_size=16, num_channels=32, num_res_blocks=1, class_cond=True
@@ -187,15 +132,3 @@ def test_super_resolution_and_classifier_factories():
     classifier, diffusion = su.create_classifier_and_diffusion(**flags)
     logits = classifier(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1]))
     assert logits.shape == (2, 1000) and diffusion.num_timesteps == 1000
-
-
-def test_compiling_is_told_once(capsys):
-    class Net(torch.nn.Linear):
-        def compile(self):
-            super().compile(backend="eager")
-
-    net, x = Net(2, 2), torch.ones(1, 2)
-    expected = net(x)
-    networks.compile_network(net)
-    assert all(torch.equal(net(x), expected) for _ in range(2))
-    assert capsys.readouterr().out.count("compiled in") == 1

@@ -14,7 +14,7 @@ from small import FLAGS, save_run, words
 from flatdiff.chain import probe
 from flatdiff.data.image_datasets import ImageDataset
 from flatdiff.flags import config
-from flatdiff.models import generate, networks
+from flatdiff.models import generate, networks, quantize_run
 from flatdiff.world import logger
 
 TINY = words(**FLAGS | dict(channel_mult="1,2", diffusion_steps=100))
@@ -229,3 +229,9 @@ def test_flags_that_make_no_sense(sample, flags, words):
     with pytest.raises(ValueError) as told:
         sample(*flags.split())
     assert words in str(told.value)
+
+
+def test_how_far_from_zeros_is_no_share():
+    zeros, ones = torch.zeros(4), torch.ones(4)
+    assert quantize_run._off(zeros, zeros) == "0 (of zeros)"
+    assert quantize_run._off(1.5 * ones, ones) == "50.00%"

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
+from flatdiff.models import super_res
 from flatdiff.models.super_res import BaseSamples
 
 IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
@@ -21,3 +23,8 @@ def test_base_samples_that_are_none(content, tmp_path):
         np.savez(path, **content)
     with pytest.raises(ValueError, match="base.npz"):
         BaseSamples(str(path), 8)
+
+
+def test_low_res_is_the_mean_over_areas():
+    x = torch.arange(2 * 3 * 64.0).view(2, 3, 8, 8)
+    assert torch.equal(super_res.shrink(x, 4), x.view(2, 3, 4, 2, 4, 2).mean((3, 5)))

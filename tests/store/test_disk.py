@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import signal
 
 import numpy as np
 import pytest
@@ -118,3 +119,35 @@ def test_a_part_that_is_none_is_named(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(ValueError, match="00000000_2.npz"):
         generate._done(str(tmp_path))
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_old_file(call, tmp_path, monkeypatch):
+    path = str(tmp_path / "model000001.pt")
+    checkpoint.save({"a": 1}, path)
+
+    def disk_full(*args):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(os, call, disk_full)
+        checkpoint.save({"a": 2}, path)
+    assert checkpoint.load(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["model000001.pt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_kill_9_during_a_save_leaves_the_old_file(call, tmp_path, monkeypatch):
+    path = str(tmp_path / "model000001.pt")
+    checkpoint.save({"a": 1}, path)
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(os, call, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+        checkpoint.save({"a": 2}, path)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert checkpoint.load(path) == {"a": 1}
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / "notes.part").touch()
+    checkpoint.clean(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["model000001.pt", "notes.part"]

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from flatdiff.report import compare
-from flatdiff.store import finite
+from flatdiff.store import checkpoint, finite
 
 BAD = [math.nan, math.inf, -math.inf]
 
@@ -49,3 +50,15 @@ def test_a_training_that_diverged_is_not_drawn(tmp_path):
         rows.writerows([["step", "loss", "grad_norm"], [1, 0.5, "inf"], [2, "nan", 1.0]])
     with pytest.raises(ValueError, match=r"progress.csv: 1 of 2 .* loss"):
         compare.training_curves([str(tmp_path)], str(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize("name", ["model000007.pt", "model000007.safetensors"])
+def test_numbers_that_are_none_are_counted_on_loading(tmp_path, name):
+    weights = {"a": torch.ones(5), "b": torch.tensor([1.0, math.nan, math.inf]).half()}
+    path = str(tmp_path / name)
+    save = checkpoint.save if name.endswith("pt") else safetensors.torch.save_file
+    save(weights, path)
+    with pytest.raises(ValueError, match=rf"{path}: 2 of 8 numbers are not finite.* first in b"):
+        checkpoint.load(path)
+    save(weights | {"b": torch.full((9,), 1e30)}, path)  # the norm of these is no float32
+    assert len(checkpoint.load(path)["b"]) == 9

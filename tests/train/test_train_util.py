@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import fill
 from training import close, data, equal, loop, network, train
 
 from flatdiff import script_util
@@ -17,7 +18,7 @@ from flatdiff.models import networks
 from flatdiff.rng import TRAIN, generator
 from flatdiff.store import checkpoint
 from flatdiff.train import train_util
-from flatdiff.train.train_util import LossScale, TrainLoop, learning_rate
+from flatdiff.train.train_util import TrainLoop
 from flatdiff.world import logger
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -71,10 +72,7 @@ def test_three_steps_are_those_of_guided_diffusion(monkeypatch):
     golden = json.loads((Path(__file__).parents[1] / "golden/train_step.json").read_text())
     flags = script_util.model_and_diffusion_defaults() | golden["kw"]
     model, diffusion = script_util.create_model_and_diffusion(**flags)
-    with torch.no_grad():
-        for i, (name, p) in enumerate(model.named_parameters()):
-            values = 0.02 * torch.sin(0.7 * torch.arange(p.numel(), dtype=torch.float64) + i)
-            p.copy_((values + (p.ndim == 1 and name.endswith("weight"))).view(p.shape))
+    fill(model).train()
     one = Draw(
         torch.cos(0.37 * torch.arange(6144)).view(2, 3, 32, 32),
         torch.tensor([100, 700]),
@@ -264,17 +262,6 @@ def test_swa_from_a_checkpoint_starts_there(tmp_path):
     assert run.opt.param_groups[0]["lr"] == 5e-4  # the command line's, not the file's
 
 
-def test_learning_rates():
-    ramp = [learning_rate(s, lr=1.0, anneal_steps=4) for s in range(5)]
-    assert ramp == [1.0, 1.0, 0.75, 0.5, 0.25]  # guided-diffusion sets the rate after the step
-    cycle = dict(lr=1.0, anneal_steps=1, window=4, start=2, lr_min=0.2)
-    rates = [learning_rate(s, **cycle) for s in range(2, 11)]
-    assert rates == pytest.approx([0.8, 0.6, 0.4, 0.2] * 2 + [0.8])
-    assert learning_rate(1, **cycle) == 1.0
-    assert learning_rate(10**6, lr=0.5) == 0.5
-    assert learning_rate(9, lr=0.5, window=4, start=0) == 0.5  # no cycle without anneal_steps
-
-
 def test_when_training_ends():
     assert loop(end_step=0).end_step == math.inf
     assert loop(end_step=0, lr_anneal_steps=5).end_step == 5
@@ -289,31 +276,3 @@ def test_a_diverged_run_stops_and_says_so():
         run.weights[0].fill_(math.nan)
     with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
         run.run_loop()
-
-
-def test_loss_scale_halves_on_overflow_and_gives_up_at_last():
-    scale = LossScale(growth=0.5, lg=2.0)
-    assert scale.update(True) and scale.factor == 2**2.5
-    assert not scale.update(False) and scale.lg == 1.5
-    with pytest.raises(FloatingPointError, match="stay infinite"):
-        for _ in range(30):
-            scale.update(False)
-
-
-def test_logged_means_and_quartiles(monkeypatch):
-    run = train(3)
-    t = torch.cat([h["t"] for h in run.history])
-    loss = torch.cat([h["loss"] for h in run.history])
-    logged = {}
-    monkeypatch.setattr(
-        logger, "dumpkvs", lambda reduce: logged.update(logger.getkvs()) or {"loss": 0.0}
-    )
-    seen = {}
-    monkeypatch.setattr(logger, "logkv_mean", lambda k, v, n: seen.update({k: (float(v), int(n))}))
-    run.log_step(None)
-    assert seen["loss"] == (pytest.approx(loss.mean().item()), 12)
-    for q in range(4):
-        part = loss[(t >= 10 * q) & (t < 10 * (q + 1))]
-        assert seen[f"loss_q{q}"][1] == len(part)
-        if len(part):
-            assert seen[f"loss_q{q}"][0] == pytest.approx(part.mean().item())

@@ -3,18 +3,16 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from launch import mpirun, start, torchrun
 
 from flatdiff.kernels import build
-from flatdiff.world import dist_util, launcher, lifeline, shared_sum
+from flatdiff.world import dist_util, launcher
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -170,81 +168,6 @@ def test_kill_of_one_rank_ends_the_other_without_help_of_a_launcher():
     assert told == ["", f"rank 1: {PEER_FAILED}\n"]
 
 
-# A rank's place, from what launchers set.
-
-
-@pytest.fixture
-def no_launcher(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("OMPI_", "PMI_", "MPI_", "SLURM_", "MASTER_")) or "RANK" in name:
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-OPEN_MPI = {
-    **{"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
-    **{"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
-}
-MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
-BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
-SRUN = {
-    **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
-    **{"SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4"},
-}
-SRUN_ON_TWO = {**SRUN, "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
-# srun speaks PMI to MPI programs; its mpirun starts one proxy a host by srun.
-SRUN_WITH_PMI = {**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}
-MPICH_BY_SRUN = {**SRUN, **MPICH, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
-
-
-@pytest.mark.parametrize(
-    ("variables", "place"),
-    [
-        ({}, (0, 1, 0, True)),
-        (TORCHRUN, (3, 4, 1, False)),
-        (OPEN_MPI, (3, 4, 1, False)),
-        (MPICH, (3, 4, 1, False)),
-        (BATCH_SCRIPT, (0, 1, 0, True)),
-        (SRUN, (3, 4, 3, True)),
-        (SRUN_ON_TWO, (3, 4, 1, False)),
-        (SRUN_WITH_PMI, (3, 4, 3, True)),
-        (MPICH_BY_SRUN, (3, 4, 1, False)),
-    ],
-)
-def test_place_is_read_from_the_launcher(no_launcher, monkeypatch, variables, place):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    found = launcher.find_place()
-    assert (found.rank, found.world_size, found.local_rank, found.one_host) == place
-
-
-def test_rank_by_hand_without_local_rank_says_what_is_missing(no_launcher, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="LOCAL_RANK"):
-        launcher.find_place()
-
-
-@pytest.mark.slow
-def test_ranks_of_one_launch_agree_on_the_address_file_also_behind_a_wrapper(no_launcher):
-    code = "from flatdiff.world import launcher as l; print(l.address_file(l.find_place()))"
-    wrapper = ["sh", "-c", '"$@"; true', "sh"]
-    direct, wrapped = (
-        subprocess.check_output([*command, sys.executable, "-c", code], env={**os.environ, **MPICH})
-        for command in ([], wrapper)
-    )
-    assert direct == wrapped
-    assert str(os.getpid()) in direct.decode()
-
-
-def test_address_reaches_the_other_ranks(tmp_path):
-    launcher.write_address(tmp_path / "address", "127.0.0.1", 1234)
-    assert launcher.read_address(tmp_path / "address", 0) == ("127.0.0.1", 1234)
-    with pytest.raises(TimeoutError, match="MASTER_ADDR"):
-        launcher.read_address(tmp_path / "nothing", 0)
-
-
 # Devices.
 
 
@@ -278,7 +201,7 @@ def test_ranks_that_share_cores_share_threads(monkeypatch):
 # A world of one.
 
 
-def test_a_world_of_one_needs_no_group(no_launcher):
+def test_a_world_of_one_needs_no_group():
     tensor = torch.ones(3)
     model = torch.nn.Linear(2, 2)
     with dist_util.session():
@@ -293,16 +216,6 @@ def test_a_world_of_one_needs_no_group(no_launcher):
         with dist_util.no_sync(model):
             pass
         assert dist_util.launch_summary().startswith("1 rank on ")
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_without_shared_memory_gradients_are_averaged_all_the_same(shared):
-    """Two ranks of equal gradients, whose sum is twice each; the sum is taken once."""
-    gradients = torch.tensor([3.0, -4.0])
-    bucket = SimpleNamespace(buffer=lambda: gradients)
-    hook = shared_sum.mean_of_buckets(2, lambda tensor: tensor.mul_(2))
-    done = hook(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
-    assert done.wait().tolist() == gradients.tolist() == [3, -4]
 
 
 def test_load_state_dict_reads_a_file(tmp_path):
@@ -321,7 +234,7 @@ def test_load_state_dict_reads_a_file(tmp_path):
         (SystemExit(0), 0, ""),
     ],
 )
-def test_an_error_is_a_sentence_and_an_exit_code(no_launcher, capsys, error, code, told):
+def test_an_error_is_a_sentence_and_an_exit_code(capsys, error, code, told):
     with pytest.raises(SystemExit) as stopped, dist_util.session():
         raise error
     assert stopped.value.code == code
@@ -329,31 +242,12 @@ def test_an_error_is_a_sentence_and_an_exit_code(no_launcher, capsys, error, cod
 
 
 @pytest.mark.parametrize(("error", "debug"), [(KeyError("x"), "0"), (ValueError("x"), "1")])
-def test_an_unexpected_error_shows_where(no_launcher, monkeypatch, capsys, error, debug):
+def test_an_unexpected_error_shows_where(monkeypatch, capsys, error, debug):
     monkeypatch.setenv("FLATDIFF_DEBUG", debug)
     with pytest.raises(SystemExit) as stopped, dist_util.session():
         raise error
     assert stopped.value.code == 1
     assert "test_an_unexpected_error_shows_where" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[pair.cc:553] Connection closed by peer [127.0.0.1]:2193. This is typically ...",
-        "[pair.cc:537] Read error [127.0.0.1]:2436: Connection reset by peer.",
-        "NCCL error: remote process exited or there was a network error",
-        "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server ...",
-    ],
-)
-def test_errors_that_a_dead_peer_causes_are_not_told_as_this_ranks_own(text):
-    assert lifeline.explain(RuntimeError(text)) == (PEER_FAILED, 1)
-
-
-def test_a_collective_that_waited_too_long_says_so():
-    text, code = lifeline.explain(RuntimeError("Timed out waiting 1800000ms for recv operation"))
-    assert (text.splitlines(), code) == ([text], 1)
-    assert "waited in vain for the other ranks" in text
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,3 +113,13 @@ def test_for_whom_it_is():
     assert shared_sum.suits(2, True) == shared_sum.MEMORY.is_dir()
     assert not shared_sum.suits(1, True) and not shared_sum.suits(5, True)
     assert not shared_sum.suits(2, False)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_without_shared_memory_gradients_are_averaged_all_the_same(shared):
+    """Two ranks of equal gradients, whose sum is twice each; the sum is taken once."""
+    gradients = torch.tensor([3.0, -4.0])
+    bucket = SimpleNamespace(buffer=lambda: gradients)
+    hook = shared_sum.mean_of_buckets(2, lambda tensor: tensor.mul_(2))
+    done = hook(lambda tensor: shared and bool(tensor.mul_(2).any()), bucket)
+    assert done.wait().tolist() == gradients.tolist() == [3, -4]

@@ -1,0 +1,60 @@
+"""Codes in bytes, by hand and back to the bit; packed layers compute what the weights do."""
+
+import pytest
+import torch
+from small import convolutions, quantized_layers
+
+from flatdiff.quantize import packing
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_packed_tensors_give_the_weights_back_to_the_bit(bits):
+    model = convolutions()
+    layers, quantized = quantized_layers(model, bits=bits, granularity="channel")
+    tensors = packing.pack(model.state_dict(), quantized)
+    per_byte = 2 if bits <= 4 else 1
+    for name, layer in layers.items():
+        count = layer.weight.numel()
+        assert tensors[f"{name}.weight.codes"].nbytes == -(-count // per_byte)
+        assert f"{name}.weight" not in tensors
+    state = packing.unpack(tensors)
+    assert state.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        layer = name.removesuffix(".weight")
+        expected = quantized[layer].dequantize() if layer in quantized else value
+        assert torch.equal(state[name], expected) and state[name].dtype == torch.float32
+    again = packing.packed_weights(tensors)
+    assert all(torch.equal(again[name].codes, quantized[name].codes) for name in layers)
+
+
+def test_codes_in_bytes_by_hand():
+    assert packing.pack_codes(torch.tensor([[1, 2, 15]], dtype=torch.uint8)).tolist() == [33, 15]
+    assert packing.pack_codes(torch.tensor([1, 16], dtype=torch.uint8)).tolist() == [1, 16]
+    for count in (1, 2, 3, 7):
+        codes = torch.randint(0, 16, (count, 1), dtype=torch.uint8)
+        assert torch.equal(packing.unpack_codes(packing.pack_codes(codes), (count, 1)), codes)
+
+
+def test_files_without_packed_weights_are_left_alone():
+    state = convolutions().state_dict() | {"param_groups": []}
+    assert packing.unpack(state) == state
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_stay_packed_in_memory(bits, layout):
+    model, x = convolutions().to(memory_format=layout), torch.randn(2, 3, 8, 8)
+    layers, quantized = quantized_layers(model, bits=bits)
+    fp32 = sum(layer.weight.nbytes for layer in layers.values())
+    others = sum(t.nbytes for t in model.state_dict().values()) - fp32
+    with torch.no_grad():
+        for name, layer in layers.items():
+            layer.weight.copy_(quantized[name].dequantize())
+        expected = model(x)
+        for name, layer in layers.items():
+            packing.keep_packed(layer, quantized[name])
+        assert torch.equal(model(x), expected)
+    held = sum(t.nbytes for t in model.state_dict().values()) - others
+    assert held <= fp32 / (32 / bits) + 16 * len(layers)
+    assert model[0].weight.dtype == torch.float32
+    assert model[0].weight.is_contiguous(memory_format=layout)
