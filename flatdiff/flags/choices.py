@@ -190,14 +190,17 @@ def bound(table: Table, text: str) -> Callable:
     return functools.partial(function, **knobs)
 
 
+def knobs(table: Table, name: str) -> dict[str, Any]:
+    """The knobs of what has the name, with their defaults."""
+    parameters = inspect.signature(table[name].load()).parameters.values()
+    return {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
+
+
 def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
     """What the text names, and its knobs as values; ValueError for a knob that it does not have."""
-    name, knobs = named(table, text)
-    function = table[name].load()
-    parameters = inspect.signature(function).parameters.values()
-    known = {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
-    values = {}
-    for knob, value in knobs.items():
+    name, given = named(table, text)
+    known, values = knobs(table, name), {}
+    for knob, value in given.items():
         if knob not in known:
             of = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"{name} has no knob {knob!r}; {of}")
@@ -205,7 +208,7 @@ def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
             values[knob] = read(type(known[knob]), value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{name}, {knob}: {error}") from None
-    return function, values
+    return table[name].load(), values
 
 
 def read(kind: type, text: str) -> Any:

@@ -261,11 +261,13 @@ def _sampled(s: config.StudyFlags) -> list[tuple[int, int]]:
 
 
 def _checkpoint(training: Training, average: str) -> str:
+    """The file of one average; the first rate's where there are several EMAs."""
     rates = training.cell.flags.get("ema_rate", config.TrainFlags.ema_rate)
-    rate = float(rates.split(",")[0] or 0)
-    name = {
-        "none": checkpoint.model_name(training.steps),
-        "ema": checkpoint.ema_name(rate, training.steps),
-        "swa": checkpoint.swa_name(training.steps),
-    }[average]
+    if average == "none":
+        name = checkpoint.model_name(training.steps)
+    elif average == "ema":
+        name = checkpoint.ema_name(float(rates.split(",")[0]), training.steps)
+    else:
+        label = average if average == "swa" else "_".join(["average", *average.split()])
+        name = checkpoint.average_name(label, training.steps)
     return os.path.join(training.cell.folder, name)
