@@ -116,8 +116,8 @@ MEASURES: dict[str, Measure] = {
                 "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
             ),
         },
-        "LPF is the rise of the loss at the middle sigma. In filter units, the noise of a filter is "
-        "in proportion to its length, so that a network of larger weights does not look flatter.",
+        "LPF is the rise of the loss at the middle sigma. In filter units, a filter's noise is in "
+        "proportion to its length, so that a network of larger weights does not look flatter.",
     ),
     "MC": Measure(
         "measure.curve:MC",

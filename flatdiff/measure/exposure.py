@@ -2,7 +2,9 @@
 
 import math
 
-from .frame import Measure
+from .frame import Line, Measure
+
+NORM = "‖predicted noise‖₂; grey: the noise's"
 
 
 class EXPOSURE(Measure):
@@ -19,3 +21,21 @@ class EXPOSURE(Measure):
             found[f"{name}_start"] = start
             found[f"{name}_mean"] = math.fsum(rest) / len(rest) if rest else None
         return found
+
+    @staticmethod
+    def lines(model: dict) -> list[Line]:
+        """Both norms and their gap along the chain; as `shown`, with the record's timesteps too."""
+        x, noise = model["timesteps"], model["noise_norm"]
+        titles = {"training": "on real images (training)", "sampling": "along the sampling chain"}
+        titles["gap"] = "gap: sampling less training"
+        return [
+            Line(
+                title,
+                x,
+                model[name]["value"],
+                "timestep t (0: least noise)",
+                "difference of ‖predicted noise‖₂" if name == "gap" else NORM,
+                level=0 if name == "gap" else noise,
+            )
+            for name, title in titles.items()
+        ]

@@ -5,7 +5,7 @@ files or ranks: the runner (`run`) gives it a network under study and keeps what
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 Task = Callable[[], Any]
 
@@ -51,3 +51,20 @@ class Measure:
         :param model: an item of the record's "models", as the script left it in its json.
         """
         return {}
+
+    @staticmethod
+    def lines(model: dict) -> list["Line"]:
+        """What a study draws of a model, a line on each of the measure's panels; as `shown`."""
+        return []
+
+
+class Line(NamedTuple):
+    """A curve, and how its panel looks: `scale` of both axes, and `level`, a grey line across."""
+
+    title: str
+    x: list[float]
+    y: list[float]
+    xlabel: str
+    ylabel: str
+    scale: str = "linear"
+    level: float | None = None

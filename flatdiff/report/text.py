@@ -1,6 +1,6 @@
 """Tables of text, for a terminal and as Markdown. A table is its header and its rows of cells."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 Rows = Sequence[Sequence[str]]
 
@@ -14,8 +14,13 @@ def table(rows: Rows) -> str:
     )
 
 
-def markdown(rows: Rows) -> str:
-    """The same table in Markdown; the first row is its header."""
+def markdown(rows: Rows, left: Collection[int] = (0,)) -> str:
+    """The same table in Markdown; its first row is the header. `left`: the columns to the left."""
     header, *others = rows
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *others]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rules = ["---" if i in left else "---:" for i in range(len(header))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rules, *others])
+
+
+def bullets(texts: Iterable[str]) -> str:
+    """A list in Markdown."""
+    return "\n".join(f"- {text}" for text in texts)

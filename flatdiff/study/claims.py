@@ -142,7 +142,7 @@ class Maker:
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
     def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
-        """A claim about every column, average by average; the text has their {number} and {plus}."""
+        """Of every column and average; the text has the {number} of the one, {plus} the other."""
         return [
             self.claim(
                 text.format(number=re.search(r"\d+", column)[0], plus=_plus(average)),

@@ -97,6 +97,12 @@ class Model:
     cells: dict[str, Cell]
 
     @property
+    def kind(self) -> dict[str, Any]:
+        """What its seeds are repetitions of."""
+        t = self.training
+        return {"gradient": t.gradient, "input_pertub": t.input_pertub, "average": self.average}
+
+    @property
     def name(self) -> str:
         t = self.training
         pertub = f" ip {t.input_pertub:g}" if t.input_pertub else ""
@@ -227,9 +233,7 @@ class Cells:
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
 
-    def _measured(
-        self, kind: str, measure: Measure, text: str, made_of: dict, aside: dict
-    ) -> Cell:
+    def _measured(self, kind: str, measure: Measure, text: str, made_of: dict, aside: dict) -> Cell:
         """A measure of the registry, with the flags of one of its `cells`."""
         study = vars(self.study) | axes.lists_of(self.study)
         words = [word.format(**study) for word in text.split()]

@@ -6,7 +6,7 @@ A number that is not there yet, that cannot be, or that is not finite, is None.
 import math
 from collections.abc import Iterable
 
-from ..flags.choices import MEASURES, Column
+from ..flags.choices import MEASURES, Column, Measure
 from ..measure.evaluation import distance_name
 from ..measure.exposure_report import UNDERFIT
 from .matrix import Model
@@ -47,18 +47,9 @@ def _finite(value) -> bool:
 
 def _row(model: Model) -> dict:
     t, trained = model.training, model.training.cell.result()
-    row = {
-        "gradient": t.gradient,
-        "climbs": t.climbs,
-        "matched": t.matched,
-        "input_pertub": t.input_pertub,
-        "average": model.average,
-        "seed": t.seed,
-        "steps": t.steps,
-        "images": t.cost,
-        "seconds": trained.get("seconds"),
-        "processor_seconds": trained.get("processor_seconds"),
-    }
+    about = model.kind | {"climbs": t.climbs, "matched": t.matched, "seed": t.seed}
+    row = {name: about[name] for name in NAMES} | {"steps": t.steps, "images": t.cost}
+    row |= {name: trained.get(name) for name in ("seconds", "processor_seconds")}
     for name in (name for name in model.cells if name.startswith("fd_")):
         row |= _distance(name, model.cells[name].result())
     return row | _quantized(row) | measured(model)
@@ -92,7 +83,7 @@ def record_of(model: Model, kind: str, cell: str) -> dict | None:
 def measured(model: Model) -> dict[str, float | None]:
     """The columns of all measures, by name."""
     row = {}
-    for kind, measure in MEASURES.items():
+    for kind, measure in measures_of().items():
         records = {cell: record_of(model, kind, cell) for cell in measure.cells}
         shown = {cell: measure.load().shown(record) for cell, record in records.items() if record}
         for name, column in measure.columns.items():
@@ -100,14 +91,14 @@ def measured(model: Model) -> dict[str, float | None]:
     return row
 
 
+def measures_of(verb: str = "") -> dict[str, Measure]:
+    """The measures, or those that one command runs."""
+    return {name: m for name, m in MEASURES.items() if m.cells and verb in ("", m.verb)}
+
+
 def columns_of(verb: str = "") -> dict[str, Column]:
-    """The columns of the measures, or of those that one command runs."""
-    return {
-        name: column
-        for measure in MEASURES.values()
-        if verb in ("", measure.verb)
-        for name, column in measure.columns.items()
-    }
+    """Their columns."""
+    return {k: column for m in measures_of(verb).values() for k, column in m.columns.items()}
 
 
 def underfits(row: dict, where: str) -> bool:

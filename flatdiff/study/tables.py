@@ -60,13 +60,11 @@ def _told(row: dict, name: str) -> str:
 
 
 def measured(summary: list[dict], verb: str, more: dict[str, str]) -> Rows:
-    """What the measures of one command say, and `more` columns with their titles."""
+    """What the measures of one command say, and `more` columns by their titles."""
     titles = {name: column.title for name, column in columns_of(verb).items() if column.title}
     titles |= more
-    return [
-        ["", *titles.values()],
-        *([label(row), *(_told(row, name) for name in titles)] for row in summary),
-    ]
+    rows = [[label(row), *(_told(row, name) for name in titles)] for row in summary]
+    return [["", *titles.values()], *rows]
 
 
 def claims(verdicts: list[Verdict]) -> Rows:

@@ -140,7 +140,7 @@ def test_averages_are_of_one_training_which_they_leave_alone(data):
     flags = flags_of(data, *annealed)
     twice = axes.train_group(flags, {"optimizer": "adam", "times": 2.0})
     assert (twice.use_swa, twice.lr_anneal_steps, twice.end_step) == (False, 80, 80)
-    files = {m.average: m.cells["LPF"].flags["model_path"] for m in models_of(data)[:3]}
+    files = {m.average: m.cells["LPF"].aside["model_path"] for m in models_of(data)[:3]}
     assert {a: f.rpartition("/")[2] for a, f in files.items()} == {
         "none": "model000040.pt",
         "ema": "ema_0.9999_000040.pt",
@@ -170,8 +170,9 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor"),
+    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor", "reference"),
 }
+OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
 
 
@@ -179,7 +180,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
     ("argv", "expected"),
     [
         (("--log_interval", 7, "--num_workers", 1, "--jobs", 2, "--measure_batch", 3), set()),
-        (("--lr", 0.1), EVERYTHING - {"floor"}),
+        (("--lr", 0.1), EVERYTHING - OF_DATA),
         (("--sigma", "0.5"), {"LPF"}),
         (("--radius", "3"), {"MC"}),
         (("--filter_sigma", "0.5"), {"LPF filter"}),
@@ -187,7 +188,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
         (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
-        (("--random_flip", "False"), EVERYTHING - {"floor"}),
+        (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )
 def test_a_changed_flag_changes_what_depends_on_it(data, argv, expected):
@@ -219,7 +220,7 @@ def test_data_count_by_their_pixels(data, tmp_path):
     images[11, 0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", arr_0=images)
     base, same, other = (
-        matrix.fingerprint(flags_of(path))
+        matrix.fingerprint(matrix.images_of(flags_of(path)))
         for path in (data, tmp_path / "same", tmp_path / "other.npz")
     )
     assert base == same != other
