@@ -19,6 +19,8 @@ sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not install
 
 
 def create_argparser() -> argparse.ArgumentParser:
+    from flatdiff.judge.names import FEATURES
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -39,7 +41,7 @@ def create_argparser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--features",
-        choices=("inception", "lite0", "digits"),
+        choices=tuple(FEATURES),
         help="default inception if its weights are given; lite0 and digits work offline, and give "
         "FD-lite0 and FD-digits, which are no FID",
     )
