@@ -17,6 +17,7 @@ from .use import (
     GuidanceFlags,
     NllFlags,
     QuantFlags,
+    RoundingFlags,
     SampleFlags,
     StudyFlags,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "GuidanceFlags",
     "NllFlags",
     "QuantFlags",
+    "RoundingFlags",
     "SampleFlags",
     "StudyFlags",
     "as_trained",
