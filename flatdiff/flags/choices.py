@@ -11,7 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..judge.names import FEATURES as JUDGED
@@ -73,9 +73,31 @@ class Measure(Choice):
 Table = Mapping[str, Choice]
 
 SAMPLERS: dict[str, Choice] = {
-    "ddpm": Choice("chain.samplers:Samplers.p_sample", "ancestral (Ho et al. 2020)"),
-    "ddim": Choice("chain.samplers:Samplers.ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
-    "dpmpp": Choice("chain.samplers:Samplers.dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+    "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
+    "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+}
+GRADIENTS: dict[str, Gradient] = {
+    "adam": Gradient("weights.gradients:plain", "here", passes=1),
+    "adam-sam": Gradient(
+        "weights.gradients:sam",
+        "at the ridge, rho away (Foret et al. 2021)",
+        passes=2,
+    ),
+    "adam-asam": Gradient(
+        "weights.gradients:asam", "the ball in units of |w| (Kwon et al. 2021)", passes=2
+    ),
+    "adam-msam": Gradient(
+        "weights.gradients:msam",
+        "rho along the last momentum, in one pass, and the log shows the loss there (Becker et al. "
+        "2024)",
+        passes=1,
+    ),
+}
+OPTIMIZERS = {"adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)")}
+AVERAGES = {
+    "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
+    "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
 }
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
@@ -141,15 +163,23 @@ def named(table: Table, text: str) -> tuple[str, dict[str, str]]:
     return name, {k: v for k, _, v in pairs}
 
 
+def entry(table: Table, text: str) -> Any:
+    """The table's Choice that the text names."""
+    return table[named(table, text)[0]]
+
+
+def bound(table: Table, text: str) -> Callable:
+    """What the text names, called with its knobs."""
+    function, knobs = chosen(table, text)
+    return functools.partial(function, **knobs)
+
+
 def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
     """What the text names, and its knobs as values; ValueError for a knob that it does not have."""
     name, knobs = named(table, text)
     function = table[name].load()
-    known = {
-        p.name: p.default
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and type(p.default) in EXPECTED
-    }
+    parameters = inspect.signature(function).parameters.values()
+    known = {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
     values = {}
     for knob, value in knobs.items():
         if knob not in known:

@@ -6,6 +6,7 @@ imports torch, so that `--help` answers at once.
 
 import dataclasses
 
+from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
 from .parse import as_trained, checked, flag, group_of, parse, run, to_dict
 from .use import (
     BaseFlags,
@@ -189,12 +190,8 @@ class TrainFlags:
     end_step: int = flag(0, "optimizer steps in all, resumed ones counted; 0: no such end", low=0)
     batch_size: int = flag(1, "images per rank and step; the global batch is ranks x this", low=1)
     microbatch: int = flag(-1, "images per forward pass, to save memory; -1: the whole batch")
-    optimizer: str = flag(
-        "adam",
-        "the gradient that AdamW follows: here; at the ridge of a ball of radius rho; or msam: rho "
-        "along the last momentum, in one pass (and the log shows the loss there)",
-        choices=("adam", "adam-sam", "adam-asam", "adam-msam"),
-    )
+    optimizer: str = flag("adam", "the gradient that the optimizer follows", table=GRADIENTS)
+    base_optimizer: str = flag("adamw", "the optimizer that takes the steps", table=OPTIMIZERS)
     rho: float = flag(
         0.05, "radius of SAM's ball, l2 over all weights (ASAM: relative); 0: plain Adam", low=0
     )
@@ -219,6 +216,9 @@ class TrainFlags:
     swa_window: int = flag(100, "steps per window", low=1)
     swa_start: int = flag(0, "step of the first window, if nothing was resumed", low=0)
     swa_lr_min: float = flag(1e-6, "lr at the end of a window, if lr_anneal_steps > 0", low=0)
+    averages: str = flag(
+        "", "more averages, separated by commas; empty: none", table=AVERAGES, many=True
+    )
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = flag(100, "steps between two lines of the log", low=1, changes="nothing")
     save_interval: int = flag(10000, "steps between two checkpoints", low=1, changes="nothing")

@@ -18,12 +18,23 @@ HUGE = 1e38  # of the numbers that fp32 holds
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
-def flag(default, help, *, choices=None, table=None, low=None, fixed=False, changes="numbers"):
+def flag(
+    default,
+    help,
+    *,
+    choices=None,
+    table=None,
+    many=False,
+    low=None,
+    fixed=False,
+    changes="numbers",
+):
     """A field that is a flag. Its type is its default's.
 
     `choices`: the values allowed. `table`: of the registry, what may be named, with knobs behind
-    it; its help is added. `low`: the least value allowed. `fixed`: part of what a checkpoint's
-    network or chain is, so that a sampler may not contradict the value it was trained with.
+    it; its help is added. `many`: several of it, separated by commas. `low`: the least value
+    allowed. `fixed`: part of what a checkpoint's network or chain is, so that a sampler may not
+    contradict the value it was trained with.
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
@@ -32,8 +43,8 @@ def flag(default, help, *, choices=None, table=None, low=None, fixed=False, chan
     - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
       logged and when
     """
-    metadata = {"help": help, "choices": choices, "table": table, "low": low, "fixed": fixed}
-    metadata |= {"changes": changes}
+    metadata = {"help": help, "choices": choices, "table": table, "many": many, "low": low}
+    metadata |= {"fixed": fixed, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -175,7 +186,8 @@ def _outside(field, value):
         if one_of is not None and value not in one_of:
             choices.named(dict.fromkeys(one_of), value)
         if table is not None and value != field.default:
-            choices.named(table, value)
+            for part in value.split(",") if field.metadata["many"] else [value]:
+                choices.named(table, part)
     except ValueError as error:
         return str(error).partition(", ")[2]
     if low is not None and not value >= low:

@@ -26,7 +26,7 @@ from .disk import PART, reading, writing
 
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
-STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_)(\d{6,})\.pt")
+STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
 
 
 def model_name(step: int) -> str:
@@ -41,6 +41,11 @@ def parse_ema(path: str) -> tuple[float, int] | None:
     """(rate, step) of the name ema_RATE_N.pt; None for another."""
     found = re.fullmatch(r"ema_(0(?:\.\d+)?|\d[.\d]*e-\d+)_(\d+)\.pt", os.path.basename(path))
     return found and (float(found[1]), int(found[2]))
+
+
+def average_name(label: str, step: int) -> str:
+    """A file of an average by its label: ema_RATE, swa, or average_NAME_KNOBS."""
+    return f"{label}_{step:06d}.pt"
 
 
 def swa_name(step: int) -> str:

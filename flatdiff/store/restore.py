@@ -157,6 +157,9 @@ def load_optimizer(
     named = list(named_parameters)
     if "param_groups" not in state_dict:
         raise ValueError("this is not an optimizer file: it has no param_groups. Give opt*.pt")
+    groups = optimizer.state_dict()["param_groups"]
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return optimizer.load_state_dict({"state": state_dict["state"], "param_groups": groups})
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
     state = state_dict["state"]
     if count == 2 and len(named) != 2:
@@ -170,7 +173,6 @@ def load_optimizer(
         i: {key: _like(*named[i], key, entry[key]) for key in ("step", "exp_avg", "exp_avg_sq")}
         for i, entry in state.items()
     }
-    groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": placed, "param_groups": groups})
 
 

@@ -4,13 +4,12 @@ The scripts call these in order and stay tables of contents.
 """
 
 import dataclasses
-import inspect
 import math
 import os
 
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
-from ..flags.config import checked, to_dict
+from ..flags.config import TrainFlags, checked, to_dict
 from ..models import networks
 from ..models.run_util import open_dataset, open_log
 from ..store import checkpoint
@@ -168,9 +167,9 @@ def batches(flags, dataset, random_crop):
 
 
 def loop_arguments(train):
-    """The fields of TrainFlags that TrainLoop takes under the same name."""
-    known = inspect.signature(TrainLoop).parameters
-    return {k: v for k, v in dataclasses.asdict(train).items() if k in known}
+    """What TrainLoop takes of a TrainFlags, or of one that adds to it."""
+    known = {f.name for f in dataclasses.fields(TrainFlags)} | {"eval_interval"}
+    return {k: v for k, v in vars(train).items() if k in known}
 
 
 def describe(flags, loop, dataset):
@@ -178,8 +177,9 @@ def describe(flags, loop, dataset):
     millions = sum(w.numel() for w in loop.weights) / 1e6
     train = flags.train
     averages = [f"EMA {rate}" for rate in loop.emas]
-    if loop.swa:
-        averages.append(f"SWA of every {train.swa_window} steps from step {loop.swa_start}")
+    if swa := loop.swa:
+        averages.append(f"SWA of every {swa.window} steps from step {swa.start}")
+    averages += filter(None, train.averages.split(","))
     if loop.end_step == math.inf:
         until = "trains until stopped (--end_step N ends it)"
     else:
@@ -196,7 +196,7 @@ def describe(flags, loop, dataset):
     }
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
-    if loop.swa and loop.step < loop.end_step < loop.swa_start + train.swa_window:
+    if swa and loop.step < loop.end_step < swa.start + swa.window:
         logger.warn(
             f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
             "there will be no swa_ file"

@@ -8,6 +8,7 @@ data are functions of seed and step, and need no bytes.
 import os
 
 from ..store import checkpoint, disk, finite, restore
+from ..weights.averaging import EMA, SWA
 from ..world import dist_util, logger
 
 DIVERGED = (
@@ -19,10 +20,9 @@ DIVERGED = (
 def save(loop, folder):
     """Write all files of the loop's step into the folder."""
     files = {checkpoint.model_name(loop.step): _named(loop, loop.weights)}
-    for rate, ema in loop.emas.items():
-        files[checkpoint.ema_name(rate, loop.step)] = _named(loop, ema.weights)
-    if loop.swa and loop.swa.count:
-        files[checkpoint.swa_name(loop.step)] = _named(loop, loop.swa.weights)
+    for label, average in loop.averages.items():
+        if average.started:
+            files[checkpoint.average_name(label, loop.step)] = _named(loop, average.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
     files[checkpoint.state_name(loop.step)] = _rest(loop)
     for name, content in files.items():  # before any is written, and any older one pruned
@@ -50,10 +50,8 @@ def resume(loop, path):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
     if not rest:
         _correct_number(loop)
-    for rate, ema in loop.emas.items():
-        _fill(loop, ema.weights, path, checkpoint.ema_name(rate, step))
-    if loop.swa:
-        _resume_swa(loop, rest.get("swa"), path)
+    for label, average in loop.averages.items():
+        _resume_average(loop, label, average, rest.get(label), path)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -71,8 +69,11 @@ def _rest(loop):
     rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
+    for label, average in loop.averages.items():
+        if not isinstance(average, EMA):  # which needs no count
+            rest[label] = {"count": average.count}
     if loop.swa:
-        rest["swa"] = {"count": loop.swa.count, "start": loop.swa_start}
+        rest["swa"]["start"] = loop.swa.start
     if hasattr(loop.schedule_sampler, "state_dict"):
         rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
     return rest
@@ -85,6 +86,7 @@ def _checked(rest, path, step):
     with disk.reading(_beside(path, checkpoint.state_name(step))):
         counts = [rest["step"], rest["seed"], rest["global_batch"]]
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
+        counts += [rest[label]["count"] for label in rest if label.startswith("average_")]
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
         if not isinstance(rest.get("lg_loss_scale", 0), int | float):
@@ -92,12 +94,13 @@ def _checked(rest, path, step):
     return rest
 
 
-def _resume_swa(loop, saved, path):
+def _resume_average(loop, label, average, saved, path):
     """Go on with the saved average, or start one at the resumed step."""
-    loop.swa_start = saved["start"] if saved else loop.step
-    if saved and saved["count"]:
-        _fill(loop, loop.swa.weights, path, checkpoint.swa_name(loop.step))
-        loop.swa.count = saved["count"]
+    if isinstance(average, SWA):
+        average.start = saved["start"] if saved else loop.step
+    average.count = saved["count"] if saved else 0
+    if average.started:
+        _fill(loop, average.weights, path, checkpoint.average_name(label, loop.step))
 
 
 def _correct_number(loop):

@@ -14,6 +14,9 @@ from tqdm import tqdm
 
 from ..chain.resample import UniformSampler, draw
 from ..data import image_datasets
+from ..flags import choices
+from ..flags.choices import AVERAGES, GRADIENTS, OPTIMIZERS
+from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
@@ -21,7 +24,6 @@ from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, SWA, caution, parse_rates
 from ..weights.perturb import at, replace
-from ..weights.sam import msam_gradient, sam_gradient
 from ..world import dist_util, logger
 from . import train_state
 from .learning_rate import learning_rate
@@ -58,95 +60,76 @@ class TrainLoop:
         model,
         diffusion,
         data,
-        batch_size,
-        microbatch,
-        lr,
-        ema_rate,
-        log_interval,
-        save_interval,
-        resume_checkpoint,
-        use_fp16=False,
-        fp16_scale_growth=1e-3,
         schedule_sampler=None,
-        weight_decay=0.0,
-        lr_anneal_steps=0,
-        end_step=0,
-        optimizer="adam",
-        rho=0.05,
-        sam_sync=False,
-        sam_every=1,
-        sam_start=0,
-        sam_share=1.0,
-        use_swa=False,
-        swa_window=100,
-        swa_start=0,
-        swa_lr_min=1e-6,
+        use_fp16=False,
         dtype="fp32",
         seed=0,
-        keep_last=0,
-        sample_interval=0,
         sample=None,
-        eval_interval=0,
         evaluate=None,
+        eval_interval=0,
         prefix="",
-        init_from="",
+        **train,
     ):
+        """`train`: values of TrainFlags by name; those that are not given have its defaults."""
+        train = TrainFlags(**train)
+        vars(self).update(vars(train))
         self.model, self.diffusion = model, diffusion
-        self.batch_size = batch_size
-        self.global_batch = batch_size * dist_util.world_size()
-        self.microbatch = microbatch if microbatch > 0 else batch_size
-        self.log_interval, self.save_interval = log_interval, save_interval
-        self.keep_last = keep_last
-        self.sample_interval, self.sample = sample_interval if sample else 0, sample
+        self.seed, self.prefix = seed, prefix
+        self.global_batch = self.batch_size * dist_util.world_size()
+        self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
+        self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
         self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
-        self.prefix = prefix
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.schedule_sampler.gather = dist_util.all_gather_cat
-        self.optimizer, self.rho, self.sam_sync = optimizer, rho, sam_sync
-        self.sam_every, self.sam_start = sam_every, sam_start
-        self.num_ascent = num_ascent(sam_share, batch_size)
-        self.end_step = end_step or (0 if use_swa else lr_anneal_steps) or math.inf
-        self.seed = seed
+        self.num_ascent = num_ascent(self.sam_share, self.batch_size)
+        self.end_step = end_of(train)
 
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = list(model.parameters())
         self.device = self.weights[0].device
         dtype = "fp16" if use_fp16 else dtype
         self.autocast = casting(dtype, self.device)
-        self.climbs = ClimbLog(model, dtype, self.device, rho)
-        self.scale = LossScale(fp16_scale_growth) if dtype == "fp16" else None
-        self.opt = torch.optim.AdamW(self.weights, lr=lr, weight_decay=weight_decay, fused=True)
+        self.climbs = ClimbLog(model, dtype, self.device, self.rho)
+        self.scale = LossScale(self.fp16_scale_growth) if dtype == "fp16" else None
+        self.passes = choices.entry(GRADIENTS, self.optimizer).passes
+        self.follow = choices.bound(GRADIENTS, self.optimizer)
+        optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
+        self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.step = self.resume_step = 0
-        self.resume_checkpoint = resume_checkpoint = find_resume_checkpoint() or resume_checkpoint
-        if init_from or resume_checkpoint:
-            source = resume_checkpoint or init_from
+        self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
+        if source := self.resume_checkpoint or self.init_from:
             restore.load_weights(model, dist_util.load_state_dict(source), source)
         dist_util.sync_params(self.weights)
-        self.emas = {rate: EMA(self.weights, rate) for rate in parse_rates(ema_rate)}
-        self.swa = SWA(self.weights) if use_swa else None
-        self.swa_window, self.swa_start = swa_window, swa_start
-        if resume_checkpoint:
-            train_state.resume(self, resume_checkpoint)
+        self.averages = averages_of(train, self.weights)
+        if self.resume_checkpoint:
+            train_state.resume(self, self.resume_checkpoint)
         self.resume_step = self.step
-        self.learning_rate = functools.partial(
-            learning_rate,
-            lr=lr,
-            anneal_steps=lr_anneal_steps,
-            window=swa_window if use_swa else 0,
-            start=self.swa_start,
-            lr_min=swa_lr_min,
-        )
-        if not use_swa and lr_anneal_steps and lr_anneal_steps < self.end_step < math.inf:
-            raise ValueError(
-                f"lr falls to 0 at lr_anneal_steps {lr_anneal_steps}, but end_step is "
-                f"{self.end_step}; give lr_anneal_steps of at least end_step, or 0"
-            )
         self.ddp_model = dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
 
     def __init_subclass__(cls):
         refuse_unused(cls)
+
+    @property
+    def emas(self):
+        """The exponential moving averages by their rates."""
+        return {a.rate: a for a in self.averages.values() if isinstance(a, EMA)}
+
+    @property
+    def swa(self):
+        return self.averages.get("swa")
+
+    def learning_rate(self, step):
+        """The rate of update number `step`, from 0."""
+        return learning_rate(
+            step,
+            lr=self.lr,
+            anneal_steps=self.lr_anneal_steps,
+            window=self.swa_window if self.swa else 0,
+            start=self.swa.start if self.swa else 0,
+            lr_min=self.swa_lr_min,
+        )
 
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
@@ -201,19 +184,15 @@ class TrainLoop:
         """
         closure = functools.partial(self.forward_backward, batch_draw)
         since = self.step - self.sam_start
-        if self.optimizer == "adam" or self.rho == 0 or since < 0 or since % self.sam_every:
+        if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
-        if self.optimizer == "adam-msam":
-            moving = [w for w in self.weights if "exp_avg" in self.opt.state[w]]
-            momenta = [self.opt.state[w]["exp_avg"] for w in moving]
-            return batch_draw, msam_gradient(closure, moving, momenta, self.rho, self.climbs)
-        seen = batch_draw.slice(0, self.num_ascent)
-        terms = sam_gradient(
+        seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
+        terms = self.follow(
             closure,
             self.weights,
-            self.rho,
-            adaptive=self.optimizer == "adam-asam",
+            rho=self.rho,
             ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
+            momenta=[self.opt.state.get(w, {}).get("exp_avg") for w in self.weights],
             look=self.climbs,
         )
         return seen, terms
@@ -257,11 +236,9 @@ class TrainLoop:
         return norm, True
 
     def average(self):
-        for ema in self.emas.values():
-            ema.update(self.weights)
-        done = self.step + 1 - self.swa_start
-        if self.swa and done > 0 and done % self.swa_window == 0:
-            self.swa.update(self.weights)
+        for average in self.averages.values():
+            if average.due(self.step + 1):
+                average.update(self.weights)
 
     def log_step(self, rate):
         """Means since the last log, over all ranks; returns what the progress bar shows."""
@@ -309,6 +286,31 @@ class TrainLoop:
         """Write the run into the log folder, from rank 0."""
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
+
+
+def averages_of(train, weights):
+    """The averages of a TrainFlags by the labels of their files: ema_RATE, swa, average_NAME."""
+    found = {f"ema_{rate}": EMA(weights, rate) for rate in parse_rates(train.ema_rate)}
+    if train.use_swa:
+        found["swa"] = SWA(weights, train.swa_window, train.swa_start)
+    for text in filter(None, map(str.strip, train.averages.split(","))):
+        label = "_".join(["average", *text.split()])
+        found[label] = choices.bound(AVERAGES, text)(weights)
+    return found
+
+
+def end_of(train):
+    """The step that a TrainFlags ends at, infinity where nothing says so.
+
+    ValueError where lr would be 0 before.
+    """
+    end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
+    if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
+        raise ValueError(
+            f"lr falls to 0 at lr_anneal_steps {train.lr_anneal_steps}, but end_step is {end}; "
+            "give lr_anneal_steps of at least end_step, or 0"
+        )
+    return end
 
 
 def num_ascent(share, batch_size):

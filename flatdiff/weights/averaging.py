@@ -27,6 +27,15 @@ class Average:
         """Share of the new weights in the next update, in (0, 1]."""
         raise NotImplementedError
 
+    @property
+    def started(self) -> bool:
+        """Whether its weights are an average; before, they are only a shape."""
+        return True
+
+    def due(self, step: int) -> bool:
+        """Whether it takes the weights that `step` optimizer steps have made."""
+        return True
+
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor]) -> None:
         torch._foreach_lerp_(self.weights, list(weights), self.coefficient)
@@ -55,7 +64,7 @@ class EMA(Average):
         updates, and before that many its start still shows.
     """
 
-    def __init__(self, weights: Sequence[Tensor], rate: float):
+    def __init__(self, weights: Sequence[Tensor], rate: float = 0.9999):
         if not 0 <= rate < 1:
             raise ValueError(
                 f"ema_rate {rate}: it is the share of the average kept per update and must be in"
@@ -73,7 +82,20 @@ class SWA(Average):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of all weights shown so far.
 
     The weights given at the start are only a shape; the first update replaces them.
+
+    :param window: steps between two updates, the first `window` steps after `start`.
     """
+
+    def __init__(self, weights: Sequence[Tensor], window: int = 1, start: int = 0):
+        super().__init__(weights)
+        self.window, self.start = window, start
+
+    @property
+    def started(self) -> bool:
+        return self.count > 0
+
+    def due(self, step: int) -> bool:
+        return step > self.start and (step - self.start) % self.window == 0
 
     @property
     def coefficient(self) -> float:

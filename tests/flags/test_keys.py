@@ -33,7 +33,7 @@ def groups_of(script, monkeypatch):
 def other(field):
     """Text of another value than the flag's default."""
     if names := field.metadata["choices"] or field.metadata["table"]:
-        return next(name for name in names if name != field.default)
+        return next((name for name in names if name != field.default), f"{field.default} knob=1")
     if isinstance(field.default, bool):
         return str(not field.default)
     return "7,3" if isinstance(field.default, str) else str(field.default + 3)

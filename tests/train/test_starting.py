@@ -138,7 +138,7 @@ def test_the_first_window_after_their_file_is_whole(train, theirs):
     loop.end_step, update = 9, loop.swa.update
     loop.swa.update = lambda weights: (shown.append(loop.step + 1), update(weights))
     loop.run_loop()
-    assert loop.swa_start == 2 and shown == [5, 8]
+    assert loop.swa.start == 2 and shown == [5, 8]
 
 
 # Numbers that are none

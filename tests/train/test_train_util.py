@@ -257,7 +257,7 @@ def test_swa_from_a_checkpoint_starts_there(tmp_path):
     loop(end_step=3).run_loop()
     path = checkpoint.find_resume_checkpoint(logger.get_dir())
     run = loop(end_step=7, resume_checkpoint=path, use_swa=True, swa_window=4, lr=5e-4)
-    assert run.swa_start == 3 and run.step == 3
+    assert run.swa.start == 3 and run.step == 3
     run.run_loop()
     assert run.swa.count == 1 and equal(run.swa.weights, run.weights)
     assert run.opt.param_groups[0]["lr"] == 5e-4  # the command line's, not the file's
