@@ -99,6 +99,10 @@ AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
 }
+QUANTIZERS: dict[str, Choice] = {
+    "minmax": Choice("quantize.ranges:minmax", "at the extreme weights"),
+    "mse": Choice("quantize.ranges:mse", "where the squared error is least"),
+}
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
         "measure.curve:LPF",

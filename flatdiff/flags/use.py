@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from .choices import FLATNESS, SAMPLERS
+from ..judge.names import INCEPTION_FILE
+from .choices import FEATURES, FLATNESS, QUANTIZERS, SAMPLERS
 from .parse import flag
 
 
@@ -23,14 +24,8 @@ class SampleFlags:
 class FeatureFlags:
     """What a distance between sets of images is measured on."""
 
-    features: str = flag(
-        "lite0",
-        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
-        choices=("lite0", "digits", "inception"),
-    )
-    inception_weights: str = flag(
-        "", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid", changes="nothing"
-    )
+    features: str = flag("lite0", "what is compared", table=FEATURES)
+    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid", changes="nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +121,7 @@ class RoundingFlags:
         "the grid reaches as far below zero as above; False: from least to largest weight",
         fixed=True,
     )
-    quant_range: str = flag(
-        "minmax",
-        "where the grid ends: at the extreme weights, or where the squared error is least",
-        choices=("minmax", "mse"),
-        fixed=True,
-    )
+    quant_range: str = flag("minmax", "where the grid ends", table=QUANTIZERS, fixed=True)
     quant_skip: str = flag(
         "",
         "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
@@ -226,10 +216,11 @@ class StudyFlags:
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
     features: str = flag(
         "",
-        "what a Frechet distance compares: lite0, digits or inception; empty: digits for "
-        "--preset digits, inception where there are inception_weights, else lite0",
+        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
+        "there are inception_weights, else lite0",
+        table=FEATURES,
     )
-    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
     sigma: str = flag(
         "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
     )

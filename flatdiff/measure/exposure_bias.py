@@ -19,13 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..chain.samplers import walk
+from ..flags import choices
+
 NORMAL = (0.0, 1.0)  # the prior that a chain should begin at
 STATISTICS = ("mean", "square", "clipped")
-LOOPS = {
-    "ddpm": "p_sample_loop_progressive",
-    "ddim": "ddim_sample_loop_progressive",
-    "dpmpp": "dpmpp_sample_loop_progressive",
-}
 
 
 @dataclass(frozen=True)
@@ -124,14 +122,9 @@ def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator
         output = model(*args, **kwargs)
         return output
 
-    loop = getattr(diffusion, LOOPS[sampler])(
-        watched,
-        x.shape,
-        noise=x,
-        clip_denoised=clip_denoised,
-        model_kwargs=batch.model_kwargs,
-        randn=randn,
-    )
+    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
+    given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
+    loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
     for i, out in zip(reversed(range(diffusion.num_timesteps)), loop):
         eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
         yield Step(i, x, eps, out["sample"])

@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from ..data.image_datasets import to_float
 from ..models.generate import ImageNoise
-from ..rng import generator
+from ..rng import BOUND, generator
 from ..store import finite
 from ..world import dist_util, logger
 
-STREAM = 7000  # of the order of images, far from rng's other streams
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
 
 
@@ -32,7 +31,7 @@ def evaluate(
     context for the network's arithmetic.
     """
     device = dist_util.dev()
-    order = torch.randperm(dataset.num_images, generator=generator(seed, STREAM))
+    order = torch.randperm(dataset.num_images, generator=generator(seed, BOUND))
     rows = order.numpy()[:num_samples]
     if len(rows) < num_samples:
         logger.warn(

@@ -8,6 +8,7 @@ writes. Networks are called by `forward`, past torch.compile, which would not no
 
 import contextlib
 import dataclasses
+import functools
 import os
 from types import SimpleNamespace
 
@@ -15,9 +16,10 @@ import torch
 
 from ..chain import probe
 from ..flags import config
+from ..flags.choices import QUANTIZERS, chosen
 from ..quantize import int8, packing
 from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
-from ..rng import generator
+from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
@@ -25,7 +27,6 @@ from . import factories, networks, run_util
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
 OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
-STREAM = 5000  # of the noise that the int8 arithmetic is tried on, far from rng's other streams
 
 
 @contextlib.contextmanager
@@ -107,9 +108,9 @@ def _at(layers, weights, quant):
 def _rounded(model, path, quant):
     """The layers that are quantized, and their weights: the file's own, if these are packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
-    grid = Quantizer(
-        quant.quant, quant.quant_granularity, quant.quant_symmetric, clip=quant.quant_range
-    )
+    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
+    ends = functools.partial(ends, **knobs) if knobs else ends
+    grid = Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
     return layers, _stored(path) or quantize_weights(layers, grid)
 
 
@@ -183,7 +184,7 @@ def _use_int8(model, layers, weights, quant, hooks, fp32):
 def _output(model):
     """What the network says to a noise at two timesteps."""
     size, device = model.image_size, dist_util.dev()
-    x = torch.randn(2, 3, size, size, generator=generator(STREAM)).to(device)
+    x = torch.randn(2, 3, size, size, generator=generator(INT8)).to(device)
     labels = {} if model.num_classes is None else {"y": torch.zeros(2, dtype=int, device=device)}
     return model.forward(x, torch.tensor([100, 900], device=device), **labels)
 
