@@ -11,7 +11,7 @@ from ..models import run_util
 from ..report import compare
 from ..store import finite
 from ..world import dist_util, logger
-from .frame import table
+from ..report.text import table
 
 LARGEST_REFERENCE = 50_000  # images
 
