@@ -19,9 +19,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..models import rounding_log
+from ..report.text import table
 from ..weights import perturb
 from . import frame
-from .frame import number, table
+from .frame import number
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}

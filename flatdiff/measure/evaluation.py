@@ -9,9 +9,9 @@ from ..judge import evaluate
 from ..judge.features import load_features
 from ..models import run_util
 from ..report import compare
+from ..report.text import table
 from ..store import finite
 from ..world import dist_util, logger
-from ..report.text import table
 
 LARGEST_REFERENCE = 50_000  # images
 

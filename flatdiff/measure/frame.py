@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..report.text import table
 from ..store import disk
 
 Task = Callable[[], Any]
@@ -123,15 +124,6 @@ def without_nan(value: Any) -> Any:
 
 
 # Tables to read
-
-
-def table(rows: list[list[str]]) -> str:
-    """Aligned text: the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
-        for row in rows
-    )
 
 
 def number(value: float | str | None) -> str:

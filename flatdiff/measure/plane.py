@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..report.text import table
 from ..weights import perturb
 from ..world import logger
 from . import frame
@@ -120,7 +121,7 @@ class SURFACE(frame.Measure):
             numbers = (at_w[term], at_w[f"{term}_error_images"], min(losses), max(losses))
             lines.append([name, *map(number, numbers)])
         note = "+-: standard error over images and timesteps"
-        return f"{note}\n\n{frame.table([header, *lines])}"
+        return f"{note}\n\n{table([header, *lines])}"
 
     def arrays(self, record: dict) -> dict:
         """axis [P], and for each network `NAME/TERM` [P, P, 5]; of a line, `line/TERM` [A, 5]."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
+from ..report.text import table
 from ..store import finite
 from ..weights import hessian
 from ..world import dist_util
@@ -82,7 +83,7 @@ class HESSIAN(frame.Measure):
             [row["model"], row["quantity"], number(row["value"]), number(row["error_larger"])]
             for row in rows
         ]
-        return f"{note}\n\n{frame.table([header, *lines])}"
+        return f"{note}\n\n{table([header, *lines])}"
 
     def figures(self, record: dict) -> dict[str, Figure]:
         """Eigenvalues, with their errors as bars, and traces in the legend."""

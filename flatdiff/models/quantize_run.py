@@ -108,10 +108,13 @@ def _at(layers, weights, quant):
 def _rounded(model, path, quant):
     """The layers that are quantized, and their weights: the file's own, if these are packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
+    return layers, _stored(path) or quantize_weights(layers, _quantizer(quant))
+
+
+def _quantizer(quant):
     ends, knobs = chosen(QUANTIZERS, quant.quant_range)
     ends = functools.partial(ends, **knobs) if knobs else ends
-    grid = Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
-    return layers, _stored(path) or quantize_weights(layers, grid)
+    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
 
 
 def suffix(quant):
