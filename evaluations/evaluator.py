@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not install
 
 
 def create_argparser() -> argparse.ArgumentParser:
-    from flatdiff.judge.names import FEATURES
+    from flatdiff.judge.names import FEATURES, INCEPTION_FILE
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,14 +41,14 @@ def create_argparser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--features",
-        choices=tuple(FEATURES),
-        help="default inception if its weights are given; lite0 and digits work offline, and give "
-        "FD-lite0 and FD-digits, which are no FID",
+        choices=FEATURES,
+        help="default inception if its weights are given. "
+        + "; ".join(f"{name}: {told}" for name, (_, told) in FEATURES.items()),
     )
     parser.add_argument(
         "--inception_weights",
         metavar="FILE",
-        help="pt_inception-2015-12-05-6726825d.pth of pytorch-fid, or torch-fidelity's copy of it",
+        help=f"{INCEPTION_FILE} of pytorch-fid, or torch-fidelity's copy of it",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images a batch; default 64")
     parser.add_argument("--device", help="cpu or cuda; default cuda if there is one")

@@ -7,7 +7,18 @@ run repeats itself, and no result depends on batch sizes or on the number of ran
 import numpy as np
 import torch
 
-TRAIN, DROPOUT, SAMPLE, LABEL = range(4)  # streams: keys that differ here never meet
+# The streams: what a key is for. Keys (seed, stream, ...) that differ in it never meet
+TRAIN, DROPOUT, SAMPLE, LABEL = range(4)  # a step's draw and masks; an image's noise and class
+PERTURB = 1000  # weight noise
+PROBE = 2000  # images that losses are measured on; behind it
+ORDER, JITTER, MATCH, NOISE = range(4)  # which they are, their timesteps in two parts, their noise
+HESSIAN = 3000  # behind it
+START, SIGNS = range(2)  # first vectors of Lanczos, probes of the trace
+INT8 = 5000  # what integer arithmetic is tried on
+VALIDATE = 6000  # a classifier's draws on images that it does not learn
+BOUND = 7000  # which images have their bits per dimension measured
+# and those of NumPy's generators, whose keys NumPy mixes otherwise
+EPOCH, CROP = range(2)  # an epoch's order and mirroring; the crop of an image
 
 WORDS = slice(3, 3 + 624)  # where the state of a CPU generator (uint64) holds its Mersenne Twister
 FIRST_WORD = 1 << 31  # as in init_by_array of Matsumoto and Nishimura: never a state of zeros
@@ -21,6 +32,11 @@ def seed_of(*key: int) -> int:
 def generator(*key: int, device="cpu") -> torch.Generator:
     """A new generator on `device`, seeded by the key."""
     return fill(torch.Generator(device), *key)
+
+
+def of_numpy(*key: int) -> np.random.Generator:
+    """NumPy's new generator of the key."""
+    return np.random.default_rng(key)
 
 
 def seed_all(*key: int) -> None:

@@ -32,10 +32,10 @@ def sample(flags):
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
-    flags.quant = quantize_run.quantize(model, flags, folder)
-    sample = generate.sampler(model, diffusion, flags)
-    suffix = quantize_run.suffix(flags.quant)
-    generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
+    with quantize_run.quantized(model, flags, folder) as flags.quant:
+        sample = generate.sampler(model, diffusion, flags)
+        suffix = quantize_run.suffix(flags.quant)
+        generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
 """Keys give generators: NumPy's own Mersenne Twister is the truth, and no two keys may meet."""
 
+import ast
+import collections
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import flatdiff
+from flatdiff import rng
 from flatdiff.rng import FIRST_WORD, SAMPLE, fill, generator, seed_all, seed_of
 
 KEY = (3, SAMPLE, 17)
@@ -60,3 +66,36 @@ def test_normals_have_the_moments_of_normals():
     firsts = torch.stack([torch.randn(3, generator=generator(0, SAMPLE, i)) for i in range(20_000)])
     assert firsts.mean(dim=0).abs().max() < 4 / 20_000**0.5
     assert (firsts.var(dim=0) - 1).abs().max() < 4 * (2 / 20_000) ** 0.5
+
+
+BEHIND = {"PROBE": ("ORDER", "JITTER", "MATCH", "NOISE"), "HESSIAN": ("START", "SIGNS")}
+OF_NUMPY = ("EPOCH", "CROP")
+
+
+def test_no_two_streams_are_the_same():
+    named = {k: v for k, v in vars(rng).items() if k.isupper() and type(v) is int}
+    del named["FIRST_WORD"]
+    for names in (*BEHIND.values(), OF_NUMPY):
+        numbers = [named.pop(name) for name in names]
+        assert len(set(numbers)) == len(numbers), names
+    twice = [n for n, count in collections.Counter(named.values()).items() if count > 1]
+    assert len(named) == 10 and not twice, {k: v for k, v in named.items() if v in twice}
+
+
+def test_streams_come_from_the_table():
+    """Whatever makes a generator names its stream, and has the name from here."""
+    makers = {"generator", "of_numpy", "seed_all", "fill"}
+    for path in Path(flatdiff.__file__).parent.rglob("*.py"):
+        tree, found = ast.parse(path.read_text()), set()
+        for node in ast.walk(tree):
+            name = getattr(node, "func", None)
+            if getattr(name, "id", getattr(name, "attr", "")) in makers:
+                found |= {a.id for a in node.args if isinstance(a, ast.Name) and a.id.isupper()}
+                assert not any(isinstance(a, ast.Constant) for a in node.args), path
+        imported = {
+            alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "rng"
+            for alias in node.names
+        }
+        assert found <= imported, path

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from . import samplers
 from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
 from .noising import Noising, _extract_into_tensor, betas_for_alpha_bar, get_named_beta_schedule
-from .samplers import Samplers
 
 __all__ = [
     "GaussianDiffusion",
@@ -67,7 +67,7 @@ FIXED_VARIANCES = {
 }
 
 
-class GaussianDiffusion(Noising, Samplers):
+class GaussianDiffusion(Noising):
     """A chain over images x [N, C, ...] in [-1, 1], with t [N] int64.
 
     betas: [T], two or more, each in (0, 1). rescale_timesteps: the network sees t * 1000 / T.
@@ -101,6 +101,34 @@ class GaussianDiffusion(Noising, Samplers):
         self._set_eps_scale(eps_scaler, eps_scaler_slope, model_mean_type is ModelMeanType.EPSILON)
         if input_pertub < 0:
             raise ValueError(f"input_pertub is {input_pertub}; it must not be negative (0: off)")
+
+    # how noise walks back, of which each method may be replaced
+    condition_mean = samplers.condition_mean
+    condition_score = samplers.condition_score
+    p_sample = samplers.p_sample
+    ddim_sample = samplers.ddim_sample
+    ddim_reverse_sample = samplers.ddim_reverse_sample
+    dpmpp_sample = samplers.dpmpp_sample
+    p_sample_loop, p_sample_loop_progressive = samplers.loops(p_sample)
+    ddim_sample_loop, ddim_sample_loop_progressive = samplers.loops(ddim_sample, eta=0.0)
+    dpmpp_sample_loop, dpmpp_sample_loop_progressive = samplers.loops(dpmpp_sample)
+
+    def _set_eps_scale(self, scaler: float, slope: float, predicts_eps: bool) -> None:
+        """The divisor of the predicted noise at each step (Ning et al. 2024, section 4)."""
+        self.eps_scaler, self.eps_scaler_slope = scaler, slope
+        self.eps_scale = scaler + slope * np.arange(self.num_timesteps)
+        self.scales_eps = (scaler, slope) != (1.0, 0.0)
+        if not (self.eps_scale > 0).all():
+            raise ValueError(
+                f"eps_scaler {scaler} and eps_scaler_slope {slope} divide the noise by "
+                f"{self.eps_scale.min()} at some step of 0 .. {self.num_timesteps - 1}; "
+                "the divisor must stay above 0 (1 and 0: off)"
+            )
+        if self.scales_eps and not predicts_eps:
+            raise ValueError(
+                f"eps_scaler {scaler} and eps_scaler_slope {slope} act on predicted noise, and "
+                f"this network predicts {self.model_mean_type.name}: leave them at 1 and 0"
+            )
 
     def p_mean_variance(
         self,

@@ -7,6 +7,7 @@ t counts from 0, the least noise, to T - 1. Nothing here knows of networks.
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -141,3 +142,19 @@ class Noising:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_on_device": {}}  # the reader may not have these devices
+
+    @cached_property
+    def dpmpp_keep(self) -> np.ndarray:
+        """sigma_{t-1} / sigma_t, where sigma_t = sqrt(1 - abar_t): the share of x_t that stays."""
+        return np.sqrt((1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod))
+
+    @cached_property
+    def dpmpp_add(self) -> np.ndarray:
+        """alpha_{t-1} (1 - exp(-h)), where alpha_t = sqrt(abar_t) and h is the step in lambda."""
+        return np.sqrt(self.alphas_cumprod_prev) - self.dpmpp_keep * self.sqrt_alphas_cumprod
+
+    @cached_property
+    def dpmpp_extrapolate(self) -> np.ndarray:
+        """h / (2 h of the step before), lambda_t = log(alpha_t / sigma_t); 0 at both ends."""
+        h = -np.diff(np.log(self.alphas_cumprod / (1 - self.alphas_cumprod)) / 2)
+        return np.concatenate([[0.0], h[:-1] / (2 * h[1:]), [0.0]])

@@ -14,11 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..rng import generator
+from ..rng import JITTER, MATCH, NOISE, ORDER, PROBE, generator
 from .resample import Draw
 
-STREAM = 2000  # of the draws, far from rng's other streams
-ORDER, JITTER, MATCH, NOISE = range(4)
 LEAST = 6  # images: two of each stratum, so that there is an error
 
 
@@ -29,7 +27,7 @@ def images_of(dataset, num_images: int, seed: int) -> tuple[Tensor, dict[str, Te
 
     :param dataset: has num_images, image(i) -> uint8 [H, W, 3], and labels, int64 or None.
     """
-    order = torch.randperm(dataset.num_images, generator=generator(seed, STREAM, ORDER))
+    order = torch.randperm(dataset.num_images, generator=generator(seed, PROBE, ORDER))
     chosen = np.resize(order.numpy(), num_images)
     squares = torch.from_numpy(np.stack([dataset.image(i) for i in chosen]))
     images = squares.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
@@ -124,11 +122,11 @@ def plan(
     strata = _strata(num_images, num_timesteps, t_range)
     low, high, count = (np.array(column) for column in zip(*strata))
     stratum = torch.arange(len(strata)).repeat_interleave(torch.from_numpy(count))
-    jitter = torch.rand(num_images, generator=generator(seed, STREAM, JITTER), dtype=torch.float64)
+    jitter = torch.rand(num_images, generator=generator(seed, PROBE, JITTER), dtype=torch.float64)
     low, high, count = (torch.from_numpy(column)[stratum] for column in (low, high, count))
     t = (low + jitter * (high - low)).long().minimum(high.ceil().long() - 1)
     weight = (high - low) / count * num_images / t_range
-    order = torch.randperm(num_images, generator=generator(seed, STREAM, MATCH))
+    order = torch.randperm(num_images, generator=generator(seed, PROBE, MATCH))
     image = torch.arange(num_images) % (distinct or num_images)
     return Plan(t[order], weight[order], stratum[order], image)
 
@@ -160,7 +158,7 @@ def fixed_draws(
     """
     noise = torch.stack(
         [
-            torch.randn(image.shape, generator=generator(seed, STREAM, NOISE, i))
+            torch.randn(image.shape, generator=generator(seed, PROBE, NOISE, i))
             for i, image in enumerate(images)
         ]
     )
@@ -179,9 +177,9 @@ def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
     """int64 [num_images]: one from each of num_images strata of 0 .. t_range-1, in random order."""
     if t_range < 1:
         raise ValueError(f"t_range is {t_range}; expected the number of timesteps, 1 or more")
-    jitter = torch.rand(num_images, generator=generator(seed, STREAM, JITTER), dtype=torch.float64)
+    jitter = torch.rand(num_images, generator=generator(seed, PROBE, JITTER), dtype=torch.float64)
     strata = (torch.arange(num_images) + jitter) * t_range / num_images
-    order = torch.randperm(num_images, generator=generator(seed, STREAM, MATCH))
+    order = torch.randperm(num_images, generator=generator(seed, PROBE, MATCH))
     return strata.long().clamp(max=t_range - 1)[order]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..rng import CROP, EPOCH, of_numpy
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import (
     Npz,
@@ -43,7 +44,6 @@ __all__ = [
     "to_uint8",
 ]
 
-ORDER, CROP = range(2)  # streams of random numbers: keys (seed, stream, ...) never meet
 BAR_FROM = 2000  # images whose decoding takes long enough for a progress bar
 
 Batch = tuple[Tensor, dict[str, Tensor]]
@@ -176,14 +176,14 @@ class Batches:
             return self._squares[indices]
         if not self.random_crop:
             return np.stack([self.dataset.image(i) for i in indices])
-        rngs = (np.random.default_rng((self.seed, CROP, position)) for position in positions)
+        rngs = (of_numpy(self.seed, CROP, position) for position in positions)
         return np.stack([self.dataset.random_crop(i, rng) for i, rng in zip(indices, rngs)])
 
 
 @functools.lru_cache(maxsize=4)
 def _epoch(num_images: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Order of the images in one epoch, and which are mirrored in it; both [num_images]."""
-    rng = np.random.default_rng((seed, ORDER, epoch))
+    rng = of_numpy(seed, EPOCH, epoch)
     return rng.permutation(num_images), rng.random(num_images) < 0.5
 
 

@@ -74,9 +74,9 @@ class Measure(Choice):
 Table = Mapping[str, Choice]
 
 SAMPLERS: dict[str, Choice] = {
-    "ddpm": Choice("chain.samplers:Samplers.p_sample", "ancestral (Ho et al. 2020)"),
-    "ddim": Choice("chain.samplers:Samplers.ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
-    "dpmpp": Choice("chain.samplers:Samplers.dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+    "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
+    "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
 }
 GRADIENTS: dict[str, Gradient] = {
     "adam": Gradient("weights.gradients:plain", "here", passes=1),
@@ -99,6 +99,10 @@ OPTIMIZERS = {"adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hut
 AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
+}
+QUANTIZERS: dict[str, Choice] = {
+    "minmax": Choice("quantize.ranges:minmax", "at the extreme weights"),
+    "mse": Choice("quantize.ranges:mse", "where the squared error is least"),
 }
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(

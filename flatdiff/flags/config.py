@@ -18,6 +18,7 @@ from .use import (
     GuidanceFlags,
     NllFlags,
     QuantFlags,
+    RoundingFlags,
     SampleFlags,
     StudyFlags,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "GuidanceFlags",
     "NllFlags",
     "QuantFlags",
+    "RoundingFlags",
     "SampleFlags",
     "StudyFlags",
     "as_trained",

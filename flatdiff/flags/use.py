@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from .choices import SAMPLERS
+from ..judge.names import INCEPTION_FILE
+from .choices import FEATURES, FLATNESS, QUANTIZERS, SAMPLERS
 from .parse import flag
 
 
@@ -23,14 +24,8 @@ class SampleFlags:
 class FeatureFlags:
     """What a distance between sets of images is measured on."""
 
-    features: str = flag(
-        "lite0",
-        "what is compared: FD-lite0, FD-digits (handwritten digits only), or inception's FID",
-        choices=("lite0", "digits", "inception"),
-    )
-    inception_weights: str = flag(
-        "", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid", changes="nothing"
-    )
+    features: str = flag("lite0", "what is compared", table=FEATURES)
+    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid", changes="nothing")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +42,7 @@ class CompareFlags(FeatureFlags):
 class FlatnessFlags:
     """How flat the loss is around the weights of one checkpoint or several."""
 
-    flatness: str = flag(
-        "LPF",
-        "LPF: Gaussian weight noise; MC: random directions of given length; HESSIAN: largest "
-        "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
-        choices=("LPF", "MC", "HESSIAN", "SURFACE"),
-    )
+    flatness: str = flag("LPF", "what is measured", table=FLATNESS)
     model_path: str = flag(
         "", "checkpoints, separated by commas; * and ? stand for any letters", changes="nothing"
     )
@@ -114,8 +104,8 @@ class ExposureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantFlags:
-    """Sampling from quantized weights: how they are rounded, and what the network is kept as."""
+class RoundingFlags:
+    """How weights, and inputs of layers, are rounded to few bits."""
 
     quant: int = flag(
         0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
@@ -131,12 +121,7 @@ class QuantFlags:
         "the grid reaches as far below zero as above; False: from least to largest weight",
         fixed=True,
     )
-    quant_range: str = flag(
-        "minmax",
-        "where the grid ends: at the extreme weights, or where the squared error is least",
-        choices=("minmax", "mse"),
-        fixed=True,
-    )
+    quant_range: str = flag("minmax", "where the grid ends", table=QUANTIZERS, fixed=True)
     quant_skip: str = flag(
         "",
         "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
@@ -145,6 +130,12 @@ class QuantFlags:
     quant_activations: int = flag(
         0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantFlags(RoundingFlags):
+    """Sampling from quantized weights: what the network is kept as, and what is measured of it."""
+
     quant_backend: str = flag(
         "simulate",
         "fp32 arithmetic on rounded weights; the same, weights packed in memory and unpacked layer "
@@ -225,10 +216,11 @@ class StudyFlags:
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
     features: str = flag(
         "",
-        "what a Frechet distance compares: lite0, digits or inception; empty: digits for "
-        "--preset digits, inception where there are inception_weights, else lite0",
+        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
+        "there are inception_weights, else lite0",
+        table=FEATURES,
     )
-    inception_weights: str = flag("", "pt_inception-2015-12-05-6726825d.pth of pytorch-fid")
+    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
     sigma: str = flag(
         "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
     )

@@ -43,7 +43,7 @@ class DigitFeatures(nn.Module):
         return self.classes(self(images)["pool"])
 
 
-def load(cache_dir: str) -> DigitFeatures:
+def load(cache_dir: str = "", **_) -> DigitFeatures:
     """The trained classifier, from `cache_dir` or trained now and put there ("" keeps nothing)."""
     recipe = Path(__file__).read_bytes() + torch.__version__.encode()
     name = f"digits-{hashlib.sha256(recipe).hexdigest()[:16]}.pt"

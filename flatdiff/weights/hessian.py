@@ -17,10 +17,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.calls import twice_differentiable
-from ..rng import generator
-
-STREAM = 3000  # of start vectors and signs, far from rng's other streams
-START, SIGNS = range(2)
+from ..rng import HESSIAN, SIGNS, START, generator
 
 Product = Callable[[Tensor], Tensor]  # v [n] -> H v [n]
 
@@ -76,7 +73,7 @@ def top_eigenvalues(
         )
     basis = torch.empty(steps, size, dtype=torch.float64)
     matrix = torch.zeros(steps, steps, dtype=torch.float64)
-    vector = torch.randn(size, dtype=torch.float64, generator=generator(seed, STREAM, START))
+    vector = torch.randn(size, dtype=torch.float64, generator=generator(seed, HESSIAN, START))
     length = vector.norm()
     for k in range(steps):
         basis[k] = vector / length
@@ -101,5 +98,5 @@ def top_eigenvalues(
 
 def signs(size: int, seed: int, draw: int) -> Tensor:
     """z [size] of (seed, draw), each 1 or -1: the mean over draws of z . H z is the trace of H."""
-    coins = torch.randint(2, (size,), generator=generator(seed, STREAM, SIGNS, draw))
+    coins = torch.randint(2, (size,), generator=generator(seed, HESSIAN, SIGNS, draw))
     return coins.double() * 2 - 1

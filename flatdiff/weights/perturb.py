@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..rng import generator
+from ..rng import PERTURB, generator
 
 Perturbation = Callable[[list[Tensor]], None]
-
-STREAM = 1000  # of weight noise, far from rng's other streams
 
 
 @contextlib.contextmanager
@@ -121,7 +119,7 @@ def noise(
     # normal_ is fast, and the same for every layout, only on contiguous memory of the CPU.
     buffer = torch.empty(max(w.numel() for w in weights))
     for i, w in enumerate(weights):
-        z = buffer[: w.numel()].normal_(generator=generator(seed, STREAM, draw, i))
+        z = buffer[: w.numel()].normal_(generator=generator(seed, PERTURB, draw, i))
         z = z.view(w.shape).to(w.device)
         yield z * (_filter_norms(w) / _filter_norms(z)) if filterwise else z
 

@@ -11,7 +11,7 @@ from preparation import run as prepare
 from flatdiff.data import classes
 from flatdiff.flags import config
 from flatdiff.image_datasets import ImageDataset, load_data
-from flatdiff.measure import exposure_run
+from flatdiff.measure import run
 from flatdiff.models import generate, networks, quantize_run, run_util, super_res
 from flatdiff.store import checkpoint
 from flatdiff.train import starting
@@ -227,7 +227,7 @@ def test_networks_in_one_study_of_exposure_mean_the_same(tmp_path):
 
     def labels(*networks):
         models = [types.SimpleNamespace(image_size=8, num_classes=3, classes=c) for c in networks]
-        return sorted(exposure_run._images(flags, models)[1]["y"].tolist())
+        return sorted(run.exposure_images(flags, models)[1]["y"].tolist())
 
     assert labels(("ape", "cat", "dog"), (None, "cat", "dog")) == [1, 1, 2, 2]
     with pytest.raises(ValueError, match="other labels for the same classes"):

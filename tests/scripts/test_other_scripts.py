@@ -17,11 +17,10 @@ from PIL import Image
 
 from flatdiff import script_util
 from flatdiff.flags import config
-from flatdiff.measure import nll
 from flatdiff.models import networks, super_res
 from flatdiff.models.generate import ImageNoise
 from flatdiff.nets.unet import SuperResModel
-from flatdiff.rng import generator
+from flatdiff.rng import BOUND, generator
 from flatdiff.store import checkpoint
 from flatdiff.train import classifier_util
 from flatdiff.world import dist_util
@@ -331,7 +330,7 @@ def test_bits_per_dimension_are_calc_bpd_loops(folder, call, network, tmp_path):
         return [np.load(out / f"{name}.npz")["arr_0"] for name in files], list(map(float, found))
 
     paths = sorted((folder / "images").iterdir())
-    order = torch.randperm(24, generator=generator(5, nll.STREAM))[:7]
+    order = torch.randperm(24, generator=generator(5, BOUND))[:7]
     images = np.stack([np.asarray(Image.open(paths[i])) for i in order])
     model = script_util.create_model(
         8, 32, 1, "1", True, False, False, "4", 4, use_scale_shift_norm=True
