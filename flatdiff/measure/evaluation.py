@@ -70,10 +70,11 @@ def text(rows: list[dict]) -> str:
         + ["" if row[k] is None else f"{row[k]:.4g}" for k in COLUMNS[-3:]]
         for row in rows
     ]
-    return (
-        f"{table([header, *lines])}\n+-: one standard error over samples. {compare.REAL}: as many of the "
-        "reference's own, drawn with replacement; a perfect copy of it would get that"
+    note = (
+        f"+-: one standard error over samples. {compare.REAL}: as many of the reference's own, "
+        "drawn with replacement; a perfect copy of it would get that"
     )
+    return f"{table([header, *lines])}\n{note}"
 
 
 def on_the_fly(flags, dataset) -> dict:

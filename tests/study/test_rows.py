@@ -70,7 +70,8 @@ def test_the_gap_of_the_first_step_is_not_in_the_mean_of_the_rest():
     assert (row["gap_start"], row["gap_mean"]) == pytest.approx((3.0, 0.3))
     assert (row["training_start"], row["sampling_start"]) == (8.0, 11.0)
     assert (row["training_mean"], row["sampling_mean"]) == pytest.approx((9.4, 9.6))
-    one = {"exposure": exposure(**dict.fromkeys(("training", "sampling", "gap"), {"value": [3.0]}))}
+    names = ("training", "sampling", "gap")
+    one = {"exposure": exposure(**{name: {"value": [3.0]} for name in names})}
     (row,) = rows.rows_of([model_of(one)])
     assert (row["gap_start"], row["gap_mean"]) == (3.0, None)
 
