@@ -130,7 +130,7 @@ def _finish(figure, axes) -> str:
         axis.spines[["top", "right"]].set_visible(False)
     lines, names = axes[0].get_legend_handles_labels()
     if lines:
-        figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(lines, names, loc="outside lower center", ncols=min(3, len(axes)), frameon=False)
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     plt.close(figure)

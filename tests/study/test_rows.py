@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flatdiff.study import report, rows, tables, words
+from flatdiff.flags import choices
+from flatdiff.measure.frame import Line, Measure
+from flatdiff.study import claims, pictures, report, rows, tables, words
 from flatdiff.study.matrix import Cell, Model, Training
 
 AT_W = {"mse": {"losses": [0.1] * 5, "errors": [0.0] * 5}}
@@ -132,3 +134,31 @@ def test_real_images_stand_below_the_models():
     half = 4.303 * np.std([0.4, 0.5, 0.6], ddof=1) / 3**0.5
     assert lines[-1][:3] == ["400 real images", "", f"0.50 ± {half:.2f}"]
     assert lines[0][2:4] == ["**2**", "1.5"]
+
+
+class Toy(Measure):
+    """Says what the record says."""
+
+    @staticmethod
+    def shown(model):
+        return {"twice": 2 * model["toy"]}
+
+    @staticmethod
+    def lines(model):
+        return [Line("pile of toys", [1.0, 2.0], [model["toy"], 0.0], "x", "y")]
+
+
+def test_a_measure_of_the_registry_is_shown_claimed_and_drawn(register):
+    column = choices.Column("TOY", "twice", "toys, twice", "toys")
+    line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""}, {"toys": column})
+    register(choices.MEASURES, "TOY", line, Toy)
+    models = [model_of({"TOY": {"TOY": {"models": [{"toy": s}]}}}, seed=s) for s in (3, 5)]
+    found = rows.rows_of(models)
+    assert [row["toys"] for row in found] == [6, 10]
+    header, told = tables.measured(rows.summary(found), "flatness", {})
+    assert header[-1] == "toys, twice" and told[-1].startswith("8")
+    sam = [row | {"gradient": "adam-sam", "climbs": True} for row in found]
+    texts = {claim.text: claim.column for claim in claims.claims(found + sam)}
+    assert texts["SAM is flatter than Adam: toys"] == "toys"
+    assert "pile of toys" in pictures.measured(models, "flatness")
+    assert "counts toys" in words.measured("flatness")
