@@ -91,9 +91,10 @@ def claims(rows: list[dict]) -> list[Claim]:
         name = sam if len(climbing(rows)) > 1 else "SAM"
         if plain:
             made = Maker(rows, name, sam, plain[0])
-            found += made.flatness() + made.quantization() + made.exposure() + made.quality()
+            found += made.flatness() + made.quantization() + made.exposure()
+            found += made.quality("Adam", "main table")
         if equal := of_equal_cost(rows, sam):
-            found += Maker(rows, name, sam, equal).fair()
+            found += Maker(rows, name, sam, equal).quality(equal, FAIR, " at equal cost")
     return found
 
 
@@ -178,14 +179,7 @@ class Maker:
         text = f"{self.name}{raw} has a smaller epsilon-norm gap than Adam{raw}"
         return [self.claim(f"{text}, {told}", place, column) for column, told in GAPS.items()]
 
-    def quality(self) -> list[Claim]:
-        return self._distances("Adam", "main table")
-
-    def fair(self) -> list[Claim]:
-        """Where `plain` costs what `sam` does."""
-        return self._distances(self.plain, FAIR, " at equal cost")
-
-    def _distances(self, against: str, place: str, how: str = "") -> list[Claim]:
+    def quality(self, against: str, place: str, how: str = "") -> list[Claim]:
         columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
         text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}}{how}"
         return self.each(columns, place, f"{text}, {{number}} steps")

@@ -191,8 +191,9 @@ class Cells:
         """By name: samples and their distances, what the registry measures, the real images."""
         made_of = {"training": training.cell.key, "average": average}
         aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
-        cells = {}
-        for steps, bits in _sampled(self.study):
+        cells, lists = {}, axes.lists_of(self.study)
+        fewest, *_ = chains = lists["sampling_steps"]
+        for steps, bits in [(n, 0) for n in chains] + [(fewest, b) for b in lists["bits"]]:
             name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
             samples = self._samples(steps, bits, made_of, aside)
             cells[f"samples{name[2:]}"] = samples
@@ -257,21 +258,12 @@ def changed(*groups) -> tuple[dict[str, Any], dict[str, Any]]:
     return counted, aside
 
 
-def _sampled(s: config.StudyFlags) -> list[tuple[int, int]]:
-    """(steps, bits) of each set of samples; 0 bits: fp32."""
-    lists = axes.lists_of(s)
-    steps, bits = lists["sampling_steps"], lists["bits"]
-    return [(n, 0) for n in steps] + [(steps[0], b) for b in bits]
-
-
 def _checkpoint(training: Training, average: str) -> str:
     """The file of one average; the first rate's where there are several EMAs."""
     rates = training.cell.flags.get("ema_rate", config.TrainFlags.ema_rate)
+    labels = {"ema": f"ema_{float(rates.split(',')[0] or 0)}", "swa": "swa"}
+    label = labels.get(average, "_".join(["average", *average.split()]))
+    name = checkpoint.average_name(label, training.steps)
     if average == "none":
         name = checkpoint.model_name(training.steps)
-    elif average == "ema":
-        name = checkpoint.ema_name(float(rates.split(",")[0]), training.steps)
-    else:
-        label = average if average == "swa" else "_".join(["average", *average.split()])
-        name = checkpoint.average_name(label, training.steps)
     return os.path.join(training.cell.folder, name)

@@ -6,12 +6,9 @@ Curves are means over seeds. Knows nothing of pages.
 import contextlib
 import io
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from ..measure import frame
 from ..report.compare import progress
 from .claims import rounding, sharpness
 from .matrix import Model
@@ -21,7 +18,6 @@ from .tables import label
 
 STYLES, MARKERS = ("-", "--", ":", "-."), "os^v"  # of averages, in their order
 FEW = 10  # points of a line, that are marked
-WIDTH, HEIGHT = 4.4, 3.6  # inches of a panel
 
 
 def measured(models: list[Model], verb: str) -> str:
@@ -36,7 +32,7 @@ def measured(models: list[Model], verb: str) -> str:
                         f"{lines[0].title} ({cell})" if len(measure.cells) > 1 else lines[0].title
                     )
                     panels.setdefault((cell, title), []).append((group[0], lines))
-    figure, axes = _panels(max(1, len(panels)))
+    figure, axes = frame.panels(max(1, len(panels)))
     shared = {}
     for axis, ((_, title), drawn) in zip(axes, panels.items()):
         line = drawn[0][1][0]
@@ -54,7 +50,7 @@ def measured(models: list[Model], verb: str) -> str:
 def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
     """Each model's sharpness against what its distance loses to rounded weights."""
     x, rises = sharpness(), rounding(rows)
-    figure, axes = _panels(max(1, len(rises)))
+    figure, axes = frame.panels(max(1, len(rises)))
     for axis, y in zip(axes, rises):
         known = [row for row in rows if None not in (row[x], row[y])]
         for model in (group[0] for group in _groups(models)):
@@ -72,7 +68,7 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
 
 def training(models: list[Model]) -> str:
     """The loss of training, against steps and against what they cost."""
-    figure, axes = _panels(2)
+    figure, axes = frame.panels(2)
     first_average = [model for model in models if model.average == models[0].average]
     for group in _groups(first_average):
         runs = []
@@ -117,21 +113,12 @@ def _look(models: list[Model], model: Model, marked: bool = True) -> dict:
     }
 
 
-def _panels(count: int):
-    figure, axes = plt.subplots(
-        1, count, figsize=(WIDTH * count, HEIGHT + 0.9), layout="constrained", squeeze=False
-    )
-    return figure, axes[0]
-
-
 def _finish(figure, axes) -> str:
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    lines, names = axes[0].get_legend_handles_labels()
-    if lines:
-        figure.legend(lines, names, loc="outside lower center", ncols=min(3, len(axes)), frameon=False)
+    if axes[0].get_legend_handles_labels()[0]:
+        frame.legend(figure, axes[0])
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
-    plt.close(figure)
     return svg.getvalue()
