@@ -41,6 +41,19 @@ def settings(flags) -> dict:
     return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
 
 
+def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
+    """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
+    text = keys.key(
+        flags,
+        "part",
+        file=checkpoint.identity(path),
+        draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors],
+        torch=[torch.__version__, dist_util.dev().type],
+        **more,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
     """What a measure says of one of so many models, with where it came from."""
     tasks = measure.tasks(subject)
@@ -126,7 +139,7 @@ def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject
         t_range=flags.flatness.t_range,
         batch_size=flags.flatness.batch_size,
         dtype="fp16" if flags.model.use_fp16 else flags.run.dtype,
-        key=functools.partial(keys.key, flags, "part"),
+        key=functools.partial(key_of, flags),
     )
 
 
@@ -238,8 +251,5 @@ def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.C
     rows = torch.arange(len(x_start)).split(flags.exposure.batch_size)
     mine = rows[dist_util.rank() :: dist_util.world_size()]
     batches = [exposures.batch(part, x_start, t, cond, seed) for part in mine]
-    draws = [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in (x_start, *cond.values())]
-    known = [torch.__version__, dist_util.dev().type]
-    text = keys.key(flags, "part", file=checkpoint.identity(path), draws=draws, torch=known)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    key = key_of(flags, path, [x_start, *cond.values()])
     return exposures.Chains(name, path, model, diffusion, batches, key)

@@ -5,7 +5,6 @@ What is done to the weights, and why, is not its business.
 
 import base64
 import functools
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..chain import probe
 from ..models import networks
-from ..store import checkpoint, finite
+from ..store import finite
 from ..store.checkpoint import sha256
 from ..weights import hessian, perturb
 from ..world import dist_util
@@ -37,7 +36,8 @@ class Subject:
     :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
     :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
     :param batch_size: images per network call; 0: what there is memory for.
-    :param key: what the losses depend on beside, as keyword arguments -> text.
+    :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
+        depend on.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Subject:
         t_range: int = 0,
         batch_size: int = 0,
         dtype: str = "fp32",
-        key: Callable[..., str] = "{}".format,
+        key: Callable[..., str] = lambda *_, **__: "",
     ):
         self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
         self.model, self.diffusion = model, diffusion
@@ -71,7 +71,8 @@ class Subject:
         self.at_w = self.means(self._own)
         self.errors = self.errors_of(self._own)
         self.sha256 = sha256(path)
-        self.key = hashlib.sha256(key(**self._made_of()).encode()).hexdigest()[:16]
+        draws = [x_start, *cond.values(), self.plan.t, self.plan.weight]
+        self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
 
     def about(self) -> dict:
         """Where it came from, and its losses at w, with their standard errors over images."""
@@ -205,34 +206,23 @@ class Subject:
             )
         return t_range or num_timesteps
 
-    def _made_of(self) -> dict:
-        """The file, what says what is in it, the draws, and the arithmetic."""
-        draws = [self.draws.x_start, *self.draws.model_kwargs.values()]
-        draws += [self.plan.t, self.plan.weight]
-        return {
-            "file": checkpoint.identity(self.path),
-            "draws": [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in draws],
-            "losses": [*self.terms, self.t_range, self.batch_size],
-            "torch": [torch.__version__, dist_util.dev().type],
-        }
-
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
     """[{"losses": [terms][5]}, ...] -> {term: [..., [5]]}."""
     return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 
-def packed(values: Tensor) -> list:
-    """Values of each image as plain ones, to keep: [shape, their float32 as base64 text].
+def packed(values: Tensor, kind: type = np.float32) -> list:
+    """Values of each image as plain ones, to keep: [shape, their numbers as base64 text].
 
-    A third of the length of numbers in text; there can be 100 draws of 50,000 images.
+    float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
     """
-    data = values.float().contiguous().numpy().tobytes()
+    data = values.contiguous().numpy().astype(kind).tobytes()
     return [list(values.shape), base64.b64encode(data).decode()]
 
 
-def unpacked(kept: list) -> Tensor:
+def unpacked(kept: list, kind: type = np.float32) -> Tensor:
     """float64, of what `packed` made."""
     shape, text = kept
-    values = np.frombuffer(base64.b64decode(text), np.float32)
+    values = np.frombuffer(base64.b64decode(text), kind)
     return torch.from_numpy(values.astype(np.float64)).view(shape)
