@@ -36,6 +36,7 @@ class Subject:
     :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
     :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
     :param batch_size: images per network call; 0: what there is memory for.
+    :param call: how the network is called, if not as the model.
     :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
         depend on.
     """
@@ -52,10 +53,11 @@ class Subject:
         t_range: int = 0,
         batch_size: int = 0,
         dtype: str = "fp32",
+        call: Callable | None = None,
         key: Callable[..., str] = lambda *_, **__: "",
     ):
         self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
-        self.model, self.diffusion = model, diffusion
+        self.model, self.diffusion, self.call = model, diffusion, call or model
         self.weights = list(model.parameters())
         self.autocast = networks.casting(dtype, dist_util.dev())
         self.t_range = self._t_range(t_range)
@@ -67,9 +69,9 @@ class Subject:
         self.batch_size = self.fitting(batch_size, self._losses)
         losses = self._losses(self.batch_size)
         self.terms = [term for term in TERM if term in losses]
-        self._own = self._stacked(losses)
-        self.at_w = self.means(self._own)
-        self.errors = self.errors_of(self._own)
+        self.own = self._stacked(losses)
+        self.at_w = self.means(self.own)
+        self.errors = self.errors_of(self.own)
         self.sha256 = sha256(path)
         draws = [x_start, *cond.values(), self.plan.t, self.plan.weight]
         self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
@@ -127,7 +129,7 @@ class Subject:
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
-        return found | ({"rises": packed(losses - self._own)} if each else {})
+        return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
         """v -> H v of the mean of the headline, by all ranks together.
@@ -190,7 +192,7 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.call, self.diffusion, self.draws, batch_size)
         finite.check(losses, f"losses by image, at or around the weights of {self.path}")
         return losses
 
