@@ -76,6 +76,7 @@ def check(flags) -> None:
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
     made(flags.flatness.flatness, flags.flatness)
+    quantized.without_quant(flags)
 
 
 def flatness(flags, folder: str) -> dict:
