@@ -46,12 +46,7 @@ def quantized(model, flags, folder):
         return
     layers, weights = _rounded(model, path, quant)
     with torch.no_grad():
-        tensors = packing.pack(model.state_dict(), weights)
-        _log_sizes(model, layers, tensors, quant)
-        _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
-        if quant.save_quantized and dist_util.rank() == 0:
-            checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
-            logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
+        _keep(model, layers, weights, quant, flags, folder)
         subject = _subject(model, flags)
         fp32 = quant.quant_backend == "int8" and _output(model)
     with _at(layers, weights, quant) as hooks:
@@ -60,7 +55,18 @@ def quantized(model, flags, folder):
                 _use_int8(model, layers, weights, quant, hooks, fp32)
             if subject:
                 _log_losses(subject)
+        del subject, weights  # the sampling wants their memory
         yield quant
+
+
+def _keep(model, layers, weights, quant, flags, folder):
+    """Write what the rounding is: the log, the csv, and the file of packed weights."""
+    tensors = packing.pack(model.state_dict(), weights)
+    _log_sizes(model, layers, tensors, quant)
+    _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
+    if quant.save_quantized and dist_util.rank() == 0:
+        checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
+        logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
 
 
 @contextlib.contextmanager
@@ -94,8 +100,9 @@ def _at(layers, weights, quant):
             packing.keep_packed(layer, weights[name])
         held = contextlib.nullcontext()
     else:
-        moved = perturb.replace([weights[name].dequantize() for name in layers])
-        held = perturb.at([layer.weight for layer in layers.values()], moved)
+        rounding = functools.partial(_round, [weights[name] for name in layers])
+        held = perturb.at([layer.weight for layer in layers.values()], rounding, measure=False)
+    del weights
     bits = quant.quant_activations
     hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
     try:
@@ -104,6 +111,12 @@ def _at(layers, weights, quant):
     finally:
         for hook in hooks.values():
             hook.remove()
+
+
+def _round(quantized, weights):
+    """The perturbation w' = quantized, one weight at a time."""
+    for w, q in zip(weights, quantized):
+        w.copy_(q.dequantize())
 
 
 @torch.no_grad()
