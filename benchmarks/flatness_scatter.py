@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from flatdiff.flags import config
-from flatdiff.measure import run
-from flatdiff.models import networks, quantize_run
+from flatdiff.measure import quantized, run
+from flatdiff.models import networks
 from flatdiff.world import logger
 
 GROUPS = {
@@ -77,7 +77,7 @@ def _quantized(argv: list[str]) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         told, logger.log = logger.log, said.append
         try:
-            with quantize_run.quantized(model, flags, folder):
+            with quantized.quantized(model, flags, folder):
                 pass
         finally:
             logger.log = told

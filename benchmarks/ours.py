@@ -11,8 +11,8 @@ import torch
 from peers import Peer
 
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.measure import curve, run
-from flatdiff.models import generate, networks, quantize_run, run_util
+from flatdiff.measure import curve, quantized, run
+from flatdiff.models import generate, networks, run_util
 from flatdiff.train import starting
 from flatdiff.weights import perturb
 from flatdiff.world import dist_util, logger
@@ -73,7 +73,7 @@ class Flatdiff(Peer):
         more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
         flags = self.job.flags(more)
         model, diffusion = networks.from_checkpoint(self.job.weights, flags)
-        self.held.enter_context(quantize_run.quantized(model, flags, self.job.folder))
+        self.held.enter_context(quantized.quantized(model, flags, self.job.folder))
         return model, generate.sampler(model, diffusion, flags)
 
     def network(self, x, t):

@@ -4,7 +4,6 @@ All networks see the same images and noises, so a difference between two of them
 and better known than either. Errors are standard errors over images.
 """
 
-import base64
 import functools
 import itertools
 import math
@@ -24,6 +23,7 @@ from ..store.checkpoint import sha256
 from ..world import dist_util
 from . import exposure_bias, exposure_report, frame
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
+from .subject import packed, unpacked
 
 UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is not predicted
 
@@ -70,7 +70,10 @@ class EXPOSURE(frame.Measure):
 
     def result(self, subject: Chains, found: list) -> dict:
         """The `numbers`; from the second network on, "less": the first, and the `difference`."""
-        arrays = [{name: _unpacked(kept) for name, kept in part.items()} for part in found]
+        arrays = [
+            {name: unpacked(kept, np.float64).numpy() for name, kept in part.items()}
+            for part in found
+        ]
         m = exposure_bias.measured(arrays, self.priors)
         if not self.first:
             self.first = subject.name, m
@@ -150,17 +153,7 @@ def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
     ) as subject.bar:
         arrays = part()
     finite.check(arrays, f"exposure bias of {subject.path}")
-    return {key: _packed(values) for key, values in arrays.items()}
-
-
-def _packed(values: np.ndarray) -> list:
-    """[shape, their float64 as base64 text]: as `subject.packed`, and to the bit."""
-    return [values.shape, base64.b64encode(np.ascontiguousarray(values, np.float64)).decode()]
-
-
-def _unpacked(kept: list) -> np.ndarray:
-    shape, text = kept
-    return np.frombuffer(base64.b64decode(text)).reshape(shape)
+    return {key: packed(torch.from_numpy(values), np.float64) for key, values in arrays.items()}
 
 
 # What was asked for

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..chain import probe
 from ..flags import choices, keys
-from ..models import networks, quantize_run, run_util
+from ..models import networks, run_util
 from ..store import checkpoint
 from ..store.checkpoint import sha256
 from ..store.model_paths import find_models, short_names
 from ..world import dist_util, logger
 from . import exposure as exposures
-from . import frame
+from . import frame, quantized
 from .finished import Finished
 from .subject import Subject
 
@@ -39,6 +39,19 @@ def settings(flags) -> dict:
     """Every flag that a number may depend on, and torch's version."""
     told = {"torch": torch.__version__, "device": dist_util.dev().type}
     return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
+
+
+def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
+    """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
+    text = keys.key(
+        flags,
+        "part",
+        file=checkpoint.identity(path),
+        draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors],
+        torch=[torch.__version__, dist_util.dev().type],
+        **more,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
@@ -63,6 +76,7 @@ def check(flags) -> None:
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
     made(flags.flatness.flatness, flags.flatness)
+    quantized.without_quant(flags)
 
 
 def flatness(flags, folder: str) -> dict:
@@ -74,14 +88,14 @@ def flatness(flags, folder: str) -> dict:
     """
     measure = made(flags.flatness.flatness, flags.flatness)
     paths = find_models(flags.flatness.model_path)
-    flags = quantize_run.without_quant(arithmetic(flags, measure.fp32))
+    flags = quantized.without_quant(arithmetic(flags, measure.fp32))
     images = functools.cache(functools.partial(load_images, flags))
     record = {"settings": settings(flags), "models": []}
     with Finished(os.path.join(folder, "flatness_parts")) as finished:
         for name, path in zip(short_names(paths), paths):
             logger.log(f"{flags.flatness.flatness} of {path}")
             model, diffusion = networks.from_checkpoint(path, flags)
-            with quantize_run.rounded(model, path, flags):
+            with quantized.rounded(model, path, flags):
                 subject = subject_of(name, path, model, diffusion, flags, images)
                 record["models"].append(result_of(measure, subject, finished, len(paths)))
                 warn_of_differences(record["models"])
@@ -93,7 +107,7 @@ def flatness(flags, folder: str) -> dict:
 def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict | None:
     """What lies between two networks; the key names the first one, too."""
     model, _ = networks.from_checkpoint(start, flags)
-    with quantize_run.rounded(model, start, flags):
+    with quantized.rounded(model, start, flags):
         weights = [w.detach().clone() for w in model.parameters()]
     tasks = measure.pair(weights, end)
     finished.expect(len(tasks))
@@ -125,8 +139,8 @@ def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject
         seed=flags.run.seed,
         t_range=flags.flatness.t_range,
         batch_size=flags.flatness.batch_size,
-        dtype="fp16" if flags.model.use_fp16 else flags.run.dtype,
-        key=functools.partial(keys.key, flags, "part"),
+        dtype=networks.dtype_of(flags),
+        key=functools.partial(key_of, flags),
     )
 
 
@@ -187,7 +201,7 @@ def exposure(flags, folder: str) -> dict:
     f = flags.exposure
     torch.backends.cudnn.deterministic = True
     measure, paths = made("exposure", f), find_models(f.model_path)
-    flags = quantize_run.without_quant(flags)
+    flags = quantized.without_quant(flags)
     names = short_names(paths)
     loaded = {n: networks.from_checkpoint(p, flags) for n, p in zip(names, paths)}
     exposures.check_one_chain(loaded)
@@ -195,7 +209,7 @@ def exposure(flags, folder: str) -> dict:
     casting, models = networks.autocast(flags, dist_util.dev()), []
     with Finished(os.path.join(folder, "exposure_parts")) as finished:
         for path, (name, network) in zip(paths, loaded.items()):
-            with quantize_run.rounded(network[0], path, flags), casting():
+            with quantized.rounded(network[0], path, flags), casting():
                 subject = _chains(name, path, *network, x_start, labels, flags)
                 models.append(result_of(measure, subject, finished, len(paths)))
     return {"settings": settings(flags)} | exposures.about(x_start, labels, network[1], models)
@@ -238,8 +252,5 @@ def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.C
     rows = torch.arange(len(x_start)).split(flags.exposure.batch_size)
     mine = rows[dist_util.rank() :: dist_util.world_size()]
     batches = [exposures.batch(part, x_start, t, cond, seed) for part in mine]
-    draws = [hashlib.sha256(x.numpy().tobytes()).hexdigest() for x in (x_start, *cond.values())]
-    known = [torch.__version__, dist_util.dev().type]
-    text = keys.key(flags, "part", file=checkpoint.identity(path), draws=draws, torch=known)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    key = key_of(flags, path, [x_start, *cond.values()])
     return exposures.Chains(name, path, model, diffusion, batches, key)

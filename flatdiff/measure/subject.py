@@ -5,7 +5,6 @@ What is done to the weights, and why, is not its business.
 
 import base64
 import functools
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..chain import probe
 from ..models import networks
-from ..store import checkpoint, finite
+from ..store import finite
 from ..store.checkpoint import sha256
 from ..weights import hessian, perturb
 from ..world import dist_util
@@ -37,7 +36,9 @@ class Subject:
     :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
     :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
     :param batch_size: images per network call; 0: what there is memory for.
-    :param key: what the losses depend on beside, as keyword arguments -> text.
+    :param call: how the network is called, if not as the model.
+    :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
+        depend on.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Subject:
         t_range: int = 0,
         batch_size: int = 0,
         dtype: str = "fp32",
-        key: Callable[..., str] = "{}".format,
+        call: Callable | None = None,
+        key: Callable[..., str] = lambda *_, **__: "",
     ):
         self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
-        self.model, self.diffusion = model, diffusion
+        self.model, self.diffusion, self.call = model, diffusion, call or model
         self.weights = list(model.parameters())
         self.autocast = networks.casting(dtype, dist_util.dev())
         self.t_range = self._t_range(t_range)
@@ -67,11 +69,12 @@ class Subject:
         self.batch_size = self.fitting(batch_size, self._losses)
         losses = self._losses(self.batch_size)
         self.terms = [term for term in TERM if term in losses]
-        self._own = self._stacked(losses)
-        self.at_w = self.means(self._own)
-        self.errors = self.errors_of(self._own)
+        self.own = self._stacked(losses)
+        self.at_w = self.means(self.own)
+        self.errors = self.errors_of(self.own)
         self.sha256 = sha256(path)
-        self.key = hashlib.sha256(key(**self._made_of()).encode()).hexdigest()[:16]
+        draws = [x_start, *cond.values(), self.plan.t, self.plan.weight]
+        self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
 
     def about(self) -> dict:
         """Where it came from, and its losses at w, with their standard errors over images."""
@@ -126,7 +129,7 @@ class Subject:
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
-        return found | ({"rises": packed(losses - self._own)} if each else {})
+        return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
         """v -> H v of the mean of the headline, by all ranks together.
@@ -189,7 +192,7 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.call, self.diffusion, self.draws, batch_size)
         finite.check(losses, f"losses by image, at or around the weights of {self.path}")
         return losses
 
@@ -205,34 +208,23 @@ class Subject:
             )
         return t_range or num_timesteps
 
-    def _made_of(self) -> dict:
-        """The file, what says what is in it, the draws, and the arithmetic."""
-        draws = [self.draws.x_start, *self.draws.model_kwargs.values()]
-        draws += [self.plan.t, self.plan.weight]
-        return {
-            "file": checkpoint.identity(self.path),
-            "draws": [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in draws],
-            "losses": [*self.terms, self.t_range, self.batch_size],
-            "torch": [torch.__version__, dist_util.dev().type],
-        }
-
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
     """[{"losses": [terms][5]}, ...] -> {term: [..., [5]]}."""
     return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 
-def packed(values: Tensor) -> list:
-    """Values of each image as plain ones, to keep: [shape, their float32 as base64 text].
+def packed(values: Tensor, kind: type = np.float32) -> list:
+    """Values of each image as plain ones, to keep: [shape, their numbers as base64 text].
 
-    A third of the length of numbers in text; there can be 100 draws of 50,000 images.
+    float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
     """
-    data = values.float().contiguous().numpy().tobytes()
+    data = values.contiguous().numpy().astype(kind).tobytes()
     return [list(values.shape), base64.b64encode(data).decode()]
 
 
-def unpacked(kept: list) -> Tensor:
+def unpacked(kept: list, kind: type = np.float32) -> Tensor:
     """float64, of what `packed` made."""
     shape, text = kept
-    values = np.frombuffer(base64.b64decode(text), np.float32)
+    values = np.frombuffer(base64.b64decode(text), kind)
     return torch.from_numpy(values.astype(np.float64)).view(shape)

@@ -11,8 +11,8 @@ from preparation import run as prepare
 from flatdiff.data import classes
 from flatdiff.flags import config
 from flatdiff.image_datasets import ImageDataset, load_data
-from flatdiff.measure import run
-from flatdiff.models import generate, networks, quantize_run, run_util, super_res
+from flatdiff.measure import quantized, run
+from flatdiff.models import generate, networks, run_util, super_res
 from flatdiff.store import checkpoint
 from flatdiff.train import starting
 from flatdiff.world import logger
@@ -217,7 +217,7 @@ def test_packed_weights_keep_the_names(tmp_path):
     begin(flags, tmp_path)
     path = checkpoint_of(flags, tmp_path / "run/model000001.pt")
     flags.sample = config.SampleFlags(model_path=path)
-    about = quantize_run._about(flags, config.QuantFlags(quant=8))
+    about = quantized._about(flags, config.QuantFlags(quant=8))
     assert about["classes"] == ["cat", "dog"] and about["quant"]["quant"] == 8
 
 

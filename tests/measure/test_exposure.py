@@ -209,6 +209,25 @@ def test_sampling_is_what_the_sampler_takes_and_output_what_the_network_gives():
     np.testing.assert_allclose(less["gap"]["error"], found["sampling"]["error"])
 
 
+def test_an_interrupted_study_goes_on(record, folder, tmp_path, monkeypatch):
+    real, seen = eb.walked, []
+
+    def walked(*args, **kwargs):
+        seen.append(kwargs["prior"])
+        if len(seen) == 6:  # of four batches at each prior: within the second prior's
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(eb, "walked", walked)
+    with pytest.raises(KeyboardInterrupt):
+        run.exposure(flags_of(folder), str(tmp_path))
+    again = run.exposure(flags_of(folder), str(tmp_path))
+    assert again == record and len(seen) == 6 + 4 * 5
+    assert run.exposure(flags_of(folder), str(tmp_path)) == record and len(seen) == 26
+    run.exposure(flags_of(folder, sampler="ddim"), str(tmp_path))
+    assert len(seen) == 26 + 4 * 6, "another sampler's chains are others"
+
+
 def test_batches_go_back_in_order(monkeypatch):
     parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
     ranks = [parts[rank::3] for rank in range(3)]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flatdiff.flags import choices, config, parse
-from flatdiff.models import quantize_run
+from flatdiff.measure import quantized
 from flatdiff.quantize import grid as qz
 from flatdiff.quantize import int8, packing, ranges
 from flatdiff.quantize.grid import Quantizer
@@ -139,7 +139,7 @@ def test_a_quantizer_is_a_function_and_a_line(monkeypatch, capsys):
 
     def quantizer(text):
         argv = ["--quant", "8", "--quant_range", text]
-        return quantize_run._quantizer(parse.parse("", argv, quant=config.QuantFlags).quant)
+        return quantized._quantizer(parse.parse("", argv, quant=config.QuantFlags).quant)
 
     w = torch.arange(101.0)  # where a share p of all lies below 100 p
     for text, end in (("percentile", 50), ("percentile share=0.9", 90), ("minmax", 100)):
@@ -305,5 +305,5 @@ def test_overflowing_int8_arithmetic_is_refused():
 
 def test_how_far_from_zeros_is_no_share():
     zeros, ones = torch.zeros(4), torch.ones(4)
-    assert quantize_run._off(zeros, zeros) == "0 (of zeros)"
-    assert quantize_run._off(1.5 * ones, ones) == "50.00%"
+    assert quantized._off(zeros, zeros) == "0 (of zeros)"
+    assert quantized._off(1.5 * ones, ones) == "50.00%"

@@ -3,7 +3,7 @@
 Quantized weights are a place to stand, as any other move of weights is: `perturb.at` holds the
 network there. In sampling, the loss is measured before and after on the same images, timesteps and
 noise, so its rise is known far better than the loss itself. All ranks do the same; the first one
-writes. Networks are called by `forward`, past torch.compile, which would not notice new layers.
+writes. It is called by `forward`, past torch.compile, which would not notice new layers.
 """
 
 import contextlib
@@ -17,13 +17,14 @@ import torch
 from ..chain import probe
 from ..flags import config
 from ..flags.choices import QUANTIZERS, chosen
+from ..models import factories, networks, run_util
 from ..quantize import int8, packing
 from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
-from . import factories, networks, run_util
+from .subject import Subject
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
 OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
@@ -45,20 +46,27 @@ def quantized(model, flags, folder):
         return
     layers, weights = _rounded(model, path, quant)
     with torch.no_grad():
-        tensors = packing.pack(model.state_dict(), weights)
-        _log_sizes(model, layers, tensors, quant)
-        _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
-        if quant.save_quantized and dist_util.rank() == 0:
-            checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
-            logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
-        losses, plan = _loss_meter(model, flags)
-        before, fp32 = losses(), quant.quant_backend == "int8" and _output(model)
+        _keep(model, layers, weights, quant, flags, folder)
+        subject = _subject(model, flags)
+        fp32 = quant.quant_backend == "int8" and _output(model)
     with _at(layers, weights, quant) as hooks:
         with torch.no_grad():
             if quant.quant_backend == "int8":
                 _use_int8(model, layers, weights, quant, hooks, fp32)
-            _log_losses(before, losses(), plan)
+            if subject:
+                _log_losses(subject)
+        del subject, weights  # the sampling wants their memory
         yield quant
+
+
+def _keep(model, layers, weights, quant, flags, folder):
+    """Write what the rounding is: the log, the csv, and the file of packed weights."""
+    tensors = packing.pack(model.state_dict(), weights)
+    _log_sizes(model, layers, tensors, quant)
+    _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
+    if quant.save_quantized and dist_util.rank() == 0:
+        checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
+        logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
 
 
 @contextlib.contextmanager
@@ -92,8 +100,9 @@ def _at(layers, weights, quant):
             packing.keep_packed(layer, weights[name])
         held = contextlib.nullcontext()
     else:
-        moved = perturb.replace([weights[name].dequantize() for name in layers])
-        held = perturb.at([layer.weight for layer in layers.values()], moved)
+        rounding = functools.partial(_round, [weights[name] for name in layers])
+        held = perturb.at([layer.weight for layer in layers.values()], rounding, measure=False)
+    del weights
     bits = quant.quant_activations
     hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
     try:
@@ -102,6 +111,12 @@ def _at(layers, weights, quant):
     finally:
         for hook in hooks.values():
             hook.remove()
+
+
+def _round(quantized, weights):
+    """The perturbation w' = quantized, one weight at a time."""
+    for w, q in zip(weights, quantized):
+        w.copy_(q.dequantize())
 
 
 @torch.no_grad()
@@ -240,27 +255,25 @@ def _share(part, whole):
     return part / whole if whole else 0.0
 
 
-def _loss_meter(model, flags):
-    """A function that gives the losses of images of --data_dir, and their Plan; {} without it.
-
-    On the chain of the training, whatever the one that is sampled: float64 [N] each.
-    """
+def _subject(model, flags):
+    """The network on images of --data_dir, and on the chain of the training, whatever the one that
+    is sampled; None without images."""
     if not flags.data.data_dir:
-        return dict, None
+        return None
+    seed, path = flags.run.seed, flags.sample.model_path
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
-    images, cond = probe.images_of(dataset, num_images, flags.run.seed)
-    chain = _training_chain(flags)
-    steps = chain.num_timesteps
-    plan = probe.plan(num_images, steps, steps, flags.run.seed, dataset.num_images)
-    draws = probe.fixed_draws(images.to(dist_util.dev()), plan, flags.run.seed, cond)
-    autocast = networks.autocast(flags, dist_util.dev())
-
-    def losses():
-        with autocast():
-            return probe.losses(model.forward, chain, draws, flags.sample.batch_size)
-
-    return losses, plan
+    return Subject(
+        "",
+        path,
+        model,
+        _training_chain(flags),
+        (*probe.images_of(dataset, num_images, seed), dataset.num_images),
+        seed=seed,
+        batch_size=flags.sample.batch_size,
+        dtype=networks.dtype_of(flags),
+        call=model.forward,
+    )
 
 
 def _training_chain(flags):
@@ -274,13 +287,12 @@ def _training_chain(flags):
     return factories.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
-def _log_losses(before, after, plan):
+def _log_losses(subject):
     """mse first, where there is one; a rise is paired image by image."""
-    for name in [term for term in ("mse", "vb", "loss") if term in before]:
-        everything = [torch.ones_like(plan.t, dtype=torch.bool)]
-        (old,), (new,) = (plan.means(x[name], everything) for x in (before, after))
-        (error,) = plan.errors(after[name] - before[name], everything)
+    rises = subject.measure() - subject.own
+    means, errors = (of(rises)[:, 0].tolist() for of in (subject.means, subject.errors_of))
+    for name, old, rise, error in zip(subject.terms, subject.at_w[:, 0].tolist(), means, errors):
         logger.log(
-            f"{name} on {len(before[name])} images: {old:.5g} before, {new:.5g} after, "
-            f"rise {new - old:.3g} +- {error:.2g}"
+            f"{name} on {rises.shape[1]} images: {old:.5g} before, {old + rise:.5g} after, "
+            f"rise {rise:.3g} +- {error:.2g}"
         )
