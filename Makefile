@@ -1,5 +1,6 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
-# make test: every test. make bench: speed and memory against guided-diffusion and diffusers.
+# make test: every test; make check: those that start no processes, in a minute or so.
+# make bench: speed and memory against guided-diffusion and diffusers.
 # All make .venv first; none needs root or a GPU.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 
-.PHONY: demo test bench lint clean
+.PHONY: demo check test bench lint clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -25,6 +26,9 @@ demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/f
 		$(DEMO)/exposure/exposure_bias.json
 	@echo; echo "What the demo made:"
 	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png)
+
+check: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
 
 test: .venv/ready
 	$(BIN)/python -m pytest

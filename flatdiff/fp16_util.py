@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .nets.layers import CONVOLUTIONS
 from .train.loss_scale import LossScale
 from .world import logger
 
@@ -30,7 +31,7 @@ def convert_module_to_f32(l: nn.Module) -> None:  # noqa: E741
 
 
 def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+    if isinstance(module, CONVOLUTIONS):
         module.to(dtype)
 
 

@@ -1,7 +1,7 @@
-"""guided-diffusion's name for `nets.unet`: a name replaced here acts there."""
+"""guided-diffusion's name for `nets`: the networks, their blocks and layers."""
 
-import sys
-
-from .nets import unet
-
-sys.modules[__name__] = unet
+from .nets.blocks import *  # noqa: F403
+from .nets.classifier import EncoderUNetModel as EncoderUNetModel
+from .nets.layers import *  # noqa: F403
+from .nets.unet import SuperResModel as SuperResModel
+from .nets.unet import UNetModel as UNetModel

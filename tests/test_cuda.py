@@ -3,13 +3,13 @@
 import copy
 
 import pytest
+import small
 import torch
 
-from flatdiff import script_util
 from flatdiff.chain.resample import Draw
 from flatdiff.models import networks
 from flatdiff.train.train_util import TrainLoop
-from flatdiff.world import dist_util, logger
+from flatdiff.world import dist_util
 
 pytestmark = [
     pytest.mark.cuda,
@@ -20,35 +20,17 @@ LIMITS = [("fp32", 1e-4), ("bf16", 2e-2)]
 
 
 @pytest.fixture(autouse=True)
-def exact(tmp_path):
+def exact(quiet):
     """No tf32 in convolutions (in products it is off by default), and no files of a run."""
-    logger.configure(str(tmp_path), format_strs=[])
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
-    logger.reset()
 
 
 @pytest.fixture(scope="module")
 def made():
     """(network with random weights everywhere, on the CPU; chain)."""
-    torch.manual_seed(3)
-    model, diffusion = script_util.create_model_and_diffusion(
-        **script_util.model_and_diffusion_defaults()
-        | dict(
-            image_size=16,
-            num_channels=64,
-            num_res_blocks=1,
-            channel_mult="1,2",
-            attention_resolutions="8",
-            learn_sigma=True,
-            noise_schedule="cosine",
-        )
-    )
-    with torch.no_grad():
-        for weight in model.parameters():
-            if not weight.any():
-                weight.copy_(0.05 * torch.randn(weight.shape))
-    return model, diffusion
+    sizes = dict(image_size=16, num_channels=64, channel_mult="1,2", attention_resolutions="8")
+    return small.network(3, **sizes, diffusion_steps=1000)
 
 
 def on(device, model):

@@ -1,10 +1,10 @@
-"""A small network, its data and its training loop."""
+"""The training loop of the small network, and its data."""
 
 import itertools
 
+import small
 import torch
 
-from flatdiff import script_util
 from flatdiff.chain.resample import create_named_schedule_sampler
 from flatdiff.models import networks
 from flatdiff.train.train_util import TrainLoop
@@ -13,25 +13,7 @@ SIZE, BATCH = 8, 4
 
 
 def network(dropout=0.0, **flags):
-    torch.manual_seed(7)
-    model, diffusion = script_util.create_model_and_diffusion(
-        **script_util.model_and_diffusion_defaults()
-        | dict(
-            image_size=SIZE,
-            num_channels=32,
-            num_res_blocks=1,
-            channel_mult="1",
-            attention_resolutions="4",
-            learn_sigma=True,
-            diffusion_steps=40,
-            noise_schedule="cosine",
-            dropout=dropout,
-        )
-        | flags
-    )
-    with torch.no_grad():  # zero-initialized layers would leave most gradients zero at first
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    model, diffusion = small.network(7, dropout=dropout, **flags)
     return networks.place(model), diffusion
 
 

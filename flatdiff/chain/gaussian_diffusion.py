@@ -41,7 +41,7 @@ class ModelMeanType(enum.Enum):
 
 
 class ModelVarType(enum.Enum):
-    """Where p's variance comes from."""
+    """What says the variance of p."""
 
     LEARNED = enum.auto()  # the network's second half is its logarithm
     FIXED_SMALL = enum.auto()  # the posterior's

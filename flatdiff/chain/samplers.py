@@ -1,4 +1,4 @@
-"""From noise to images: ancestral sampling, DDIM and DPM-Solver++(2M), and guidance for each.
+"""Samplers lead from noise to images: ancestral, DDIM and DPM-Solver++(2M), each with guidance.
 
 A sampler is a function of a chain: a step x_t -> {"sample": x_{t-1}, "pred_xstart": x_0 as
 guessed}, which `walk` takes from t = T-1 down to 0. Steps build on the chain's p and coefficients

@@ -7,43 +7,9 @@ imports torch, so that `--help` answers at once.
 import dataclasses
 
 from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
-from .parse import as_trained, checked, flag, group_of, parse, run, to_dict
-from .use import (
-    BaseFlags,
-    CompareFlags,
-    ExportFlags,
-    ExposureFlags,
-    FeatureFlags,
-    FlatnessFlags,
-    GuidanceFlags,
-    NllFlags,
-    QuantFlags,
-    RoundingFlags,
-    SampleFlags,
-    StudyFlags,
-)
-
-__all__ = [
-    "BaseFlags",
-    "CompareFlags",
-    "ExportFlags",
-    "ExposureFlags",
-    "FeatureFlags",
-    "FlatnessFlags",
-    "GuidanceFlags",
-    "NllFlags",
-    "QuantFlags",
-    "RoundingFlags",
-    "SampleFlags",
-    "StudyFlags",
-    "as_trained",
-    "checked",
-    "flag",
-    "group_of",
-    "parse",
-    "run",
-    "to_dict",
-]
+from .parse import as_trained, checked, flag, group_of, parse, run, to_dict  # noqa: F401
+from .use import *  # noqa: F403
+from .use import FeatureFlags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +115,7 @@ class ClassifierFlags:
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
-    """Where images come from and what is done to them."""
+    """The images: where they are, and how they are read."""
 
     data_dir: str = flag(
         "", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0", changes="nothing"

@@ -29,7 +29,7 @@ def names(groups: Iterable, of: str) -> set[str]:
 
 
 def values(flags: SimpleNamespace, of: str) -> dict[str, dict[str, Any]]:
-    """Of a parsed command line, as plain dicts by group."""
+    """The flags of a parsed command line that count, as plain dicts by group."""
     groups = {k: v for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
     kept = names(groups.values(), of)
     return {

@@ -159,7 +159,7 @@ def compare(
 ) -> dict[str, float]:
     """The metrics by name, those without a value left out."""
     fid = features.metric("FID")
-    device = next(features.network.parameters()).device
+    device = features.device
     pool = samples.pool.to(device)
     mu, sigma = reference.mu.to(device), reference.sigma.to(device)
     distance = distance_with_error(mu, sigma, pool, seed)

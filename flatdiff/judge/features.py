@@ -25,6 +25,10 @@ class Features:
     def dim(self) -> int:
         return self.network.dim
 
+    @property
+    def device(self) -> torch.device:
+        return next((w.device for w in self.network.parameters()), torch.device("cpu"))
+
     def metric(self, kind: str) -> str:
         """What FID, KID, precision or recall is called with these features."""
         if self.name == "inception":
@@ -35,13 +39,12 @@ class Features:
     def extract(self, images, batch_size: int, progress: bool = False) -> dict[str, Tensor]:
         """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""
         parts = []
-        device = next(self.network.parameters()).device
         bar = tqdm(total=images.num_images, desc=images.name, unit="image", disable=not progress)
         # TF32 would change the features by 1e-3 of their size
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         with torch.inference_mode(), exact, bar:
             for batch in images.batches(batch_size):
-                pixels = torch.tensor(batch, device=device).permute(0, 3, 1, 2)
+                pixels = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2)
                 found = self.network(pixels)
                 parts.append({key: value.float().cpu() for key, value in found.items()})
                 bar.update(len(batch))

@@ -4,49 +4,64 @@ Order and defaults of the arguments are guided-diffusion's, since code written f
 up; ours come after a star. The `..._defaults` that go with them are in `script_util`.
 """
 
+import functools
 import inspect
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
-from ..nets.sizes import SR_CHANNEL_MULT, attention_strides, channel_multipliers, unmet_attention
-from ..nets.unet import EncoderUNetModel, SuperResModel, UNetModel
+from ..nets.classifier import EncoderUNetModel
+from ..nets.sizes import (
+    CHANNEL_MULT,
+    SR_CHANNEL_MULT,
+    attention_strides,
+    channel_multipliers,
+    unmet_attention,
+)
+from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
 NUM_CLASSES = 1000
+CHAIN = (
+    "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
+    "rescale_learned_sigmas"
+)
+HEADS = "num_heads num_head_channels num_heads_upsample"
+HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 
 
-def create_model_and_diffusion(
-    image_size,
-    class_cond,
-    learn_sigma,
-    num_channels,
-    num_res_blocks,
-    channel_mult,
-    num_heads,
-    num_head_channels,
-    num_heads_upsample,
-    attention_resolutions,
-    dropout,
-    diffusion_steps,
-    noise_schedule,
-    timestep_respacing,
-    use_kl,
-    predict_xstart,
-    rescale_timesteps,
-    rescale_learned_sigmas,
-    use_checkpoint,
-    use_scale_shift_norm,
-    resblock_updown,
-    use_fp16,
-    use_new_attention_order,
-    *,
+def called_with(names, **ours):
+    """A decorator: the function of a dict `flags` is called with guided-diffusion's arguments.
+
+    names: those, in their order, none of which has a default; ours: keywords, with defaults.
+    """
+    kinds = inspect.Parameter
+    theirs = [kinds(name, kinds.POSITIONAL_OR_KEYWORD) for name in names.split()]
+    added = [kinds(name, kinds.KEYWORD_ONLY, default=value) for name, value in ours.items()]
+    signature = inspect.Signature([*theirs, *added])
+
+    def decorate(function):
+        @functools.wraps(function)
+        def factory(*args, **kwargs):
+            if unknown := kwargs.keys() - signature.parameters:
+                raise TypeError(f"{function.__name__} has no arguments {', '.join(unknown)}")
+            return function(ours | signature.bind(*args, **kwargs).arguments)
+
+        factory.__signature__ = signature
+        return factory
+
+    return decorate
+
+
+@called_with(
+    "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
+    f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
     num_classes=NUM_CLASSES,
     eps_scaler=1.0,
     eps_scaler_slope=0.0,
     input_pertub=0.0,
-):
+)
+def create_model_and_diffusion(flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`."""
-    flags = locals()
     return _made(create_model, flags), create_chain(flags)
 
 
@@ -71,106 +86,49 @@ def create_model(
     num_classes=NUM_CLASSES,
     network=UNetModel,
 ):
-    mult = channel_multipliers(image_size, channel_mult)
-    return network(
-        image_size=image_size,
-        in_channels=3,
-        model_channels=num_channels,
-        out_channels=6 if learn_sigma else 3,
-        num_res_blocks=num_res_blocks,
-        attention_resolutions=_strides(image_size, attention_resolutions, mult),
-        dropout=dropout,
-        channel_mult=mult,
-        num_classes=num_classes if class_cond else None,
-        use_checkpoint=use_checkpoint,
-        use_fp16=use_fp16,
-        num_heads=num_heads,
-        num_head_channels=num_head_channels,
-        num_heads_upsample=num_heads_upsample,
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown=resblock_updown,
-        use_new_attention_order=use_new_attention_order,
-    )
-
-
-def sr_create_model_and_diffusion(
-    large_size,
-    small_size,
-    class_cond,
-    learn_sigma,
-    num_channels,
-    num_res_blocks,
-    num_heads,
-    num_head_channels,
-    num_heads_upsample,
-    attention_resolutions,
-    dropout,
-    diffusion_steps,
-    noise_schedule,
-    timestep_respacing,
-    use_kl,
-    predict_xstart,
-    rescale_timesteps,
-    rescale_learned_sigmas,
-    use_checkpoint,
-    use_scale_shift_norm,
-    resblock_updown,
-    use_fp16,
-    *,
-    num_classes=NUM_CLASSES,
-):
-    """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
+    """A `network`, UNetModel or SuperResModel, of RGB images."""
     flags = locals()
+    table = SR_CHANNEL_MULT if network is SuperResModel else CHANNEL_MULT
+    mult = channel_multipliers(image_size, channel_mult, table)
+    told = {
+        "in_channels": 3,
+        "model_channels": num_channels,
+        "out_channels": 6 if learn_sigma else 3,
+        "attention_resolutions": _strides(image_size, attention_resolutions, mult),
+        "channel_mult": mult,
+        "num_classes": num_classes if class_cond else None,
+    }
+    return network(**_for(UNetModel, flags) | told)
+
+
+@called_with(
+    "large_size small_size class_cond learn_sigma num_channels num_res_blocks "
+    f"{HEADS} attention_resolutions dropout {CHAIN} {HOW}",
+    num_classes=NUM_CLASSES,
+)
+def sr_create_model_and_diffusion(flags):
+    """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
     return _made(sr_create_model, flags), create_chain(flags)
 
 
-def sr_create_model(
-    large_size,
-    small_size,
-    num_channels,
-    num_res_blocks,
-    learn_sigma,
-    class_cond,
-    use_checkpoint,
-    attention_resolutions,
-    num_heads,
-    num_head_channels,
-    num_heads_upsample,
-    use_scale_shift_norm,
-    dropout,
-    resblock_updown,
-    use_fp16,
-    *,
+@called_with(
+    "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
+    f"attention_resolutions {HEADS} use_scale_shift_norm dropout resblock_updown use_fp16",
     num_classes=NUM_CLASSES,
-):
+)
+def sr_create_model(flags):
     """`small_size` is not part of the network: it takes any low_res."""
-    flags = _for(create_model, locals())
-    mult = ",".join(map(str, channel_multipliers(large_size, "", SR_CHANNEL_MULT)))
-    return create_model(large_size, channel_mult=mult, network=SuperResModel, **flags)
+    return create_model(flags["large_size"], network=SuperResModel, **_for(create_model, flags))
 
 
-def create_classifier_and_diffusion(
-    image_size,
-    classifier_use_fp16,
-    classifier_width,
-    classifier_depth,
-    classifier_attention_resolutions,
-    classifier_use_scale_shift_norm,
-    classifier_resblock_updown,
-    classifier_pool,
-    learn_sigma,
-    diffusion_steps,
-    noise_schedule,
-    timestep_respacing,
-    use_kl,
-    predict_xstart,
-    rescale_timesteps,
-    rescale_learned_sigmas,
-    *,
+@called_with(
+    "image_size classifier_use_fp16 classifier_width classifier_depth "
+    "classifier_attention_resolutions classifier_use_scale_shift_norm "
+    f"classifier_resblock_updown classifier_pool learn_sigma {CHAIN}",
     num_classes=NUM_CLASSES,
-):
+)
+def create_classifier_and_diffusion(flags):
     """(noisy classifier, chain) of the flags of `classifier_and_diffusion_defaults`."""
-    flags = locals()
     return _made(create_classifier, flags), create_chain(flags)
 
 

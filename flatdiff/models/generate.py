@@ -243,7 +243,7 @@ def _comment_of(path):
 
 
 def _unlike(there, key):
-    """In words, how the samples with that comment were drawn otherwise."""
+    """A sentence says how the samples with that comment were drawn otherwise."""
     try:
         old, new = json.loads(there), json.loads(key)
         was, now = ({k: v for g in x["flags"].values() for k, v in g.items()} for x in (old, new))

@@ -11,18 +11,12 @@ import torch
 
 from ..data import classes
 from ..flags import config
-from ..nets.sizes import SR_CHANNEL_MULT, channel_multipliers
 from ..nets.unet import SuperResModel
 from ..quantize import packing
 from ..store import checkpoint, disk, restore
 from ..weights import averaging
 from ..world import dist_util, logger
-from .factories import (
-    create_chain,
-    create_classifier,
-    create_model,
-    create_model_and_diffusion,
-)
+from .factories import create_chain, create_classifier, create_model, create_model_and_diffusion
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,11 +33,7 @@ def build_super_res(model_flags, sizes, diffusion_flags):
 
     The side of the network's images is large_size, whatever image_size.
     """
-    mult = channel_multipliers(sizes.large_size, model_flags.channel_mult, SR_CHANNEL_MULT)
-    flags = dataclasses.asdict(model_flags) | {
-        "image_size": sizes.large_size,
-        "channel_mult": ",".join(map(str, mult)),
-    }
+    flags = dataclasses.asdict(model_flags) | {"image_size": sizes.large_size}
     model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
     model.small_size = sizes.small_size
     return model, create_chain(dataclasses.asdict(diffusion_flags))

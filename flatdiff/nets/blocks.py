@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .nn import (
+from .layers import (
     Layers,
     SiLU,
     avg_pool_nd,

@@ -1,55 +1,36 @@
 """The networks: U-Nets over images and timesteps (Ho et al. 2020; ADM, Dhariwal & Nichol 2021).
 
-UNetModel guesses the noise, SuperResModel does so beside a small image, EncoderUNetModel
-classifies noised images. Arguments, parameter names and their order are guided-diffusion's.
-Nothing here knows of noise schedules or training.
+UNetModel guesses the noise, SuperResModel does so beside a small image; they go down and up again,
+where the classifier (`classifier`) goes down only. Arguments, parameter names and their order are
+guided-diffusion's. Nothing here knows of noise schedules or training.
 """
 
+import functools
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .blocks import (
-    AttentionBlock,
-    AttentionPool2d,
-    Downsample,
-    QKVAttention,
-    QKVAttentionLegacy,
-    ResBlock,
-    TimestepBlock,
-    TimestepEmbedSequential,
-    Upsample,
-    count_flops_attn,
+from .blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
+from .layers import (
+    CONVOLUTIONS,
+    Layers,
+    SiLU,
+    conv_nd,
+    linear,
+    normalization,
+    timestep_embedding,
+    zero_module,
 )
-from .encoder import EncoderUNetModel
-from .nn import Layers, SiLU, conv_nd, normalization, zero_module
-from .trunk import Blocks, Trunk
-
-__all__ = [
-    "AttentionBlock",
-    "AttentionPool2d",
-    "Downsample",
-    "EncoderUNetModel",
-    "QKVAttention",
-    "QKVAttentionLegacy",
-    "ResBlock",
-    "SuperResModel",
-    "TimestepBlock",
-    "TimestepEmbedSequential",
-    "UNetModel",
-    "Upsample",
-    "count_flops_attn",
-]
 
 
-class UNetModel(Trunk):
-    """The U-Net with attention and timestep embedding.
+class Trunk(nn.Module):
+    """What all of them share: the embedding of timestep and label, the way down, the middle.
 
     image_size: side of the square images;
-    model_channels: base width; level i is int(channel_mult[i] * model_channels) wide;
+    model_channels: base width; level i is int(channel_mult[i] * model_channels) wide, and half the
+    size of level i - 1;
     num_res_blocks: residual blocks a level on the way down, one more on the way up;
     attention_resolutions: strides (1 is the full size) whose levels have attention;
     conv_resample: learned convolutions at the changes of size; dims: 1, 2 or 3 spatial dimensions;
@@ -84,46 +65,135 @@ class UNetModel(Trunk):
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
     ):
-        blocks = Blocks(
-            emb_channels=4 * model_channels,
-            attention_resolutions=attention_resolutions,
-            dropout=dropout,
-            dims=dims,
-            conv_resample=conv_resample,
-            use_checkpoint=use_checkpoint,
-            num_heads=num_heads,
-            num_head_channels=num_head_channels,
-            use_scale_shift_norm=use_scale_shift_norm,
-            resblock_updown=resblock_updown,
-            use_new_attention_order=use_new_attention_order,
-        )
-        super().__init__(
-            blocks, in_channels, model_channels, channel_mult, num_res_blocks, num_classes
-        )
-        self.image_size, self.out_channels = image_size, out_channels
-        self._check_size(image_size)
+        settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__()
+        vars(self).update(settings)
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
-        blocks = replace(blocks, num_heads=self.num_heads_upsample)
-        self.output_blocks = self._ascent(blocks, num_res_blocks)
+        self.widths = [int(mult * model_channels) for mult in channel_mult]
+        self.emb_channels = emb_channels = 4 * model_channels
+        self.time_embed = nn.Sequential(
+            linear(model_channels, emb_channels), SiLU(), linear(emb_channels, emb_channels)
+        )
+        if num_classes is not None:
+            self.label_emb = nn.Embedding(num_classes, emb_channels)
+        self.skip_widths: list[int] = []  # channels of every input block's output
+        self.input_blocks = self._way_down()
+        width = self.widths[-1]
+        self.middle_block = TimestepEmbedSequential(
+            self._res(width, width), self._attention(width, num_heads), self._res(width, width)
+        )
+
+    def _way_down(self) -> nn.ModuleList:
+        width = self.widths[0]
+        stages = [[conv_nd(self.dims, self.in_channels, width, 3, padding=1)]]
+        self.skip_widths.append(width)
+        for level, out_width in enumerate(self.widths):
+            for _ in range(self.num_res_blocks):
+                stages.append(self._stage(width, out_width, level, self.num_heads))
+                width = out_width
+                self.skip_widths.append(width)
+            if level < len(self.widths) - 1:
+                stages.append([self._resampled(width, down=True)])
+                self.skip_widths.append(width)
+        return nn.ModuleList(TimestepEmbedSequential(*layers) for layers in stages)
+
+    def _stage(self, channels: int, out_channels: int, level: int, heads: int) -> list[nn.Module]:
+        """A ResBlock, and attention where this level has it."""
+        res = self._res(channels, out_channels)
+        if 2**level not in self.attention_resolutions:
+            return [res]
+        return [res, self._attention(out_channels, heads)]
+
+    def _res(self, channels: int, out_channels: int, **resample: bool) -> ResBlock:
+        return ResBlock(
+            channels,
+            self.emb_channels,
+            self.dropout,
+            out_channels,
+            use_scale_shift_norm=self.use_scale_shift_norm,
+            dims=self.dims,
+            use_checkpoint=self.use_checkpoint,
+            **resample,
+        )
+
+    def _attention(self, channels: int, heads: int) -> AttentionBlock:
+        how = self.num_head_channels, self.use_checkpoint, self.use_new_attention_order
+        return AttentionBlock(channels, heads, *how)
+
+    def _resampled(self, channels: int, **resample: bool) -> nn.Module:
+        """Half the size with down=True, twice the size with up=True."""
+        if self.resblock_updown:
+            return self._res(channels, channels, **resample)
+        kind = Downsample if "down" in resample else Upsample
+        return kind(channels, self.conv_resample, self.dims)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the torso computes in: that of its first weights."""
+        return next(self.input_blocks.parameters()).dtype
+
+    def convert_to_fp16(self) -> None:
+        """Half precision for the torso's convolutions; norms, linear layers and `out` stay."""
+        self._convert_torso(torch.float16)
+
+    def convert_to_fp32(self) -> None:
+        """Undoes convert_to_fp16, but for what it rounded."""
+        self._convert_torso(torch.float32)
+
+    def _convert_torso(self, dtype: torch.dtype) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, CONVOLUTIONS) and not name.startswith("out."):
+                module.to(dtype)
+
+    def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        """timesteps: [N]; y: labels [N], exactly when the network has classes. [N, emb]."""
+        if y is None and self.num_classes is not None:
+            raise ValueError(
+                f"a network of {self.num_classes} classes needs the labels y, got None"
+            )
+        if y is not None and self.num_classes is None:
+            raise ValueError("labels y were given to a network without classes (class_cond False)")
+        sinusoids = timestep_embedding(timesteps, self.model_channels)
+        emb = self.time_embed(sinusoids.to(next(self.time_embed.parameters()).dtype))
+        return emb if y is None else emb + self.label_emb(y)
+
+    def descend(self, x: torch.Tensor, emb: torch.Tensor) -> list[torch.Tensor]:
+        """The output of every input block, then that of the middle block."""
+        features = []
+        h = x.to(self.dtype)
+        for block in self.input_blocks:
+            h = block(h, emb)
+            features.append(h)
+        return [*features, self.middle_block(h, emb)]
+
+
+class UNetModel(Trunk):
+    """The U-Net with attention and timestep embedding. Its arguments are Trunk's."""
+
+    @functools.wraps(Trunk.__init__)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._check_size(self.image_size)
+        self.output_blocks = self._way_up()
         width = self.widths[0]
         self.out = Layers(
             normalization(width),
             SiLU(),
-            zero_module(conv_nd(dims, width, out_channels, 3, padding=1)),
+            zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1)),
         )
 
-    def _ascent(self, blocks: Blocks, num_res_blocks: int) -> nn.ModuleList:
-        skip_widths = list(self.skip_widths)
-        width = skip_widths[-1]
-        ascent = nn.ModuleList()
+    def _way_up(self) -> nn.ModuleList:
+        skip_widths, width = list(self.skip_widths), self.widths[-1]
+        blocks = nn.ModuleList()
         for level, out_width in reversed(list(enumerate(self.widths))):
-            for i in range(num_res_blocks + 1):
-                layers = blocks.stage(width + skip_widths.pop(), out_width, stride=2**level)
+            for i in range(self.num_res_blocks + 1):
+                joined = width + skip_widths.pop()
+                layers = self._stage(joined, out_width, level, self.num_heads_upsample)
                 width = out_width
-                if i == num_res_blocks and level > 0:
-                    layers.append(blocks.up(width))
-                ascent.append(TimestepEmbedSequential(*layers))
-        return ascent
+                if i == self.num_res_blocks and level > 0:
+                    layers.append(self._resampled(width, up=True))
+                blocks.append(TimestepEmbedSequential(*layers))
+        return blocks
 
     def _check_size(self, *sides: int) -> None:
         halvings = len(self.widths) - 1

@@ -83,11 +83,17 @@ class TrainLoop:
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
+        self._begin(train, "fp16" if use_fp16 else dtype)
+        self.ddp_model = dist_util.data_parallel(model)
+        self.data = data(self.step) if callable(data) else data
+        self.history = []  # per-image terms of each step since the last log, on the device
 
+    def _begin(self, train, dtype):
+        """Weights, optimizer and averages: new ones, or those of the checkpoint gone on from."""
+        model = self.model
         self.names = [name for name, _ in model.named_parameters()]
         self.weights = list(model.parameters())
         self.device = self.weights[0].device
-        dtype = "fp16" if use_fp16 else dtype
         self.autocast = casting(dtype, self.device)
         self.climbs = ClimbLog(model, dtype, self.device, self.rho)
         self.scale = LossScale(self.fp16_scale_growth) if dtype == "fp16" else None
@@ -104,9 +110,6 @@ class TrainLoop:
         if self.resume_checkpoint:
             train_state.resume(self, self.resume_checkpoint)
         self.resume_step = self.step
-        self.ddp_model = dist_util.data_parallel(model)
-        self.data = data(self.step) if callable(data) else data
-        self.history = []  # per-image terms of each step since the last log, on the device
 
     def __init_subclass__(cls):
         refuse_unused(cls)

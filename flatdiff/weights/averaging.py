@@ -103,7 +103,7 @@ class SWA(Average):
 
 
 def caution(rate: float, updates: int) -> str:
-    """Of an EMA that still holds more than 5 % of the weights that it began with; else ""."""
+    """A sentence warns of an EMA that still holds more than 5 % of its first weights; else ""."""
     share = rate**updates
     if share <= STALE:
         return ""

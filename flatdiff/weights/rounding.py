@@ -51,7 +51,7 @@ def seen(
 def enough(
     start: Sequence[Tensor], moved: Sequence[Tensor], used: Sequence[str], cosine: float
 ) -> float:
-    """By what a move has to be scaled, at least 1, so that it is seen at this cosine.
+    """The factor, 1 or more, that a move must be scaled by, so that it is seen at this cosine.
 
     To 5 %, by bisection; inf where a move 2^40 times as long would not do.
     """

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+import small
 from PIL import Image
 from preparation import run as prepare
 
@@ -24,8 +25,7 @@ DIFFUSION = config.DiffusionFlags(diffusion_steps=10, noise_schedule="cosine")
 def log(tmp_path):
     (tmp_path / "run").mkdir()
     logger.configure(str(tmp_path / "run"), ["log"])
-    yield lambda: (tmp_path / "run/log.txt").read_text()
-    logger.reset()
+    return lambda: (tmp_path / "run/log.txt").read_text()
 
 
 def folder_of(path, *names, each=2):
@@ -49,15 +49,7 @@ def flags_of(data_dir, num_classes, **train):
         run=config.RunFlags(),
         data=config.DataFlags(data_dir=data_dir),
         train=config.TrainFlags(**train),
-        model=config.ModelFlags(
-            image_size=8,
-            num_channels=32,
-            channel_mult="1",
-            num_res_blocks=1,
-            attention_resolutions="",
-            class_cond=True,
-            num_classes=num_classes,
-        ),
+        model=small.groups(class_cond=True, num_classes=num_classes)[0],
         diffusion=DIFFUSION,
         given={},
     )

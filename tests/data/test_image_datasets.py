@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small import images, save_images
 
 from flatdiff.image_datasets import (
     Batches,
@@ -24,14 +25,12 @@ from flatdiff.world import logger
 @pytest.fixture
 def pixels():
     """Ten images in the order of their files, no two alike and none its own mirror image."""
-    return np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
+    return images(10)
 
 
 @pytest.fixture
 def folder(tmp_path, pixels):
-    for i, image in enumerate(pixels):
-        Image.fromarray(image).save(tmp_path / f"{i}_{0:05d}.png")
-    return str(tmp_path)
+    return str(save_images(tmp_path, pixels, "{}_00000"))
 
 
 def indices(images, pixels):
@@ -110,12 +109,13 @@ def test_bad_batches_are_refused(folder, options):
 def test_the_loader_is_the_batches_from_a_step_on(folder, cache_bytes, num_workers):
     batches = Batches(ImageDataset(folder, 8, True, cache_bytes=cache_bytes), 4, random_flip=True)
     data = loader(batches, start=5, num_workers=num_workers)
-    for step, (images, cond) in zip(range(5, 12), data):
+    for step, (batch, cond) in zip(range(5, 12), data):
         expected, expected_cond = batches[step]
-        assert torch.equal(images, expected) and torch.equal(cond["y"], expected_cond["y"])
+        assert torch.equal(batch, expected) and torch.equal(cond["y"], expected_cond["y"])
     data.close()
 
 
+@pytest.mark.slow
 def test_the_loader_ends_with_the_program(folder):
     """Neither its thread nor its processes keep a program from ending, in use or dropped."""
     code = f"""

@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import small
 import torch
 from PIL import Image
 
@@ -36,9 +37,7 @@ def pixels():
 
 @pytest.fixture
 def folder(tmp_path, pixels):
-    for name, image in zip(CIFAR, pixels):
-        picture(image).save(tmp_path / f"{name}_{0:05d}.png")
-    return str(tmp_path)
+    return str(small.save_images(tmp_path, pixels, [f"{name}_00000" for name in CIFAR]))
 
 
 def in_order(pixels):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from launch import ROOT, run
 
+pytestmark = pytest.mark.slow
 IMAGES = np.zeros((2, 4, 4, 3), np.uint8)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from small import save_run
 
 from flatdiff.exchange import diffusers_config, diffusers_format
 from flatdiff.flags import config
@@ -48,15 +49,6 @@ def make(steps=1000, **flags):
     return model_flags, diffusion_flags, model.eval(), diffusion
 
 
-def save_run(folder, model_flags, diffusion_flags, model):
-    folder.mkdir()
-    checkpoint.save(model.state_dict(), f"{folder}/model000000.pt")
-    groups = {"model": model_flags, "diffusion": diffusion_flags}
-    about = {name: dataclasses.asdict(group) for name, group in groups.items()}
-    checkpoint.save_json(about, f"{folder}/config.json")
-    return f"{folder}/model000000.pt"
-
-
 def run(monkeypatch, **flags):
     typed = [text for k, v in flags.items() for text in (f"--{k}", str(v))]
     monkeypatch.setattr(sys, "argv", ["export_diffusers.py", *typed])
@@ -67,7 +59,7 @@ def run(monkeypatch, **flags):
 def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, monkeypatch, variant):
     torch.manual_seed(0)
     model_flags, diffusion_flags, model, _ = make(**VARIANTS[variant])
-    path = save_run(tmp_path / "run", model_flags, diffusion_flags, model)
+    path = save_run(tmp_path / "run", model, model=model_flags, diffusion=diffusion_flags)
     run(monkeypatch, model_path=path, out_dir=tmp_path / "export")
     unet, report = UNet2DModel.from_pretrained(
         tmp_path / "export" / "unet", output_loading_info=True, low_cpu_mem_usage=False
@@ -148,8 +140,8 @@ def assert_same_images(model, diffusion_flags, steps):
 
 def test_the_folder_is_a_pipeline_and_is_never_overwritten(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    made = make(steps=30)
-    path = save_run(tmp_path / "run", *made[:3])
+    flags, chain, model, _ = make(steps=30)
+    path = save_run(tmp_path / "run", model, model=flags, diffusion=chain)
     run(monkeypatch, model_path=path, out_dir=tmp_path / "export")
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "export", low_cpu_mem_usage=False)
     images = pipeline(num_inference_steps=3, output_type="np").images

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from flatdiff.nets.nn import GroupNorm32
-from flatdiff.nets.unet import QKVAttention, QKVAttentionLegacy, ResBlock, UNetModel
+from flatdiff.nets.blocks import QKVAttention, QKVAttentionLegacy, ResBlock
+from flatdiff.nets.layers import GroupNorm32
+from flatdiff.nets.unet import UNetModel
 
 
 def network(**changes):

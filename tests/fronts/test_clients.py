@@ -9,7 +9,7 @@ import pytest
 import torch
 from chains import NOISE, X_START, chain, toy, toy_cond
 from launch import mpirun, run
-from PIL import Image
+from small import images, save_images
 
 from flatdiff.chain import respace
 from flatdiff.chain.gaussian_diffusion import GaussianDiffusion, _extract_into_tensor
@@ -26,14 +26,11 @@ LOOPS = ["p_sample_loop", "ddim_sample_loop", "dpmpp_sample_loop"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("client")
-    draw = np.random.default_rng(0)
-    for i in range(8):
-        image = Image.fromarray(draw.integers(0, 255, (8, 8, 3), dtype=np.uint8))
-        image.save(folder / f"{'ab'[i % 2]}_{i}.png")
-    return folder
+    names = [f"{'ab'[i % 2]}_{i}" for i in range(8)]
+    return save_images(tmp_path_factory.mktemp("client"), images(8), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -47,6 +44,7 @@ def test_a_program_of_one_rank_runs_and_ends_cleanly(folder, what):
     assert "Traceback" not in done.stderr and "terminate" not in done.stderr
 
 
+@pytest.mark.slow
 def test_two_ranks_of_a_program_write_one_log(folder, tmp_path):
     for path in folder.glob("*.png"):
         (tmp_path / path.name).write_bytes(path.read_bytes())

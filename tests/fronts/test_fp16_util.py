@@ -10,6 +10,8 @@ from flatdiff import fp16_util
 from flatdiff.fp16_util import MixedPrecisionTrainer
 from flatdiff.world import logger
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 class Net(nn.Module):
     """Two convolutions, of which one is turned to half, and a norm between."""
@@ -31,13 +33,6 @@ class Net(nn.Module):
 def net():
     torch.manual_seed(0)
     return Net()
-
-
-@pytest.fixture(autouse=True)
-def log(tmp_path):
-    logger.configure(str(tmp_path), format_strs=[])
-    yield
-    logger.reset()
 
 
 def loss_of(net):

@@ -68,6 +68,7 @@ def test_a_compilers_error_is_told(cache, source):
         build.load([source])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "words"),
     [

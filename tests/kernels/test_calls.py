@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from flatdiff.kernels import build, calls
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.nets import nn
+from flatdiff.nets import layers as nn
 from flatdiff.nets.unet import UNetModel
 from flatdiff.quantize.grid import Quantizer
 

@@ -13,6 +13,8 @@ from flatdiff.judge.features import Features
 from flatdiff.measure import evaluation
 from flatdiff.report import compare
 
+pytestmark = pytest.mark.slow
+
 DIGITS = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 
 

@@ -123,6 +123,7 @@ def files(folder):
     return out
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_same_record(record, files):
     found = json.loads((files / "exposure_bias.json").read_text())
     assert found["models"] == record["models"]

@@ -11,19 +11,16 @@ import pytest
 import torch
 from launch import ROOT, run
 from safetensors.torch import load_file
+from small import FLAGS, save_run, words
 
 from flatdiff.chain import probe
 from flatdiff.data.image_datasets import ImageDataset
 from flatdiff.flags import config
 from flatdiff.measure import quantized
 from flatdiff.models import generate, networks
-from flatdiff.store import checkpoint
 from flatdiff.world import logger
 
-TINY = (
-    "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --learn_sigma True "
-    "--attention_resolutions 4 --noise_schedule cosine --diffusion_steps 100"
-).split()
+TINY = words(**FLAGS | dict(channel_mult="1,2", diffusion_steps=100))
 SAMPLING = "--num_samples 6 --batch_size 3 --timestep_respacing 10".split()
 
 
@@ -68,8 +65,7 @@ def trained(tmp_path_factory):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    checkpoint.save(model.state_dict(), str(folder / "model000060.pt"))
-    checkpoint.save_json(config.to_dict(flags), str(folder / "config.json"))
+    save_run(folder, model, "model000060.pt", **config.to_dict(flags))
     return folder
 
 
@@ -125,6 +121,7 @@ def test_losses_are_those_of_the_training_chain(sample, trained):
         assert float(line.split()[4]) == pytest.approx(mean, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_script_is_image_sample_with_eight_bits(sample, trained, tmp_path):
     expected, _, _ = sample("--quant", 8)
     script = ROOT / "scripts" / "image_sample_quant.py"

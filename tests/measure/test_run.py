@@ -40,6 +40,7 @@ def alone(folder):
     return folder / "alone"
 
 
+@pytest.mark.slow
 def test_two_ranks_find_the_same_bit_for_bit(folder, alone):
     together = folder / "together"
     code = f"""

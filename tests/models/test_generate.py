@@ -8,41 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 import torch
 
-from flatdiff import script_util
 from flatdiff.flags import config
 from flatdiff.models import generate
 from flatdiff.models.generate import ImageNoise, draw_labels, sample_images
 from flatdiff.world import logger
 
-
-@pytest.fixture(autouse=True)
-def log(tmp_path):
-    logger.configure(str(tmp_path / "log"), format_strs=[])
-    yield
-    logger.reset()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture(scope="module")
 def chain():
-    torch.manual_seed(0)
-    model, diffusion = script_util.create_model_and_diffusion(
-        **script_util.model_and_diffusion_defaults()
-        | dict(
-            image_size=8,
-            num_channels=32,
-            num_res_blocks=1,
-            channel_mult="1",
-            learn_sigma=True,
-            diffusion_steps=100,
-            timestep_respacing="12",
-            noise_schedule="cosine",
-        )
-    )
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    model, diffusion = small.network(diffusion_steps=100, timestep_respacing="12")
     return model.eval(), diffusion
 
 
@@ -111,7 +90,7 @@ def test_npz_has_exactly_the_images_in_order(tmp_path):
         assert file["arr_0"].dtype == np.uint8 and file["arr_1"].dtype == np.int64
         assert (file["arr_0"] == np.arange(23)[:, None, None, None]).all()
         assert (file["arr_1"] == np.arange(23) % 3).all()
-    assert sorted(os.listdir(tmp_path)) == ["log", "samples_23x4x4x3.npz", "samples_23x4x4x3.png"]
+    assert sorted(os.listdir(tmp_path)) == ["run", "samples_23x4x4x3.npz", "samples_23x4x4x3.png"]
 
 
 def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
@@ -164,7 +143,7 @@ def test_samples_of_other_settings_are_not_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"drawn with --sampler 'ddpm', now 'ddim'\. Give another"):
         generate.generate(fake, 4, 4, str(tmp_path), key=key(sampler="ddim", clip=True))
     assert Path(path).read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["log", "samples_4x4x4x3.npz", "samples_4x4x4x3.png"]
+    assert sorted(os.listdir(tmp_path)) == ["run", "samples_4x4x4x3.npz", "samples_4x4x4x3.png"]
     for other in ({"num_samples": 5}, {"suffix": "_w8"}):  # which have names of their own
         arguments = {"num_samples": 4, "batch_size": 4, "folder": str(tmp_path)} | other
         generate.generate(fake, **arguments, key=key(sampler="ddim"))

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import training
 from torch import nn
 
-from flatdiff import script_util
 from flatdiff.models.rounding_log import ClimbLog, warn_of_small_moves
-from flatdiff.train.train_util import TrainLoop
 from flatdiff.weights import perturb
 from flatdiff.world import logger
 
@@ -22,28 +21,13 @@ def said(tmp_path, monkeypatch):
     said = []
     logger.configure(str(tmp_path), format_strs=["json"])
     monkeypatch.setattr(logger, "warn", said.append)
-    yield said
-    logger.reset()
+    return said
 
 
 def loop(**flags):
-    torch.manual_seed(7)
-    small = dict(image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1")
-    model, diffusion = script_util.create_model_and_diffusion(
-        **script_util.model_and_diffusion_defaults()
-        | small
-        | dict(attention_resolutions="8", diffusion_steps=40)
-    )
-    with torch.no_grad():  # zero-initialized layers would leave most gradients zero
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    batch = torch.rand(4, 3, 8, 8) * 2 - 1
-    defaults = dict(
-        batch_size=4, microbatch=-1, lr=1e-3, ema_rate="0.01", log_interval=3, save_interval=1000,
-        resume_checkpoint="", end_step=6,
-    )  # fmt: skip
-    data = zip(itertools.repeat(batch), itertools.repeat({}))
-    return TrainLoop(model=model, diffusion=diffusion, data=data, **defaults | flags)
+    run = training.loop(**{"ema_rate": "0.01", "log_interval": 3} | flags)
+    run.data = itertools.repeat(next(run.data))
+    return run
 
 
 def rows(run, monkeypatch):

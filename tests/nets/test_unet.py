@@ -11,7 +11,9 @@ from torch.func import functional_call
 
 from flatdiff.kernels import build
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.nets.unet import AttentionBlock, EncoderUNetModel, ResBlock, SuperResModel, UNetModel
+from flatdiff.nets.blocks import AttentionBlock, ResBlock
+from flatdiff.nets.classifier import EncoderUNetModel
+from flatdiff.nets.unet import SuperResModel, UNetModel
 
 CHANNEL_MULT = {
     32: (1, 2, 2, 2),

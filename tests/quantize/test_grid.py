@@ -293,6 +293,7 @@ def test_int8_arithmetic_equals_the_simulation(granularity, input_bits):
             torch.testing.assert_close(layer(features[1:2]), layer(features)[1:2])
 
 
+@pytest.mark.slow
 def test_overflowing_int8_arithmetic_is_refused():
     """An older CPU, as oneDNN can play one: 8 by 8 bits overflow its sums, 7 by 8 do not."""
     code = "from flatdiff.quantize.int8 import check\n"

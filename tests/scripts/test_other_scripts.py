@@ -202,6 +202,7 @@ def test_the_classifier_learns_and_logs_it(classifier):
     assert last["train_acc@5"] == 1 and last["lr"] == pytest.approx(3e-4 * 2 / 12)
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_with_the_joined_batch_and_resume_exactly(folder, call, tmp_path):
     one, two, resumed = (tmp_path / name for name in ("one", "two", "resumed"))
     call("classifier_train", *classifier_flags(folder, one, 1))

@@ -10,6 +10,8 @@ import pytest
 import torch
 from launch import ROOT, TINY, mpirun, run, script, start, succeed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):

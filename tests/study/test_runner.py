@@ -21,6 +21,8 @@ from flatdiff.study import jobs, runner, submission
 from flatdiff.study.board import Board, clock
 from flatdiff.study.matrix import Cell
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --learn_sigma True "
     "--attention_resolutions 4 --diffusion_steps 20 --noise_schedule cosine --lr 1e-3 "

@@ -5,12 +5,12 @@ import os
 import pytest
 import torch
 from PIL import Image
+from small import FLAGS, words
 
 from flatdiff.flags import config
 from flatdiff.models import networks, run_util
 from flatdiff.store import checkpoint
 from flatdiff.train import starting, train_state
-from flatdiff.world import logger
 
 GROUPS = {
     "run": config.RunFlags,
@@ -19,16 +19,7 @@ GROUPS = {
     "model": config.ModelFlags,
     "diffusion": config.DiffusionFlags,
 }
-NETWORK = (
-    "--image_size 8 --num_channels 32 --num_res_blocks 1 --channel_mult 1 --attention_resolutions "
-    "4 --diffusion_steps 30 --batch_size 2 --ema_rate 0.9 --save_interval 1 --num_workers 0 "
-)
-
-
-@pytest.fixture(autouse=True)
-def log():
-    yield
-    logger.reset()
+TRAIN = dict(batch_size=2, ema_rate=0.9, save_interval=1, num_workers=0)
 
 
 @pytest.fixture
@@ -39,8 +30,8 @@ def train(tmp_path):
         Image.new("RGB", (8, 8), (60 * i, 100, 0)).save(tmp_path / "data" / f"{i}.png")
 
     def run(folder, *more, end_step=2, **changes):
-        line = f"{NETWORK} --data_dir {tmp_path}/data --end_step {end_step} --log_dir {folder}"
-        flags = config.parse("", [*line.split(), *more], **GROUPS)
+        line = f"--data_dir {tmp_path}/data --end_step {end_step} --log_dir {folder}".split()
+        flags = config.parse("", [*words(**FLAGS | TRAIN), *line, *more], **GROUPS)
         begin = starting.start_training(flags)
         dataset = run_util.open_dataset(flags.data, 8)
         torch.manual_seed(0)

@@ -11,6 +11,8 @@ from flatdiff.store import checkpoint
 from flatdiff.train import starting
 from flatdiff.world import logger
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 def resumed(change, name):
     """A run that goes on from step 2 of another, one file of which was changed."""

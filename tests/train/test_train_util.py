@@ -20,9 +20,10 @@ from flatdiff.train import train_util
 from flatdiff.train.train_util import LossScale, TrainLoop, learning_rate
 from flatdiff.world import logger
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
-    logger.reset()
     logger.configure(str(tmp_path / "told"), format_strs=["log"])
     loop(ema_rate="0.9,0.1").run_loop()
     (line,) = [x for x in (tmp_path / "told/log.txt").read_text().splitlines() if "EMA" in x]

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import small
 import torch
 
 from flatdiff import script_util
@@ -76,13 +77,8 @@ def test_the_scale_that_is_enough():
     assert enough(w, moved, ["fp32"], 0.9) == 1
 
 
-FLAGS = dict(image_size=8, num_channels=32, num_res_blocks=1, channel_mult="1,2")
-
-
 def unet():
-    flags = dict(attention_resolutions="4", class_cond=True, num_classes=3)
-    defaults = script_util.model_and_diffusion_defaults()
-    model, _ = script_util.create_model_and_diffusion(**defaults | FLAGS | flags)
+    model, _ = small.network(spread=0, channel_mult="1,2", class_cond=True, num_classes=3)
     return model, {"y": torch.tensor([0, 2])}
 
 

@@ -2,11 +2,12 @@
 
 import sys
 
+import pytest
 from launch import run
 
 STEPS = """
 import resource, sys, torch
-from flatdiff import allocator
+from flatdiff.world import allocator
 if sys.argv[1] == "keep":
     assert allocator.keep_freed_memory()
 for _ in range(20):
@@ -21,6 +22,7 @@ def faults(how):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_pages_are_asked_for_once():
     start = faults("keep")
     assert faults("by default") - start > 20 * 10_000_000 * 4 / 4096 / 2

@@ -96,6 +96,7 @@ def killed():
 # Two ranks.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start_ranks", [mpirun, torchrun])
 def test_two_ranks_work_together(start_ranks, tmp_path):
     done = start_ranks(2, __file__, "together", tmp_path)
@@ -120,6 +121,7 @@ def test_two_ranks_work_together(start_ranks, tmp_path):
         assert result["threads_left"] == []
 
 
+@pytest.mark.slow
 def test_one_failure_ends_all_ranks_with_its_message_under_mpirun():
     done = mpirun(2, __file__, "one_fails")
     assert done.returncode != 0
@@ -127,12 +129,14 @@ def test_one_failure_ends_all_ranks_with_its_message_under_mpirun():
     assert sorted(done.stderr.splitlines()) == told
 
 
+@pytest.mark.slow
 def test_one_failure_ends_all_ranks_with_its_message_under_torchrun():
     done = torchrun(2, __file__, "one_fails")
     assert done.returncode != 0
     assert "rank 1: ValueError: lr is -1: expected a positive number\n" in done.stderr
 
 
+@pytest.mark.slow
 def test_ranks_on_several_hosts_meet_through_mpi():
     """Two ranks that believe to be alone on their hosts; then both fail the same way."""
     done = mpirun(2, "-c", ON_TWO_HOSTS, __file__, "all_fail")
@@ -147,6 +151,7 @@ ON_TWO_HOSTS = (
 )
 
 
+@pytest.mark.slow
 def test_kill_of_one_rank_ends_the_other_without_help_of_a_launcher():
     ranks = [
         start(
@@ -221,6 +226,7 @@ def test_rank_by_hand_without_local_rank_says_what_is_missing(no_launcher, monke
         launcher.find_place()
 
 
+@pytest.mark.slow
 def test_ranks_of_one_launch_agree_on_the_address_file_also_behind_a_wrapper(no_launcher):
     code = "from flatdiff.world import launcher as l; print(l.address_file(l.find_place()))"
     wrapper = ["sh", "-c", '"$@"; true', "sh"]

@@ -15,15 +15,6 @@ from flatdiff.world import logger
 FILES = ["log", "csv", "json"]
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.delenv("OPENAI_LOGDIR", raising=False)
-    monkeypatch.delenv("OPENAI_LOG_FORMAT", raising=False)
-    logger.reset()
-    yield
-    logger.reset()
-
-
 def rows(folder):
     with open(folder / "progress.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -249,11 +240,13 @@ def test_mpi_communicators_are_refused():
         logger.configure(comm="MPI.COMM_WORLD")
 
 
+@pytest.mark.slow
 def test_import_needs_neither_torch_nor_numpy():
     code = "import sys, flatdiff.logger; print({'torch', 'numpy'} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
+@pytest.mark.slow
 def test_a_terminal_or_a_locale_without_the_letters_stops_nothing(tmp_path):
     code = (
         "from flatdiff import logger\n"

@@ -8,7 +8,7 @@ from torch import nn as torch_nn
 
 from flatdiff.chain.losses import mean_flat
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.nets import nn
+from flatdiff.nets import layers as nn
 
 
 def test_timestep_embedding_is_guided_diffusions():

@@ -15,6 +15,7 @@ from ..kernels import calls
 
 SiLU = nn.SiLU
 NUM_GROUPS = 32
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class GroupNorm32(nn.GroupNorm):
