@@ -36,6 +36,7 @@ setup(
         "matplotlib>=3.8",
         "safetensors>=0.4",
         "scipy>=1.11",
+        "markdown>=3.4",
     ],
     extras_require={
         "mpi": mpi,

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from flatdiff.flags import config
-from flatdiff.measure import flatness_report, flatness_run
-from flatdiff.models import networks, quantize_run
+from flatdiff.measure import quantized, run
+from flatdiff.models import networks
 from flatdiff.world import logger
 
 GROUPS = {
@@ -49,12 +49,11 @@ def of_seed(kind: str, argv: list[str], seed: int) -> Found:
         return _quantized(argv)
     with tempfile.TemporaryDirectory() as folder:
         flags = config.parse("", [*argv, "--flatness", kind, "--log_dir", folder], **_only(kind))
-        record = flatness_run.study(flags, folder)
+        rows = run.flatness(flags, folder)["rows"]
     if kind == "HESSIAN":
-        rows = flatness_report.spectrum_rows(record)
         return {row["quantity"]: (row["value"], *_errors(row)) for row in rows}
-    size = flatness_report.SIZE[kind]
-    rows = [row for row in flatness_report.curve_rows(record) if row["part"] == "all"]
+    size = {"LPF": "sigma", "MC": "radius"}[kind]
+    rows = [row for row in rows if row["part"] == "all"]
     found = {f"L(w), {r['term']}": (r["at_w"], r["at_w_error"], r["at_w_error"]) for r in rows}
     for r in rows:
         found[f"{kind}, {size} {r[size]:g}, rise of {r['term']}"] = (r["rise"], *_errors(r))
@@ -78,7 +77,8 @@ def _quantized(argv: list[str]) -> Found:
     with tempfile.TemporaryDirectory() as folder:
         told, logger.log = logger.log, said.append
         try:
-            quantize_run.quantize(model, flags, folder)
+            with quantized.quantized(model, flags, folder):
+                pass
         finally:
             logger.log = told
     lines = [text.split() for text in said if " before, " in text]

@@ -4,15 +4,15 @@ A training step is TrainLoop.run_step on a fixed batch; sampling, quantizing and
 of their scripts.
 """
 
+import contextlib
 import functools
 
 import torch
 from peers import Peer
 
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.measure import flatness
-from flatdiff.measure.subject import Subject, load_images
-from flatdiff.models import generate, networks, quantize_run, run_util
+from flatdiff.measure import curve, quantized, run
+from flatdiff.models import generate, networks, run_util
 from flatdiff.train import starting
 from flatdiff.weights import perturb
 from flatdiff.world import dist_util, logger
@@ -25,6 +25,7 @@ class Flatdiff(Peer):
         super().__init__(job)
         logger.configure(job.folder, format_strs=[])
         self.autocast = networks.autocast(job.flags(), job.device)
+        self.held = contextlib.ExitStack()  # where a network stands for good
 
     @functools.cached_property
     def loop(self):
@@ -72,7 +73,7 @@ class Flatdiff(Peer):
         more = f"--timestep_respacing {self.job.config.chain} --data_dir ''"
         flags = self.job.flags(more)
         model, diffusion = networks.from_checkpoint(self.job.weights, flags)
-        quantize_run.quantize(model, flags, self.job.folder)
+        self.held.enter_context(quantized.quantized(model, flags, self.job.folder))
         return model, generate.sampler(model, diffusion, flags)
 
     def network(self, x, t):
@@ -84,10 +85,10 @@ class Flatdiff(Peer):
 
     @functools.cached_property
     def subject(self):
-        return Subject("bench", self.job.weights, self.job.flags(), self._images_of_subject)
-
-    def _images_of_subject(self, *network):
-        return load_images(self.job.flags(), *network)
+        flags, path = self.job.flags(), self.job.weights
+        images = functools.partial(run.load_images, flags)
+        network = networks.from_checkpoint(path, flags)
+        return run.subject_of("bench", path, *network, flags, images)
 
     def measure(self):
         """The losses of the subject's images at the weights as they stand."""
@@ -95,7 +96,7 @@ class Flatdiff(Peer):
 
     def perturb(self, draw: int):
         """One draw of weight noise and the way back, nothing measured."""
-        move = flatness.perturbation("LPF", 1e-3, 0, draw)
+        move = curve.perturbation(perturb.gaussian, 1e-3, 0, draw)
         with perturb.at(self.subject.weights, move, self.subject.spare):
             pass
 

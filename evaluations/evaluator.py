@@ -2,6 +2,7 @@
 
     python evaluations/evaluator.py REFERENCE SAMPLES --inception_weights FILE
     python evaluations/evaluator.py REFERENCE SAMPLES --features lite0
+    python evaluations/evaluator.py REFERENCE --features lite0 --floor 10000
 
 REFERENCE and SAMPLES are .npz files (arr_0, uint8 [N, H, W, 3]) or folders of images. Statistics
 mu, sigma, mu_s, sigma_s in the reference are used for FID and sFID.
@@ -10,6 +11,7 @@ mu, sigma, mu_s, sigma_s in the reference are used for FID and sFID.
 import argparse
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 
@@ -23,7 +25,20 @@ def create_argparser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
-    parser.add_argument("samples", metavar="SAMPLES", help=".npz or folder of generated images")
+    parser.add_argument(
+        "samples",
+        metavar="SAMPLES",
+        nargs="?",
+        help=".npz or folder of generated images; may be left out where there is a --floor",
+    )
+    parser.add_argument(
+        "--floor",
+        type=int,
+        metavar="N",
+        default=0,
+        help="Frechet distances of N of the reference's own images too, drawn ten times with "
+        "replacement: a perfect copy of it would get those; 0, the default: none",
+    )
     parser.add_argument(
         "--features",
         choices=FEATURES,
@@ -53,11 +68,16 @@ def create_argparser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> dict:
-    args = create_argparser().parse_args(argv)
+    parser = create_argparser()
+    args = parser.parse_args(argv)
+    if not (args.samples or args.floor):
+        parser.error("the following arguments are required: SAMPLES, or --floor N")
     if args.batch_size < 1:
         raise SystemExit(f"--batch_size is {args.batch_size}, expected 1 or more")
     if args.seed < 0:
         raise SystemExit(f"--seed is {args.seed}, expected 0 or more")
+    if args.floor and args.floor < 4:
+        raise SystemExit(f"--floor is {args.floor}, expected 4 images or more, or 0 for none")
     try:
         result = run(args)
         written = args.json and write_json(result, args.json)
@@ -71,28 +91,36 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
-    from flatdiff.judge.evaluate import evaluate
+    from flatdiff.judge.evaluate import evaluate, floor_of
     from flatdiff.judge.features import load_features
 
     features = load_features(args.features, args.inception_weights, args.device, args.cache_dir)
     if features.name == "digits":
         print(f"digit classifier: {float(features.network.accuracy):.1%} of held-out digits right")
-    result = evaluate(
-        args.reference,
-        args.samples,
-        features,
-        batch_size=args.batch_size,
-        cache_dir=args.cache_dir,
-        seed=args.seed,
-        progress=sys.stderr.isatty(),
-        transparent=args.transparent,
-    )
-    paths = {key: os.path.abspath(getattr(args, key)) for key in ("reference", "samples")}
-    return {**paths, **result, "weights_sha256": features.fingerprint, "seed": args.seed}
+    how = {k: getattr(args, k) for k in ("batch_size", "cache_dir", "seed", "transparent")}
+    result = {"reference": os.path.abspath(args.reference)}
+    if args.samples:
+        result["samples"] = os.path.abspath(args.samples)
+        progress = sys.stderr.isatty()
+        result |= evaluate(args.reference, args.samples, features, **how, progress=progress)
+    if args.floor:
+        result["features"] = features.name
+        result["floor"] = floor_of(args.reference, args.floor, features, **how)
+    return {**result, "weights_sha256": features.fingerprint, "seed": args.seed}
 
 
 def table(result: dict) -> str:
     """The result for a terminal: one metric a line, with its error or deviation."""
+    lines = _of_samples(result) if "samples" in result else [f"reference: {result['reference']}"]
+    if floor := result.get("floor"):
+        told = (f"{statistics.fmean(v):.5g} +- {statistics.stdev(v):.2g}" for v in floor.values())
+        lines.append("as many of the reference's own: {}; for endless samples {}".format(*told))
+    elif "floor" in result:
+        lines.append("warning: the reference has no images: no floor")
+    return "\n".join(lines)
+
+
+def _of_samples(result: dict) -> list[str]:
     lines = [
         f"reference: {result['reference']}  ({result['num_reference']} images)",
         f"samples:   {result['samples']}  ({result['num_samples']} images)",
@@ -109,7 +137,7 @@ def table(result: dict) -> str:
         spread = f" +- {error:.2g}" if error is not None else ""
         spread += f"  (deviation {deviation:.2g})" if deviation is not None else ""
         lines.append(f"{name:22s}{value:12.5g}{spread}")
-    return "\n".join(lines + [""] + [f"warning: {text}" for text in result["warnings"]])
+    return lines + [""] + [f"warning: {text}" for text in result["warnings"]]
 
 
 def write_json(result: dict, path: str) -> str:

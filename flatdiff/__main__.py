@@ -28,8 +28,13 @@ VERBS = {
 
 
 def main() -> None:
-    """Run the script of the first word of the command line on the others. Exits with its status."""
-    word, *others = sys.argv[1:] or ["--help"]
+    """The command line of this process."""
+    run(sys.argv[1:])
+
+
+def run(argv: list[str]) -> None:
+    """Run the script of the first word on the others. SystemExit with its status where it ends."""
+    word, *others = argv or ["--help"]
     if word == "data" and others:
         word, *others = f"data {others[0]}", *others[1:]
     scripts = {verb: HOME / file for verb, file in VERBS.items()}
@@ -40,7 +45,8 @@ def main() -> None:
         print(__version__)
     elif word in scripts:
         sys.argv = [f"flatdiff {word}", *others]
-        sys.path.insert(0, str(scripts[word].parent))  # where its neighbours are
+        if (home := str(scripts[word].parent)) not in sys.path:
+            sys.path.insert(0, home)  # where its neighbours are
         runpy.run_path(str(scripts[word]), run_name="__main__")
     else:
         near = difflib.get_close_matches(word, scripts, 1)

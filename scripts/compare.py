@@ -27,7 +27,8 @@ def compare(flags):
     out = flags.run.log_dir or os.curdir
     os.makedirs(out, exist_ok=True)
     if flags.compare.reference:
-        rows = evaluation.of_runs(folders, flags.compare)
+        judge = evaluation.network(flags.compare.features, flags.compare.inception_weights)
+        rows = evaluation.of_runs(folders, flags.compare.reference, judge)
         print(evaluation.text(rows))
         print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
         print(compare.distances(rows, os.path.join(out, "distances.png")))

@@ -18,6 +18,7 @@ def main():
         __doc__,
         measure,
         exposure=config.ExposureFlags,
+        quant=config.RoundingFlags,
         run=config.RunFlags,
         data=config.DataFlags,
         model=config.ModelFlags,
@@ -27,15 +28,14 @@ def main():
 
 
 def measure(flags):
-    from flatdiff.measure import exposure_report, exposure_run
+    from flatdiff.measure import run
     from flatdiff.models import run_util
     from flatdiff.world import dist_util, logger
 
     folder = run_util.open_log(flags)
-    record = exposure_run.study(flags)
+    record = run.exposure(flags, folder)
     if dist_util.rank() == 0:
-        logger.log(exposure_report.table(record))
-        for path in exposure_report.save(record, folder):
+        for path in run.write_exposure(flags, record, folder):
             logger.log(path)
 
 

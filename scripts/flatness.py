@@ -16,6 +16,7 @@ def main():
         __doc__,
         measure,
         flatness=config.FlatnessFlags,
+        quant=config.RoundingFlags,
         run=config.RunFlags,
         data=config.DataFlags,
         model=config.ModelFlags,
@@ -25,15 +26,15 @@ def main():
 
 
 def measure(flags):
-    from flatdiff.measure import flatness_report, flatness_run
+    from flatdiff.measure import run
     from flatdiff.models import run_util
     from flatdiff.world import dist_util, logger
 
-    flatness_run.check(flags)
+    run.check(flags)
     folder = run_util.open_log(flags)
-    record = flatness_run.study(flags, folder)
+    record = run.flatness(flags, folder)
     if dist_util.rank() == 0:
-        for path in flatness_report.write(record, folder):
+        for path in run.write_flatness(flags, record, folder):
             logger.log(path)
 
 

@@ -28,11 +28,20 @@ def measure(flags):
     from flatdiff.models import networks, run_util
     from flatdiff.world import dist_util
 
-    folder = run_util.open_log(flags)
-    model, diffusion = networks.from_checkpoint(flags.nll.model_path, flags)
+    f, folder = flags.nll, run_util.open_log(flags)
+    model, diffusion = networks.from_checkpoint(f.model_path, flags)
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
-    autocast = networks.autocast(flags, dist_util.dev())
-    nll.report(*nll.evaluate(model, diffusion, dataset, flags, autocast), folder)
+    total, terms = nll.evaluate(
+        model,
+        diffusion,
+        dataset,
+        num_samples=f.num_samples,
+        batch_size=f.batch_size,
+        clip_denoised=f.clip_denoised,
+        seed=flags.run.seed,
+        autocast=networks.autocast(flags, dist_util.dev()),
+    )
+    nll.report(total, terms, folder)
 
 
 if __name__ == "__main__":

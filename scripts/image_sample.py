@@ -25,17 +25,18 @@ def main(description=__doc__, quant=config.QuantFlags):
 
 
 def sample(flags):
-    from flatdiff.models import generate, networks, quantize_run, run_util
+    from flatdiff.measure import quantized
+    from flatdiff.models import generate, networks, run_util
     from flatdiff.world import logger
 
     folder = run_util.open_log(flags)
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
-    flags.quant = quantize_run.quantize(model, flags, folder)
-    sample = generate.sampler(model, diffusion, flags)
-    suffix = quantize_run.suffix(flags.quant)
-    generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
+    with quantized.quantized(model, flags, folder) as flags.quant:
+        sample = generate.sampler(model, diffusion, flags)
+        suffix = quantized.suffix(flags.quant)
+        generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
 
 
 if __name__ == "__main__":

@@ -26,20 +26,12 @@ def main():
         model=config.ModelFlags,
         diffusion=config.DiffusionFlags,
     )
+    from flatdiff import __main__ as flatdiff
+    from flatdiff.study import jobs
     from flatdiff.world import dist_util
 
     with dist_util.session():
-        work(flags.study.job) if flags.study.job else run(flags)
-
-
-def work(path):
-    """One job, in a process of its own."""
-    import image_sample
-    import image_train
-
-    from flatdiff.study import jobs
-
-    jobs.work(path, train=image_train.train, sample=image_sample.sample)
+        jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 
 def run(flags):

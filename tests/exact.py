@@ -47,6 +47,12 @@ def gaussian_data(n=N):
     return batch(MEAN + VARIANCE**0.5 * noise)
 
 
+def measured(model, d, batches, priors=(eb.NORMAL,), **how):
+    """All that there is to measure of a network, without ranks and files."""
+    parts = eb.parts(model, d, batches, priors, **how)
+    return eb.measured([part() for part in parts.values()], priors)
+
+
 def chi_mean(offset=0.0):
     """E of the norm of D numbers N(offset, 1)."""
     central = np.sqrt(2) * np.exp(special.gammaln((D + 1) / 2) - special.gammaln(D / 2))

@@ -1,12 +1,15 @@
 """Studies of flatness on two small networks."""
 
+import functools
 import json
 import runpy
 
 from launch import ROOT
 
 from flatdiff.flags import config
-from flatdiff.measure import flatness_run
+from flatdiff.measure import run
+from flatdiff.measure.subject import Subject
+from flatdiff.models import networks
 
 KINDS = ("LPF", "HESSIAN", "SURFACE")
 MODEL = config.ModelFlags(
@@ -40,6 +43,7 @@ def study_of(kind, folder, log_dir):
 def parse(argv):
     groups = {
         "flatness": config.FlatnessFlags,
+        "quant": config.RoundingFlags,
         "run": config.RunFlags,
         "data": config.DataFlags,
         "model": config.ModelFlags,
@@ -52,7 +56,14 @@ def parse(argv):
 def study(argv):
     """What is measured, and no files of it."""
     flags = parse(argv)
-    return flatness_run.study(flags, flags.run.log_dir)
+    run.check(flags)
+    return run.flatness(flags, flags.run.log_dir)
+
+
+def subject(path, flags) -> Subject:
+    """The network of a file on the images of a study."""
+    network = networks.from_checkpoint(path, flags)
+    return run.subject_of("", path, *network, flags, functools.partial(run.load_images, flags))
 
 
 def measure(argv):

@@ -47,8 +47,8 @@ class Gradient(Choice):
 class Column:
     """A column of a study's tables: `value` of what the cell's measure shows of a model.
 
-    `title`: its head. `claim`: what the claim "SAM is flatter than Adam: ..." names it, "" for no
-    such claim.
+    `title`: its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is
+    flatter than Adam: ..." names it, "" for no such claim.
     """
 
     cell: str
@@ -62,12 +62,13 @@ class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
 
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
-    study's --sigma. `columns`: by name, what a study shows of it.
+    study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these.
     """
 
     verb: str
     cells: dict[str, str] = dataclasses.field(default_factory=dict)
     columns: dict[str, Column] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
 
 Table = Mapping[str, Choice]
@@ -113,12 +114,14 @@ MEASURES: dict[str, Measure] = {
             "LPF filter": "--sigma {filter_sigma} --noise_scale filter --num_draws {num_draws}",
         },
         {
-            "loss": Column("LPF", "at_w", "at w"),
+            "loss": Column("LPF", "at_w", "loss at w"),
             "lpf": Column("LPF", "rise", "LPF rise", "LPF"),
             "lpf_filter": Column(
                 "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
             ),
         },
+        "LPF is the rise of the loss at the middle sigma. In filter units, a filter's noise is in "
+        "proportion to its length, so that a network of larger weights does not look flatter.",
     ),
     "MC": Measure(
         "measure.curve:MC",
@@ -126,6 +129,7 @@ MEASURES: dict[str, Measure] = {
         "flatness",
         {"MC": "--radius {radius} --num_draws {num_draws}"},
         {"mc": Column("MC", "rise", "MC rise", "MC")},
+        "MC is the rise of the loss at the middle radius.",
     ),
     "HESSIAN": Measure(
         "measure.spectrum:HESSIAN",
@@ -133,6 +137,7 @@ MEASURES: dict[str, Measure] = {
         "flatness",
         {"HESSIAN": "--num_draws 2 --num_eigenvalues 1"},
         {"eigenvalue": Column("HESSIAN", "eigenvalue", "largest eigenvalue", "largest eigenvalue")},
+        "The eigenvalue is that of the Hessian of the mean squared error.",
     ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
@@ -142,6 +147,17 @@ MEASURES: dict[str, Measure] = {
         "exposure bias along the sampling chain",
         "exposure",
         {"exposure": "--timestep_respacing {sampling_steps[0]}"},
+        {"noise_norm": Column("exposure", "noise_norm", "")}
+        | {
+            f"{norm}_{where}": Column("exposure", f"{norm}_{where}", f"{place}: {title}")
+            for where, place in (("start", "nearest t = 0"), ("mean", "mean of the rest"))
+            for norm, title in (
+                ("training", "in training"),
+                ("sampling", "in sampling"),
+                ("gap", "size of the gap"),
+            )
+        },
+        "The norms are those of the predicted noise, on real images and along the chain.",
     ),
 }
 FLATNESS = {name: measure for name, measure in MEASURES.items() if measure.verb == "flatness"}
@@ -178,14 +194,17 @@ def bound(table: Table, text: str) -> Callable:
     return functools.partial(function, **knobs)
 
 
+def knobs(table: Table, name: str) -> dict[str, Any]:
+    """The knobs of what has the name, with their defaults."""
+    parameters = inspect.signature(table[name].load()).parameters.values()
+    return {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
+
+
 def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
     """What the text names, and its knobs as values; ValueError for a knob that it does not have."""
-    name, knobs = named(table, text)
-    function = table[name].load()
-    parameters = inspect.signature(function).parameters.values()
-    known = {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
-    values = {}
-    for knob, value in knobs.items():
+    name, given = named(table, text)
+    known, values = knobs(table, name), {}
+    for knob, value in given.items():
         if knob not in known:
             of = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"{name} has no knob {knob!r}; {of}")
@@ -193,7 +212,7 @@ def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
             values[knob] = read(type(known[knob]), value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{name}, {knob}: {error}") from None
-    return function, values
+    return table[name].load(), values
 
 
 def read(kind: type, text: str) -> Any:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, QUANTIZERS, SAMPLERS
+from .choices import FEATURES, FLATNESS, QUANTIZERS, SAMPLERS
 from .parse import flag
 
 
@@ -42,12 +42,7 @@ class CompareFlags(FeatureFlags):
 class FlatnessFlags:
     """How flat the loss is around the weights of one checkpoint or several."""
 
-    flatness: str = flag(
-        "LPF",
-        "LPF: Gaussian weight noise; MC: random directions of given length; HESSIAN: largest "
-        "eigenvalues and trace; SURFACE: the loss on a plane, and between two checkpoints",
-        choices=("LPF", "MC", "HESSIAN", "SURFACE"),
-    )
+    flatness: str = flag("LPF", "what is measured", table=FLATNESS)
     model_path: str = flag(
         "", "checkpoints, separated by commas; * and ? stand for any letters", changes="nothing"
     )
@@ -109,8 +104,8 @@ class ExposureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantFlags:
-    """Sampling from quantized weights: how they are rounded, and what the network is kept as."""
+class RoundingFlags:
+    """How weights, and inputs of layers, are rounded to few bits."""
 
     quant: int = flag(
         0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
@@ -135,6 +130,12 @@ class QuantFlags:
     quant_activations: int = flag(
         0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantFlags(RoundingFlags):
+    """Sampling from quantized weights: what the network is kept as, and what is measured of it."""
+
     quant_backend: str = flag(
         "simulate",
         "fp32 arithmetic on rounded weights; the same, weights packed in memory and unpacked layer "

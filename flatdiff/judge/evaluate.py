@@ -85,13 +85,14 @@ def floor_of(
     batch_size: int = 64,
     cache_dir: str | None = None,
     seed: int = 0,
+    transparent: str = "white",
 ) -> dict[str, list[float]] | None:
     """The Frechet distances (`frechet.floor`) of num_samples images of the reference itself.
 
     None for a reference that has statistics only, or for fewer than 4 samples.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
-    known = measure(open_images(reference), features, batch_size, cache_dir)
+    known = measure(open_images(reference, transparent), features, batch_size, cache_dir)
     if known.pool is None or num_samples < 4:
         return None
     return floor(known.pool, num_samples, seed=seed)

@@ -1,38 +1,24 @@
 """Samples against a reference, by flags, which say what is measured; how, says the judge."""
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 
 from ..judge import evaluate
-from ..judge.features import load_features
+from ..judge.features import Features, load_features
 from ..models import run_util
 from ..report import compare
+from ..report.text import table
 from ..store import finite
 from ..world import dist_util, logger
-from .flatness_report import table
 
 LARGEST_REFERENCE = 50_000  # images
-
-
-def measure_by(features: str, inception_weights: str = "") -> Callable[..., dict]:
-    """A function of (reference, samples) that gives the judge's dict of metrics.
-
-    Both are uint8 [N, H, W, 3], or the path of an npz or a folder. ValueError for features that
-    cannot be had. The key of the Frechet distance is `distance_name(features)`.
-    """
-    return functools.partial(evaluate.evaluate, features=_network(features, inception_weights))
-
-
-def floor_by(features: str, inception_weights: str = "") -> Callable[..., dict | None]:
-    """A function of (reference, number) that gives the Frechet distances of so many of its own
-    images: {values, infinities} of a few draws, None for a reference without images."""
-    return functools.partial(evaluate.floor_of, features=_network(features, inception_weights))
+COLUMNS = ("run", "kind", "num_samples", "metric", "value", "error", "infinity")
 
 
 @functools.lru_cache(maxsize=1)
-def _network(features: str, inception_weights: str):
+def network(features: str, inception_weights: str = "") -> Features:
+    """What a distance is measured on, on this rank's device; ValueError where it cannot be had."""
     return load_features(features, inception_weights or None, str(dist_util.dev()))
 
 
@@ -47,67 +33,48 @@ def reference_of(dataset, seed: int = 0) -> np.ndarray:
     return np.stack([dataset.image(i) for i in np.sort(order)])
 
 
-def of_runs(folders: list[str], flags) -> list[dict]:
-    """The distances of the samples in each run's folder from the reference of a CompareFlags.
+def of_runs(folders: list[str], reference: str, features: Features) -> list[dict]:
+    """The distances of the samples in each run's folder from the reference, an npz or a folder.
 
     A row for each run and kind of samples (fp32, w8, w8a8, ...): run, kind, num_samples, metric,
     value, error (standard error over samples), infinity (extrapolated to endless samples; None
-    where it cannot be). Then a row of real images for each number of samples (see `floor_by`).
+    where it cannot be). Then a row of real images for each number of samples (`floor_of`): the mean
+    of a few draws, and the scatter that one of them has.
     """
-    by, name = (flags.features, flags.inception_weights), distance_name(flags.features)
-    measure = measure_by(*by)
+    name = features.metric("FID")
     rows, warnings = [], {}
     for folder in folders:
         for kind, file in compare.samples_of(folder).items():
-            result = measure(flags.reference, file)
-            metrics = result["metrics"]
+            result = evaluate.evaluate(reference, file, features)
             warnings |= dict.fromkeys(result["warnings"])
-            rows.append(
-                {
-                    "run": compare.run_name(folder),
-                    "kind": compare.told(kind),
-                    "num_samples": result["num_samples"],
-                    "metric": name,
-                    "value": metrics[name],
-                    "error": metrics.get(f"{name}_error"),
-                    "infinity": metrics.get(f"{name}_infinity"),
-                }
-            )
+            numbers = [result["metrics"].get(f"{name}{end}") for end in ("", "_error", "_infinity")]
+            about = (compare.run_name(folder), compare.told(kind), result["num_samples"], name)
+            rows.append(dict(zip(COLUMNS, (*about, *numbers))))
     for row in rows:
         finite.check({name: row["value"]}, f"distance of {row['run']}")
     for warning in warnings:
         logger.warn(f"warning: {warning}")
-    numbers = dict.fromkeys(row["num_samples"] for row in rows)
-    return rows + [row for n in numbers for row in _floor(floor_by(*by), flags.reference, n, name)]
-
-
-def _floor(floor: Callable, reference: str, number: int, name: str) -> list[dict]:
-    """The row of real images: the mean of a few draws, and the scatter that one of them has."""
-    found = floor(reference, number)
-    if found is None:
-        return []
-    about = {"run": compare.REAL, "kind": "", "num_samples": number, "metric": name}
-    values = found["values"]
-    return [
-        about
-        | {"value": float(np.mean(values)), "error": float(np.std(values, ddof=1))}
-        | {"infinity": float(np.mean(found["infinities"]))}
-    ]
+    for n in dict.fromkeys(row["num_samples"] for row in rows):
+        if found := evaluate.floor_of(reference, n, features):
+            values, limit = found["values"], float(np.mean(found["infinities"]))
+            numbers = float(np.mean(values)), float(np.std(values, ddof=1)), limit
+            rows.append(dict(zip(COLUMNS, (compare.REAL, "", n, name, *numbers))))
+    return rows
 
 
 def text(rows: list[dict]) -> str:
     """The rows of `of_runs` as a table to read."""
     header = ["run", "weights", "samples", rows[0]["metric"], "+-", "for endless samples"]
-    lines = [header]
-    for row in rows:
-        numbers = (
-            f"{row[k]:.4g}" if row[k] is not None else "" for k in ("value", "error", "infinity")
-        )
-        lines.append([row["run"], row["kind"], str(row["num_samples"]), *numbers])
-    return (
-        f"{table(lines)}\n+-: one standard error over samples. {compare.REAL}: as many of the "
-        "reference's own, drawn with replacement; a perfect copy of it would get that"
+    lines = [
+        [row["run"], row["kind"], str(row["num_samples"])]
+        + ["" if row[k] is None else f"{row[k]:.4g}" for k in COLUMNS[-3:]]
+        for row in rows
+    ]
+    note = (
+        f"+-: one standard error over samples. {compare.REAL}: as many of the reference's own, "
+        "drawn with replacement; a perfect copy of it would get that"
     )
+    return f"{table([header, *lines])}\n{note}"
 
 
 def on_the_fly(flags, dataset) -> dict:
@@ -120,15 +87,15 @@ def on_the_fly(flags, dataset) -> dict:
     e = flags.evaluation
     if not e.eval_interval:
         return {}
-    measure = measure_by(e.features, e.inception_weights) if dist_util.rank() == 0 else None
-    reference = reference_of(dataset, flags.run.seed) if measure else None
-    name = distance_name(e.features)
+    judge = network(e.features, e.inception_weights) if dist_util.rank() == 0 else None
+    reference = reference_of(dataset, flags.run.seed) if judge else None
 
     def log_distance(loop):
         with loop.averaged() as model:
             samples = _draw(model, flags, dataset)
-        if measure:
-            metrics = measure(reference, samples)["metrics"]
+        if judge:
+            name = judge.metric("FID")
+            metrics = evaluate.evaluate(reference, samples, judge)["metrics"]
             logger.logkvs({k: metrics[k] for k in (name, f"{name}_error", f"{name}_infinity")})
             error = metrics[f"{name}_error"]
             logger.log(f"{name} at step {loop.step}: {metrics[name]:.4g} +- {error:.2g}")

@@ -12,19 +12,18 @@ files, flags or ranks.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..chain.samplers import walk
+from ..flags import choices
+
 NORMAL = (0.0, 1.0)  # the prior that a chain should begin at
 STATISTICS = ("mean", "square", "clipped")
-LOOPS = {
-    "ddpm": "p_sample_loop_progressive",
-    "ddim": "ddim_sample_loop_progressive",
-    "dpmpp": "dpmpp_sample_loop_progressive",
-}
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,9 @@ def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator
         output = model(*args, **kwargs)
         return output
 
-    loop = getattr(diffusion, LOOPS[sampler])(
-        watched,
-        x.shape,
-        noise=x,
-        clip_denoised=clip_denoised,
-        model_kwargs=batch.model_kwargs,
-        randn=randn,
-    )
+    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
+    given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
+    loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
     for i, out in zip(reversed(range(diffusion.num_timesteps)), loop):
         eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
         yield Step(i, x, eps, out["sample"])
@@ -229,25 +223,30 @@ class Measured:
     begun: dict[tuple[float, float], dict[str, np.ndarray]]
 
 
-def measure(
+def parts(
     model: Callable,
     diffusion,
     batches: Sequence[Batch],
     priors: Iterable[tuple[float, float]] = (NORMAL,),
     gather: Callable[[list[Tensor]], Tensor] = torch.cat,
     **sampling,
-) -> Measured:
-    """Everything, of a network in eval mode.
+) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
+    """What there is to measure of a network in eval mode: functions that give arrays, by name.
 
     gather: a CPU tensor for each of the batches -> the rows of all images; where ranks share the
     batches, it is called by all of them, and knows the order. sampling: sampler, clip_denoised.
     """
-    training = gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()
-    chains = [returned(model, diffusion, b, **sampling) for b in batches]
-    spreads = [spread(gather(drift)) for drift in drifts(chains, batches, diffusion)]
-    std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*spreads))
-    begun = {}
-    for prior in priors:
+
+    def training():
+        return {"norms": gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()}
+
+    def spreads():
+        chains = [returned(model, diffusion, b, **sampling) for b in batches]
+        found = [spread(gather(drift)) for drift in drifts(chains, batches, diffusion)]
+        std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*found))
+        return {"std": std, "std_parts": std_parts}
+
+    def begun(prior):
         walks = [norms(walked(model, diffusion, b, prior=prior, **sampling)) for b in batches]
         statistics = [image_statistics(image) for _, image in walks]
         columns = {
@@ -255,8 +254,16 @@ def measure(
             "loss": [noise_losses(model, diffusion, b, prior) for b in batches],
             **{name: [s[name] for s in statistics] for name in STATISTICS},
         }
-        begun[prior] = {name: gather(parts).numpy() for name, parts in columns.items()}
-    return Measured(training, std, std_parts, begun)
+        return {name: gather(of_batches).numpy() for name, of_batches in columns.items()}
+
+    every = {f"prior {mu} {s}": partial(begun, (mu, s)) for mu, s in priors}
+    return {"training": training, "spread": spreads} | every
+
+
+def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NORMAL,)) -> Measured:
+    """What the functions of `parts` gave, in their order."""
+    training, spreads, *begun = found
+    return Measured(training["norms"], **spreads, begun=dict(zip(priors, begun)))
 
 
 # Means and their errors

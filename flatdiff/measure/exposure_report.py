@@ -1,17 +1,10 @@
-"""What a study of exposure bias found (exposure_run.study): a table, json, csv, and pictures.
+"""Rows and pictures of exposure bias, of its record alone: over timesteps, and over priors.
 
-Errors are standard errors over images; the bands in pictures are 1.96 of them to either side.
+The bands in pictures are 1.96 standard errors to either side.
 """
 
-import os
-
-import matplotlib
 import numpy as np
-
-from ..store import checkpoint, disk
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 CURVES = ("training", "sampling", "gap", "output", "output_gap", "delta")
 SHIFTED = {  # what is drawn of each prior, and its axis
@@ -22,90 +15,13 @@ SHIFTED = {  # what is drawn of each prior, and its axis
     "clipped": "share of values at −1 or 1",
 }
 BAND = 1.96
-UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is not predicted
-WIDTH, HEIGHT = 4.6, 4.2  # inches of a panel
+WIDTH, HEIGHT, DPI = 4.6, 4.2, 110  # inches of a panel
 
 
-def table(record: dict, num_rows: int = 10) -> str:
-    """Each model at about num_rows timesteps, and under each prior."""
-    count = len(record["timesteps"])
-    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, num_rows + 1))})
-    lines = ["±: standard error over images"]
-    for model in record["models"]:
-        less = model.get("less")
-        head = ["timestep", "training", "sampling", "gap", "delta"]
-        head += [f"gap less {less['name']}'s"] if less else []
-        lines += ["", f"{model['name']}: l2 norm of the predicted noise"]
-        rows = [head] + [_row(record, model, t) for t in shown]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows]
-        lines += filter(None, [underfitting(record, model)])
-        if len(model["priors"]) > 1:
-            lines += ["", *(f"  {_of_prior(prior)}" for prior in model["priors"])]
-    return "\n".join(lines)
+# Rows
 
 
-def underfitting(record: dict, model: dict) -> str:
-    """Where the network predicts too little of the noise of real images for a gap to be read as
-    exposure bias alone, in words; "" where it does not."""
-    noise = record["noise_norm"]
-    norms = zip(record["timesteps"], model["training"]["value"])
-    low = [(t, norm / noise) for t, norm in norms if norm is not None and norm < UNDERFIT * noise]
-    if not low:
-        return ""
-    (first, share), (last, _) = low[0], low[-1]
-    where = f"timestep {first}" if len(low) == 1 else f"{len(low)} timesteps from {first} to {last}"
-    return (
-        f"underfitting: at {where} the norm in training is below {UNDERFIT:.0%} of the noise's, "
-        f"{noise:.4g} ({share:.0%} at {first}): the network predicts too little noise on real "
-        "images too, and a gap there is no measure of exposure bias alone"
-    )
-
-
-def _row(record: dict, model: dict, t: int) -> list[str]:
-    cells = [str(record["timesteps"][t])]
-    cells += [_text(model[curve], ".3f", t) for curve in ("training", "sampling")]
-    cells += [_text(model["gap"], "+.3f", t), _text(model["delta"], ".2e", t)]
-    return cells + ([_text(model["less"]["gap"], "+.3f", t)] if "less" in model else [])
-
-
-def _of_prior(prior: dict) -> str:
-    mean, std, clipped = (_over_channels(prior[name])[0] for name in ("mean", "std", "clipped"))
-    return (
-        f"prior N({prior['mu']:g}, {prior['s']:g}²): loss {_text(prior['loss'], '.4f')} "
-        f"(rise {_text(prior['loss_rise'], '+.4f')}), "
-        f"late norm {_text(prior['late_norm'], '.3f')}, "
-        f"images of mean {mean:.3f}, deviation {std:.3f}, {100 * clipped:.1f} % clipped"
-    )
-
-
-def _text(estimate: dict, style: str, t: int | None = None) -> str:
-    value, error = (estimate[k] if t is None else estimate[k][t] for k in ("value", "error"))
-    return f"{value:{style}} ± {error:{style.lstrip('+')}}"
-
-
-def save(record: dict, folder: str) -> list[str]:
-    """exposure_bias.json, .csv and .png, and where priors were shifted prior_shift.csv and .png.
-
-    Returns their absolute paths.
-    """
-    curves, shifts = (
-        os.path.join(checkpoint.absolute(folder), name) for name in ("exposure_bias", "prior_shift")
-    )
-    checkpoint.save_json(record, f"{curves}.json")
-    disk.write_csv(_curve_rows(record), f"{curves}.csv")
-    draw_curves(record, f"{curves}.png")
-    paths = [f"{curves}.json", f"{curves}.csv", f"{curves}.png"]
-    if len(record["models"][0]["priors"]) > 1:
-        disk.write_csv(_prior_rows(record), f"{shifts}.csv")
-        paths.append(f"{shifts}.csv")
-        if _sweeps(record):
-            draw_priors(record, f"{shifts}.png")
-            paths.append(f"{shifts}.png")
-    return paths
-
-
-def _curve_rows(record: dict) -> list[dict]:
+def curve_rows(record: dict) -> list[dict]:
     """A row for each model and timestep."""
     return [
         {
@@ -121,7 +37,7 @@ def _curve_rows(record: dict) -> list[dict]:
     ]
 
 
-def _prior_rows(record: dict) -> list[dict]:
+def prior_rows(record: dict) -> list[dict]:
     """A row for each model and prior; channels are numbered."""
     rows = []
     for model in record["models"]:
@@ -148,9 +64,10 @@ def _columns(estimates: dict, names, i: int | None = None, suffix: str = "") -> 
 # Pictures
 
 
-def draw_curves(record: dict, path: str) -> None:
+def curves(record: dict) -> Figure:
     """Against the timestep: both norms, their gap, and delta; a colour for each model."""
-    figure, axes = plt.subplots(1, 3, figsize=(3 * WIDTH, HEIGHT + 0.6), layout="constrained")
+    figure = Figure(figsize=(3 * WIDTH, HEIGHT + 0.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, 3)
     timesteps = record["timesteps"]
     norms, gaps, deltas = axes
     scaled = any(scale != 1 for scale in record["eps_scale"])
@@ -175,32 +92,31 @@ def draw_curves(record: dict, path: str) -> None:
     deltas.set(ylabel="δₜ", title="spread of xₜ about the starting images")
     for axis in axes:
         axis.set_xlabel("timestep t (0: least noise)")
-    _finish(figure, axes, path)
+    return _finish(figure, axes)
 
 
-def draw_priors(record: dict, path: str) -> None:
-    """A row of panels for each of `_sweeps`."""
-    sweeps = _sweeps(record)
+def priors(record: dict) -> Figure:
+    """A row of panels for each of `sweeps_of`."""
+    sweeps = sweeps_of(record)
     size = (0.8 * WIDTH * len(SHIFTED), 0.85 * HEIGHT * len(sweeps) + 0.4)
-    figure, axes = plt.subplots(
-        len(sweeps), len(SHIFTED), figsize=size, layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(sweeps), len(SHIFTED), squeeze=False)
     for panels, (name, xlabel, rows) in zip(axes, sweeps):
         for axis, (quantity, ylabel) in zip(panels, SHIFTED.items()):
             for i, model in enumerate(record["models"]):
                 chosen = [model["priors"][row] for row in rows]
-                values, errors = zip(*(_over_channels(p[quantity]) for p in chosen))
+                values, errors = zip(*(over_channels(p[quantity]) for p in chosen))
                 estimate = {"value": values, "error": errors}
                 _band(axis, [p[name] for p in chosen], estimate, f"C{i}", model["name"], "o-")
             if quantity in record["real_images"]:
-                value, _ = _over_channels(record["real_images"][quantity])
+                value, _ = over_channels(record["real_images"][quantity])
                 axis.axhline(value, linestyle=":", color="0.3")
                 axis.set_title("dotted: real images", fontsize="medium")
             axis.set(xlabel=xlabel, ylabel=ylabel)
-    _finish(figure, axes.flat, path)
+    return _finish(figure, axes.flat)
 
 
-def _sweeps(record: dict) -> list[tuple[str, str, list[int]]]:
+def sweeps_of(record: dict) -> list[tuple[str, str, list[int]]]:
     """What changes, its axis, and the priors in its order: mu where s = 1, and s where mu = 0.
 
     A prior that is shifted both ways is in the csv alone.
@@ -217,7 +133,7 @@ def _sweeps(record: dict) -> list[tuple[str, str, list[int]]]:
     return found
 
 
-def _over_channels(estimate: dict) -> tuple[float, float]:
+def over_channels(estimate: dict) -> tuple[float, float]:
     """Value and error of a mean over channels; the error as if the channels were one."""
     return float(np.mean(estimate["value"])), float(np.mean(estimate["error"]))
 
@@ -228,7 +144,7 @@ def _band(axis, x, estimate: dict, colour: str, label: str = "", style: str = "-
     axis.fill_between(x, value - BAND * error, value + BAND * error, color=colour, alpha=0.2)
 
 
-def _finish(figure, axes, path: str) -> None:
+def _finish(figure: Figure, axes) -> Figure:
     """Grids, and one legend of the models below all panels."""
     for axis in axes:
         axis.grid(alpha=0.3)
@@ -236,6 +152,4 @@ def _finish(figure, axes, path: str) -> None:
     columns = min(len(names), 4)
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False)
-    with disk.writing(path) as file:
-        figure.savefig(file, dpi=110)
-    plt.close(figure)
+    return figure

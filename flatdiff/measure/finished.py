@@ -17,12 +17,12 @@ from ..world import dist_util, logger
 
 
 class Finished:
-    """Results by key, as JSON lines in `folder`, a file for each rank; a bar of `total` tasks.
+    """Results by key, as JSON lines in `folder`, a file for each rank; a bar of the tasks.
 
     As a context, it says on Ctrl-C where things stand.
     """
 
-    def __init__(self, folder: str, total: int):
+    def __init__(self, folder: str):
         self.folder = folder
         self.path = os.path.join(folder, f"rank{dist_util.rank()}.jsonl")
         known = None
@@ -30,7 +30,12 @@ class Finished:
             os.makedirs(folder, exist_ok=True)
             known = _read(folder)
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
-        self.bar = tqdm(total=total, disable=dist_util.rank() > 0)
+        self.bar = tqdm(total=0, disable=dist_util.rank() > 0)
+
+    def expect(self, count: int) -> None:
+        """Make the bar longer by so many tasks."""
+        self.bar.total += count
+        self.bar.refresh()
 
     def compute(self, tasks: dict[str, Callable[[], Any]], together: bool = False) -> list:
         """The results of the tasks, in their order; only those not known yet are computed.
@@ -39,7 +44,9 @@ class Finished:
         task needs them all.
         """
         todo = [key for key in tasks if key not in self.known]
-        self._skip(len(tasks) - len(todo))
+        if known := len(tasks) - len(todo):
+            logger.log(f"{known} results are known already, from {self.folder}")
+            self.expect(-known)
         ranks = 1 if together else dist_util.world_size()
         mine = 0 if together else dist_util.rank()
         new = {}
@@ -54,17 +61,9 @@ class Finished:
             self.known |= results
         return [self.known[key] for key in tasks]
 
-    def _skip(self, count: int) -> None:
-        if count:
-            logger.log(f"{count} results are known already, from {self.folder}")
-            self.bar.total -= count
-            self.bar.refresh()
-
     def _write(self, key: str, value: Any) -> None:
-        with (
-            naming(self.path),
-            open(self.path, "a") as file,
-        ):  # a new line first: a kill may have left half of one
+        with naming(self.path), open(self.path, "a") as file:
+            # a new line first: a kill may have left half of one
             file.write("\n" + json.dumps([key, value]))
 
     def __enter__(self) -> "Finished":

@@ -8,6 +8,7 @@ import os
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.image_datasets import to_float
@@ -19,24 +20,27 @@ from ..world import dist_util, logger
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
 
 
-def evaluate(model, diffusion, dataset, flags, autocast):
-    """(total bits per dimension of each image [N], mean terms by name, each [T]).
+def evaluate(
+    model, diffusion, dataset, *, num_samples, batch_size, clip_denoised, seed, autocast
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return (total bits per dimension of each image [N], mean terms by name, each [T]).
 
     N is num_samples, or all images if there are fewer: one that came again would be no new image,
     though it made the error smaller. On every rank the same. Terms are in calc_bpd_loop's order:
-    from timestep T-1 down to 0.
+    from timestep T-1 down to 0. `batch_size`: images per rank and network call; `autocast` opens a
+    context for the network's arithmetic.
     """
-    nll, device = flags.nll, dist_util.dev()
-    order = torch.randperm(dataset.num_images, generator=generator(flags.run.seed, BOUND))
-    rows = order.numpy()[: nll.num_samples]
-    if len(rows) < nll.num_samples:
+    device = dist_util.dev()
+    order = torch.randperm(dataset.num_images, generator=generator(seed, BOUND))
+    rows = order.numpy()[:num_samples]
+    if len(rows) < num_samples:
         logger.warn(
-            f"warning: there are {len(rows)} images, and num_samples is {nll.num_samples}: each is "
+            f"warning: there are {len(rows)} images, and num_samples is {num_samples}: each is "
             "measured once"
         )
     total = torch.zeros(len(rows), dtype=torch.float64)
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
-    batches = torch.arange(len(rows)).split(nll.batch_size)
+    batches = torch.arange(len(rows)).split(batch_size)
     mine = batches[dist_util.rank() :: dist_util.world_size()]
     size = sum(map(len, mine))
     with tqdm(total=size, unit="image", disable=dist_util.rank() > 0) as bar:
@@ -46,9 +50,9 @@ def evaluate(model, diffusion, dataset, flags, autocast):
                 terms = diffusion.calc_bpd_loop(
                     model,
                     images.to(device),
-                    nll.clip_denoised,
+                    clip_denoised,
                     {name: value.to(device) for name, value in cond.items()},
-                    randn=ImageNoise(flags.run.seed, indices.tolist(), device),
+                    randn=ImageNoise(seed, indices.tolist(), device),
                 )
             total[indices] = terms["total_bpd"].double().cpu()
             sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()

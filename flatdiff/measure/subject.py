@@ -5,7 +5,6 @@ What is done to the weights, and why, is not its business.
 
 import base64
 import functools
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -13,30 +12,17 @@ import torch
 from torch import Tensor
 
 from ..chain import probe
-from ..data import classes
-from ..flags import keys
-from ..models import networks, run_util
-from ..store import checkpoint, finite
+from ..models import networks
+from ..store import finite
 from ..store.checkpoint import sha256
 from ..weights import hessian, perturb
-from ..world import dist_util, logger
+from ..world import dist_util
 
-TERMS = ("mse", "vb", "loss")  # the first that a network has is the headline
-
-
-def load_images(
-    flags, image_size: int, num_classes: int | None, known: classes.Classes
-) -> tuple[Tensor, dict, int]:
-    """The images of the study, their labels for a network whose classes are `known`, and how many
-    there are."""
-    wanted = flags.flatness.num_images
-    dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
-    if dataset.num_images < wanted:
-        logger.warn(
-            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: some are "
-            "used again, with other timesteps and noise (errors over images count them once)"
-        )
-    return *probe.images_of(dataset, wanted, flags.run.seed), dataset.num_images
+TERM = {  # of the losses; the first that a network has is the headline
+    "mse": "mse of the noise",
+    "vb": "vb [bits per dimension]",
+    "loss": "loss",
+}
 
 
 class Subject:
@@ -47,30 +33,63 @@ class Subject:
     errors over images and timesteps. `key` names everything that its losses depend on, but the
     weights' moves.
 
-    :param images: (image_size, num_classes, classes) -> (images, labels, how many differ), as
-        `load_images`.
+    :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
+    :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
+    :param batch_size: images per network call; 0: what there is memory for.
+    :param call: how the network is called, if not as the model.
+    :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
+        depend on.
     """
 
-    def __init__(self, name: str, path: str, flags, images: Callable):
-        self.name, self.path = name, path
-        self.model, self.diffusion = networks.from_checkpoint(path, flags)
-        self.weights = list(self.model.parameters())
-        self.autocast = networks.autocast(flags, dist_util.dev())
-        self.t_range = self._t_range(flags.flatness.t_range)
-        x_start, cond, distinct = images(
-            self.model.image_size, self.model.num_classes, self.model.classes
-        )
-        seed, steps = flags.run.seed, self.diffusion.num_timesteps
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        model,
+        diffusion,
+        images: tuple[Tensor, dict[str, Tensor], int],
+        *,
+        seed: int = 0,
+        t_range: int = 0,
+        batch_size: int = 0,
+        dtype: str = "fp32",
+        call: Callable | None = None,
+        key: Callable[..., str] = lambda *_, **__: "",
+    ):
+        self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
+        self.model, self.diffusion, self.call = model, diffusion, call or model
+        self.weights = list(model.parameters())
+        self.autocast = networks.casting(dtype, dist_util.dev())
+        self.t_range = self._t_range(t_range)
+        x_start, cond, distinct = images
+        steps = diffusion.num_timesteps
         self.plan = probe.plan(len(x_start), steps, self.t_range, seed, distinct)
         self.draws = probe.fixed_draws(x_start.to(dist_util.dev()), self.plan, seed, cond)
         self.quarters = probe.quarters(self.plan.t, self.t_range)
-        self.batch_size = self.fitting(flags.flatness.batch_size, self._losses)
+        self.batch_size = self.fitting(batch_size, self._losses)
         losses = self._losses(self.batch_size)
-        self.terms = [term for term in TERMS if term in losses]
-        self._own = self._stacked(losses)
-        self.at_w = self.means(self._own)
-        self.errors = self.errors_of(self._own)
-        self.key = self._key(flags)
+        self.terms = [term for term in TERM if term in losses]
+        self.own = self._stacked(losses)
+        self.at_w = self.means(self.own)
+        self.errors = self.errors_of(self.own)
+        self.sha256 = sha256(path)
+        draws = [x_start, *cond.values(), self.plan.t, self.plan.weight]
+        self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
+
+    def about(self) -> dict:
+        """Where it came from, and its losses at w, with their standard errors over images."""
+        tables = zip(self.terms, self.at_w.tolist(), self.errors.tolist())
+        return {
+            "name": self.name,
+            "path": self.path,
+            "sha256": self.sha256,
+            "num_weights": self.num_weights,
+            "image_size": self.model.image_size,
+            "timesteps": self.diffusion.num_timesteps,
+            "t_range": self.t_range,
+            "batch_size": self.batch_size,
+            "at_w": {term: {"losses": means, "errors": errors} for term, means, errors in tables},
+        }
 
     @property
     def num_weights(self) -> int:
@@ -110,7 +129,7 @@ class Subject:
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
-        return found | ({"rises": packed(losses - self._own)} if each else {})
+        return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
         """v -> H v of the mean of the headline, by all ranks together.
@@ -173,12 +192,12 @@ class Subject:
 
     def _losses(self, batch_size: int) -> dict[str, Tensor]:
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            losses = probe.losses(self.model, self.diffusion, self.draws, batch_size)
+            losses = probe.losses(self.call, self.diffusion, self.draws, batch_size)
         finite.check(losses, f"losses by image, at or around the weights of {self.path}")
         return losses
 
     def _stacked(self, losses: dict[str, Tensor]) -> Tensor:
-        return torch.stack([losses[term] for term in TERMS if term in losses])
+        return torch.stack([losses[term] for term in TERM if term in losses])
 
     def _t_range(self, t_range: int) -> int:
         num_timesteps = self.diffusion.num_timesteps
@@ -189,33 +208,23 @@ class Subject:
             )
         return t_range or num_timesteps
 
-    def _key(self, flags) -> str:
-        """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
-        draws = [self.draws.x_start, *self.draws.model_kwargs.values()]
-        draws += [self.plan.t, self.plan.weight]
-        self.sha256 = sha256(self.path)
-        text = keys.key(
-            flags,
-            "part",
-            file=checkpoint.identity(self.path),
-            draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in draws],
-            losses=[*self.terms, self.t_range, self.batch_size],
-            torch=[torch.__version__, dist_util.dev().type],
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
+    """[{"losses": [terms][5]}, ...] -> {term: [..., [5]]}."""
+    return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 
-def packed(values: Tensor) -> list:
-    """Values of each image as plain ones, to keep: [shape, their float32 as base64 text].
+def packed(values: Tensor, kind: type = np.float32) -> list:
+    """Values of each image as plain ones, to keep: [shape, their numbers as base64 text].
 
-    A third of the length of numbers in text; there can be 100 draws of 50,000 images.
+    float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
     """
-    data = values.float().contiguous().numpy().tobytes()
+    data = values.contiguous().numpy().astype(kind).tobytes()
     return [list(values.shape), base64.b64encode(data).decode()]
 
 
-def unpacked(kept: list) -> Tensor:
+def unpacked(kept: list, kind: type = np.float32) -> Tensor:
     """float64, of what `packed` made."""
     shape, text = kept
-    values = np.frombuffer(base64.b64decode(text), np.float32)
+    values = np.frombuffer(base64.b64decode(text), kind)
     return torch.from_numpy(values.astype(np.float64)).view(shape)

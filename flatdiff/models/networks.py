@@ -47,7 +47,12 @@ def build_classifier(classifier_flags, diffusion_flags):
 
 def autocast(flags, device):
     """A function that opens an autocast context for --dtype (and --use_fp16) on the device."""
-    return casting("fp16" if flags.model.use_fp16 else flags.run.dtype, device)
+    return casting(dtype_of(flags), device)
+
+
+def dtype_of(flags):
+    """fp32, bf16 or fp16: --dtype, and --use_fp16."""
+    return "fp16" if flags.model.use_fp16 else flags.run.dtype
 
 
 def casting(dtype, device):

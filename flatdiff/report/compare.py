@@ -23,7 +23,7 @@ REAL = "real images"  # in place of a run
 
 def training_curves(folders: list[str], path: str) -> str:
     """Loss against step, one line a run, and its variational part where there is one."""
-    runs = {run_name(f): _progress(f) for f in folders}
+    runs = {run_name(f): progress(f) for f in folders}
     keys = [k for k in CURVES if all(k in rows for rows in runs.values())]
     keys = keys if len(keys) == 3 else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
@@ -119,8 +119,9 @@ def _tile(images, num_columns):
     return sheet[:-1, :-1]
 
 
-def _progress(folder):
-    """progress.csv -> {key: array}, of the keys that every row has."""
+def progress(folder: str) -> dict[str, np.ndarray]:
+    """The columns of a run's progress.csv that every row has a number in. ValueError without a
+    step and a loss, and for a loss that is not finite."""
     path = os.path.join(folder, "progress.csv")
     if not os.path.exists(path):
         raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")

@@ -1,11 +1,13 @@
-"""A report as one HTML file that opens from disk: no script, no other file, readable in print.
+"""A Markdown text as one HTML file that opens from disk: no script, no other file, fit for print.
 
-`page` takes what stands in it, and knows nothing of studies.
+Knows nothing of what stands in it.
 """
 
 import base64
 import html
 import re
+
+import markdown
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2125; --dim: #5c666f; --paper: #fff; --line: #d9dee2;
@@ -26,89 +28,59 @@ th, td { padding: .32rem .7rem; text-align: right; white-space: nowrap;
 th { font-weight: 600; vertical-align: bottom; white-space: normal; min-width: 4.5rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td:first-child { min-width: 11rem; }
-table.text td:first-child { white-space: normal; min-width: min(23rem, 55vw); }
-table.text :is(th, td):nth-child(-n + 3), table.text :is(th, td):last-child { text-align: left; }
+td.text { white-space: normal; min-width: min(23rem, 55vw); }
 td.holds { color: var(--good); } td.does { color: var(--bad); }
 td.holds, td.does { font-weight: 600; }
 figure { margin: 1rem 0; }
 figure .scroll { margin: 0 0 .3rem; }
 figure img { display: block; height: auto; background: #fff; border-radius: 6px; }
 figure .scroll img { width: 100%; min-width: 38rem; }
-.grids { display: grid; grid-template-columns: repeat(var(--columns), minmax(6rem, 1fr));
-  gap: .9rem; overflow-x: auto; }
-.grids figure { margin: 0; } .grids img { width: 100%; image-rendering: pixelated; }
+td img { display: block; width: 12rem; image-rendering: pixelated; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
-  th, td { padding: .15rem .35rem; } th { min-width: 0; } .scroll, .grids { overflow: visible; }
-  td:first-child, table.text td:first-child { min-width: 0; }
+  th, td { padding: .15rem .35rem; } th { min-width: 0; }   .scroll { overflow: visible; }
+  td:first-child { min-width: 0; }
   figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } details { display: none; } }
 """
 
 
-def page(title: str, parts: list[str]) -> str:
+TYPES = {"svg": "svg+xml", "png": "png"}
+
+
+def page(title: str, text: str, files: dict[str, bytes]) -> str:
+    """The page of a Markdown text, whose images are those of `files`, by the names it links.
+
+    An image that is a paragraph has its words below it, and what is wider than a phone scrolls
+    sideways. A cell that begins with "holds" or "does not" has its colour.
+    """
+    body = markdown.markdown(text, extensions=["tables"])
+    body = re.sub(r'(?<=src=")[^"]+', lambda found: _data(found[0], files), body)
+    body = re.sub(
+        r'<p>(<img alt="([^"]*)"[^>]*>)</p>',
+        r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>',
+        body,
+    )
+    body = body.replace("<table>", '<div class="scroll"><table>').replace(
+        "</table>", "</table></div>"
+    )
+    body = re.sub(r"<td([^>]*)>(holds|does)\b", r'<td class="\2"\1>\2', body)
+    body = re.sub(r"<td([^>]*)>(?=[^<]{40})", r'<td class="text"\1>', body)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
+        f"{body}\n</body>\n</html>\n"
     )
-
-
-def heading(text: str, level: int = 2) -> str:
-    return f"<h{level}>{html.escape(text)}</h{level}>"
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    of_kind = f' class="{kind}"' if kind else ""
-    return f"<p{of_kind}>{html.escape(text)}</p>"
-
-
-def bullets(texts: list[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
-
-
-def table(header: list[str], rows: list[list[str]], kind: str = "") -> str:
-    """**Text** is bold; a cell that begins with "holds" or "does not" has its colour."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _cell(text: str) -> str:
-    word = text.split(" ")[0]
-    kind = f' class="{word}"' if word in ("holds", "does") else ""
-    bold = re.sub(r"^\*\*(.*)\*\*$", r"<b>\1</b>", html.escape(text))
-    return f"<td{kind}>{bold}</td>"
-
-
-def figure(svg: str, caption: str) -> str:
-    """Wider than a phone, where it scrolls sideways."""
-    image = _image("image/svg+xml", svg.encode(), caption)
-    return _captioned(f'<div class="scroll">{image}</div>', caption)
-
-
-def grids(pictures: list[tuple[bytes, str]], columns: int) -> str:
-    """PNG pictures with their captions, row by row."""
-    inside = "\n".join(_captioned(_image("image/png", p, text), text) for p, text in pictures)
-    return f'<div class="grids" style="--columns: {columns}">\n{inside}\n</div>'
-
-
-def _image(kind: str, content: bytes, alt: str) -> str:
-    data = base64.b64encode(content).decode()
-    return f'<img src="data:{kind};base64,{data}" alt="{html.escape(alt)}">'
-
-
-def _captioned(inside: str, caption: str) -> str:
-    return f"<figure>{inside}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def details(title: str, text: str) -> str:
-    return (
-        f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
-    )
+    """Markdown of what is seen when it is asked for."""
+    return f"<details><summary>{title}</summary><pre>{html.escape(text)}</pre></details>"
+
+
+def _data(name: str, files: dict[str, bytes]) -> str:
+    """The file in the page itself."""
+    content = base64.b64encode(files[html.unescape(name)]).decode()
+    return f"data:image/{TYPES[name.rpartition('.')[2]]};base64,{content}"

@@ -8,13 +8,14 @@ import dataclasses
 import math
 from typing import Any
 
-from ..flags import config
+from ..flags import choices, config
 from ..flags.parse import reader
 
-AVERAGES = ("none", "ema", "swa")
+PLAIN = "adam"  # the gradient that all others are compared with
 NOT_FOR_STUDIES = {  # flags of its command line, and why
     "optimizer": "--gradient says what is trained",
     "use_swa": "--average says what is averaged",
+    "averages": "--average says what is averaged",
     "resume": "a study goes on by itself",
     "resume_checkpoint": "a study trains from the start",
     "timestep_respacing": "--sampling_steps says in how many steps it samples",
@@ -27,10 +28,9 @@ def gradients(flags) -> list[dict[str, Any]]:
     """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
     found = []
-    for text in filter(None, map(str.strip, flags.study.gradient.split(","))):
+    for text in _parts(flags.study.gradient):
         changed = _train_flags(text)
-        climbs = changed["optimizer"] != "adam"
-        crossed = climbs and "rho" not in changed
+        crossed = changed["optimizer"] != PLAIN and "rho" not in changed
         found += [changed | {"rho": rho} for rho in radii] if crossed else [changed]
     if not found:
         raise ValueError("--gradient is empty; expected names as adam,adam-sam")
@@ -38,15 +38,20 @@ def gradients(flags) -> list[dict[str, Any]]:
     return found + (matched(flags, found) if flags.study.matched else [])
 
 
+def _parts(text: str) -> list[str]:
+    """What stands between the commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def matched(flags, found: list[dict]) -> list[dict]:
     """Adam of as many `times` the steps as a gradient that climbs costs; none that is found."""
     trainings = [train_group(flags, gradient) for gradient in found]
     known = [train for train in trainings if not climbs(train)]
-    of_one = cost(train_group(flags, {"optimizer": "adam"}))
+    of_one = cost(train_group(flags, {"optimizer": PLAIN}))
     added = []
     for times in (cost(train) / of_one for train in trainings if climbs(train)):
         times = float(f"{times:.3g}")
-        adam = {"optimizer": "adam"} | ({"times": times} if times != 1 else {})
+        adam = {"optimizer": PLAIN} | ({"times": times} if times != 1 else {})
         train = train_group(flags, adam)
         if train not in known:
             known.append(train)
@@ -55,13 +60,21 @@ def matched(flags, found: list[dict]) -> list[dict]:
 
 
 def _train_flags(text: str) -> dict[str, Any]:
-    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}."""
+    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}.
+
+    Knobs of the gradient itself, which are no flags, stay behind its name.
+    """
     fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
     first, *others = text.split()
-    values = {}
-    for part in [f"optimizer={first}", *others]:
-        name, _, value = part.partition("=")
-        if name not in fields or (name in NOT_FOR_STUDIES and name != "optimizer"):
+    try:
+        values = {"optimizer": reader(fields["optimizer"])(first)}
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--gradient {text!r}, optimizer: {error}") from None
+    for name, _, value in (part.partition("=") for part in others):
+        if name in choices.knobs(choices.GRADIENTS, first):
+            values["optimizer"] += f" {name}={value}"
+            continue
+        if name not in fields or name in NOT_FOR_STUDIES:
             raise ValueError(
                 f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
                 "then name=value with flags as rho or sam_sync"
@@ -74,24 +87,28 @@ def _train_flags(text: str) -> dict[str, Any]:
 
 
 def name_of(gradient: dict) -> str:
+    """What the tables call it."""
     others = [f"{k}={v}" for k, v in gradient.items() if k not in ("optimizer", "times")]
     steps = [f"{gradient['times']:g}x steps"] if "times" in gradient else []
     return " ".join([gradient["optimizer"], *others, *steps])
 
 
 def averages_of(flags) -> list[str]:
-    names = list(dict.fromkeys(a.strip() for a in flags.study.average.split(",") if a.strip()))
-    for name in names:
-        if name not in AVERAGES:
-            raise ValueError(f"--average: got {name!r}, expected {', '.join(AVERAGES)}")
-    if not names:
-        raise ValueError(f"--average is empty; expected some of {', '.join(AVERAGES)}")
-    return names
+    """The averages that are measured, as "none", "ema", or of the registry with knobs behind it."""
+    known = ", ".join(["none", *choices.AVERAGES])
+    found = list(dict.fromkeys(_parts(flags.study.average)))
+    for text in found:
+        if text != "none" and text.split()[0] not in choices.AVERAGES:
+            raise ValueError(f"--average: got {text!r}, expected {known}")
+    if not found:
+        raise ValueError(f"--average is empty; expected some of {known}")
+    return found
 
 
 def numbers(name: str, text: str) -> list[float]:
+    """Numbers of 0 or more, each once."""
     try:
-        values = [float(part) for part in text.split(",") if part.strip()]
+        values = [float(part) for part in _parts(text)]
     except ValueError:
         values = []
     if not values or not all(0 <= v < math.inf for v in values):
@@ -101,11 +118,16 @@ def numbers(name: str, text: str) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def whole_numbers(name: str, text: str) -> list[int]:
-    values = numbers(name, text) if text.strip() else []
-    if any(v < 1 or v % 1 for v in values):
-        raise ValueError(f"--{name} is {text!r}; expected whole numbers separated by commas")
-    return list(map(int, values))
+def lists_of(study: config.StudyFlags) -> dict[str, list[int]]:
+    """The flags that are lists of whole numbers, which may be empty."""
+    found = {}
+    for name in ("sampling_steps", "bits"):
+        text = getattr(study, name)
+        values = numbers(name, text) if text.strip() else []
+        if any(v < 1 or v % 1 for v in values):
+            raise ValueError(f"--{name} is {text!r}; expected whole numbers separated by commas")
+        found[name] = list(map(int, values))
+    return found
 
 
 # What was asked for
@@ -126,7 +148,7 @@ def check(flags) -> None:
             "--average has swa, which is the mean of weights along a constant rate, and all "
             "averages come from the same training: give --lr_anneal_steps 0, or leave swa out"
         )
-    if not whole_numbers("sampling_steps", flags.study.sampling_steps):
+    if not lists_of(flags.study)["sampling_steps"]:
         raise ValueError("--sampling_steps is empty; expected numbers of steps, as 20,100")
 
 
@@ -158,9 +180,11 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
         start = round(train.swa_start * times) if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
         swa = {"use_swa": True, "swa_start": start, "swa_window": window}
+    own = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
     return dataclasses.replace(
         train,
         **swa,
+        averages=",".join(own),
         end_step=steps,
         lr_anneal_steps=round(train.lr_anneal_steps * times),
         resume="auto",
@@ -168,7 +192,8 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
 
 
 def climbs(train: config.TrainFlags) -> bool:
-    return train.optimizer != "adam" and train.rho > 0
+    """Whether its gradient is another than plain Adam's."""
+    return train.optimizer != PLAIN and train.rho > 0
 
 
 def cost(train: config.TrainFlags) -> float:
@@ -178,8 +203,9 @@ def cost(train: config.TrainFlags) -> float:
 
 def passes(train: config.TrainFlags) -> float:
     """Gradients that a step takes on average, as shares of the batch: 2 for plain SAM."""
-    if not climbs(train) or train.optimizer == "adam-msam":
+    if not climbs(train):
         return 1
+    more = choices.entry(choices.GRADIENTS, train.optimizer).passes - 1
     steps = math.ceil(max(0, train.end_step - train.sam_start) / train.sam_every)
     share = math.ceil(train.sam_share * train.batch_size) / train.batch_size  # whole images
-    return 1 + share * steps / train.end_step
+    return 1 + more * share * steps / train.end_step

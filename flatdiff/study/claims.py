@@ -8,24 +8,19 @@ correction for all claims of its family: the paper's, and those at equal cost.
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
 
 from . import significance
-from .rows import paired, underfits
+from .rows import columns_of, paired, underfits
 from .significance import LEVEL
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 VERDICTS = (HOLDS, FAILS, UNDECIDED)
 FAIR = "not in the paper"  # the place of claims at equal cost
 SAME_COST = 0.02  # costs that differ by no more are equal
-FLATNESS = {
-    "lpf": "LPF",
-    "lpf_filter": "LPF in units of each filter",
-    "mc": "MC",
-    "eigenvalue": "largest eigenvalue",
-}
 GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the rest of the chain"}
 
 
@@ -65,7 +60,7 @@ class Verdict:
 def verdicts(rows: list[dict]) -> list[Verdict]:
     """On every claim that the rows have something to say about."""
     found = [judge(claim, rows) for claim in claims(rows)]
-    found += [correlated(rows, "lpf", c) for c in _columns(rows) if c.startswith("rise_w")]
+    found += [correlated(rows, sharpness(), c) for c in rounding(rows)]
     found = [verdict for verdict in found if verdict]
     paper = _corrected([v for v in found if v.place != FAIR])
     return paper + _corrected([v for v in found if v.place == FAIR])
@@ -96,9 +91,10 @@ def claims(rows: list[dict]) -> list[Claim]:
         name = sam if len(climbing(rows)) > 1 else "SAM"
         if plain:
             made = Maker(rows, name, sam, plain[0])
-            found += made.flatness() + made.quantization() + made.exposure() + made.quality()
+            found += made.flatness() + made.quantization() + made.exposure()
+            found += made.quality("Adam", "main table")
         if equal := of_equal_cost(rows, sam):
-            found += Maker(rows, name, sam, equal).fair()
+            found += Maker(rows, name, sam, equal).quality(equal, FAIR, " at equal cost")
     return found
 
 
@@ -114,102 +110,83 @@ def of_equal_cost(rows: list[dict], sam: str) -> str | None:
     return nearest if off and off[nearest] <= SAME_COST else None
 
 
+def rounding(rows: list[dict]) -> list[str]:
+    """The columns of what distances lose to rounded weights."""
+    return [c for c in (rows[0] if rows else ()) if c.startswith("rise_w")]
+
+
+def flatness() -> dict[str, str]:
+    """The columns that are lower for flatter models, and what a claim calls them."""
+    return {name: column.claim for name, column in columns_of().items() if column.claim}
+
+
+def sharpness() -> str:
+    """The first of them, by which a model is called sharp."""
+    return next(iter(flatness()))
+
+
 class Maker:
     """The claims that one gradient, `sam`, is better than another, `plain`."""
 
     def __init__(self, rows: list[dict], name: str, sam: str, plain: str):
-        self.rows, self.name = rows, name
+        self.rows, self.name, self.sam, self.plain = rows, name, sam, plain
         self.shifts = sorted({row["input_pertub"] for row in rows})
-        present = {row["average"] for row in rows}
-        self.averages = [a for a in ("none", "ema", "swa") if a in present]
+        present = dict.fromkeys(row["average"] for row in rows)
+        self.averages = sorted(present, key=lambda average: average != "none")
         self.raw = self.averages[0]
-        self.sam, self.plain = {"gradient": sam}, {"gradient": plain}
 
-    def claim(self, text, place, column, a, b) -> Claim:
-        """`a`, `b`: values that differ from the raw weights without input perturbation."""
+    def claim(self, text: str, place: str, column: str, a=None, b=None) -> Claim:
+        """`a`, `b`: values of sam's and plain's models that differ from the raw weights without
+        input perturbation."""
         base = {"average": self.raw, "input_pertub": self.shifts[0]}
-        return Claim(text, place, column, base | a, base | b)
+        sam, plain = base | {"gradient": self.sam}, base | {"gradient": self.plain}
+        return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
-    def flatness(self) -> list[Claim]:
-        raw = _plus(self.raw)
-        found = [
-            self.claim(
-                f"{self.name}{raw} is flatter than Adam{raw}: {told}",
-                "abstract",
-                column,
-                self.sam,
-                self.plain,
-            )
-            for column, told in FLATNESS.items()
-        ]
-        alone = f"{self.name}{raw or ' alone'} is flatter than Adam"
-        for average in [a for a in self.averages if a != self.raw]:
-            text = f"{alone} + {average.upper()}: LPF"
-            other = self.plain | {"average": average}
-            found.append(self.claim(text, "abstract", "lpf", self.sam, other))
-        if len(self.shifts) > 1:
-            text = f"{alone}{raw} with input perturbation: LPF"
-            other = self.plain | {"input_pertub": self.shifts[-1]}
-            found.append(self.claim(text, "abstract", "lpf", self.sam, other))
-        return found
-
-    def quantization(self) -> list[Claim]:
+    def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
+        """Of every column and average; the text has the {number} of the one, {plus} the other."""
         return [
             self.claim(
-                f"{self.name} loses less distance at {column.removeprefix('rise_w')} bits "
-                f"than Adam{_plus(average)}",
-                "quantization",
-                column,
-                self.sam | {"average": average},
-                self.plain | {"average": average},
-            )
-            for column in _columns(self.rows)
-            if column.startswith("rise_w")
-            for average in self.averages
-        ]
-
-    def exposure(self) -> list[Claim]:
-        return [
-            self.claim(
-                f"{self.name}{_plus(self.raw)} has a smaller epsilon-norm gap than "
-                f"Adam{_plus(self.raw)}, {told}",
-                "exposure bias",
-                column,
-                self.sam,
-                self.plain,
-            )
-            for column, told in GAPS.items()
-        ]
-
-    def quality(self) -> list[Claim]:
-        return self._distances("Adam", "main table")
-
-    def fair(self) -> list[Claim]:
-        """Where `plain` costs what `sam` does."""
-        return self._distances(self.plain["gradient"], FAIR, " at equal cost")
-
-    def _distances(self, against: str, place: str, how: str = "") -> list[Claim]:
-        return [
-            self.claim(
-                f"{self.name}{_plus(average)} has a lower distance than "
-                f"{against}{_plus(average)}{how}, {column.removeprefix('fd_')} steps",
+                text.format(number=re.search(r"\d+", column)[0], plus=_plus(average)),
                 place,
                 column,
-                self.sam | {"average": average},
-                self.plain | {"average": average},
+                {"average": average},
+                {"average": average},
             )
-            for column in _columns(self.rows)
-            if column.removeprefix("fd_").isdigit()
+            for column in columns
             for average in self.averages
         ]
+
+    def flatness(self) -> list[Claim]:
+        """Than Adam; then also than an Adam that is averaged, or has input perturbation."""
+        raw, place = _plus(self.raw), "abstract"
+        better = f"{self.name}{raw} is flatter than Adam{raw}"
+        found = [self.claim(f"{better}: {told}", place, c) for c, told in flatness().items()]
+        others = [(_plus(a), {"average": a}) for a in self.averages if a != self.raw]
+        if len(self.shifts) > 1:
+            others.append((f"{raw} with input perturbation", {"input_pertub": self.shifts[-1]}))
+        alone, column = f"{self.name}{raw or ' alone'} is flatter than Adam", sharpness()
+        told = flatness()[column]
+        return found + [
+            self.claim(f"{alone}{what}: {told}", place, column, b=b) for what, b in others
+        ]
+
+    def quantization(self) -> list[Claim]:
+        text = f"{self.name} loses less distance at {{number}} bits than Adam{{plus}}"
+        return self.each(rounding(self.rows), "quantization", text)
+
+    def exposure(self) -> list[Claim]:
+        raw, place = _plus(self.raw), "exposure bias"
+        text = f"{self.name}{raw} has a smaller epsilon-norm gap than Adam{raw}"
+        return [self.claim(f"{text}, {told}", place, column) for column, told in GAPS.items()]
+
+    def quality(self, against: str, place: str, how: str = "") -> list[Claim]:
+        columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
+        text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}}{how}"
+        return self.each(columns, place, f"{text}, {{number}} steps")
 
 
 def _plus(average: str) -> str:
     return "" if average == "none" else f" + {average.upper()}"
-
-
-def _columns(rows: list[dict]) -> list[str]:
-    return list(rows[0]) if rows else []
 
 
 # Verdicts
@@ -262,7 +239,8 @@ def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
     found = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
     if found is None:
         return None
-    text = f"Sharper models lose more at {y.removeprefix('rise_w')} bits: r of LPF and the loss"
+    bits = y.removeprefix("rise_w")
+    text = f"Sharper models lose more at {bits} bits: r of {flatness()[x]} and the loss"
     decided = HOLDS if found.r > 0 else FAILS
     verdict, why = (decided if found.p < 1 - LEVEL else UNDECIDED), ""
     if found.least >= 1 - LEVEL:

@@ -1,7 +1,8 @@
 """A study as a matrix: gradient x input perturbation x seed, each trained once, x average.
 
-Flags in; trainings, models and cells out. A cell is one thing to compute, and is known by the hash
-of what made it: nothing that only says where files are, or how many at a time, is part of that.
+Flags in; trainings, models and cells out. A cell is a command line of one of our scripts, and is
+known by the hash of what its numbers depend on: nothing that only says where files are, or how many
+at a time, is part of that.
 """
 
 import dataclasses
@@ -10,69 +11,63 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..data.image_datasets import ImageDataset
 from ..flags import config, keys
+from ..flags.choices import MEASURES, Measure
+from ..measure.evaluation import LARGEST_REFERENCE
 from ..store import checkpoint
-from .axes import (
-    averages_of,
-    check,
-    climbs,
-    cost,
-    features_of,
-    gradients,
-    name_of,
-    numbers,
-    train_group,
-    whole_numbers,
-)
+from . import axes
 
 VERSIONS = {"train": 1}  # of the cells by kind: a higher number makes all old ones void
-VERSION = 2  # of all other kinds
+VERSION = 3  # of all other kinds
 RESULT = "result.json"
+FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
-SHARED = {
-    "run": config.RunFlags,
-    "data": config.DataFlags,
-    "model": config.ModelFlags,
-    "diffusion": config.DiffusionFlags,
-    "train": config.TrainFlags,
-}
-GROUPS = {  # of the command line that each kind of cell is done by
-    "train": {**SHARED, "evaluation": config.EvalFlags},
-    "samples": {"sample": config.SampleFlags, "quant": config.QuantFlags, **SHARED},
-    "distance": {"features": config.FeatureFlags, **SHARED},
-    "floor": {"sample": config.SampleFlags, "features": config.FeatureFlags, **SHARED},
-    "LPF": {"flatness": config.FlatnessFlags, **SHARED},
-    "MC": {"flatness": config.FlatnessFlags, **SHARED},
-    "HESSIAN": {"flatness": config.FlatnessFlags, **SHARED},
-    "exposure": {"exposure": config.ExposureFlags, **SHARED},
-}
+LEFT = {"flatness": "flatness.json", "exposure": "exposure_bias.json"}  # by the verbs of measures
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One thing to compute: by which flags, from what (`made_of`: text by name)."""
+    """A command line, of `words` and flags, and the file that it `leaves` in the cell's folder.
+
+    `flags` and `made_of` are what its numbers depend on, as values by name; `aside`, the flags that
+    change none of them.
+    """
 
     kind: str
-    flags: dict[str, Any]
-    made_of: dict[str, Any]
+    flags: Mapping[str, Any]
+    made_of: Mapping[str, Any]
     store: str
+    words: tuple[str, ...] = ()
+    aside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    leaves: str = ""
 
     @functools.cached_property
     def key(self) -> str:
-        counted = keys.names(GROUPS[self.kind].values(), "result")
-        flags = {k: v for k, v in self.flags.items() if k in counted}
         version = VERSIONS.get(self.kind, VERSION)
-        text = json.dumps([version, self.kind, flags, self.made_of], sort_keys=True)
+        text = json.dumps([version, self.kind, self.flags, self.made_of], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def folder(self) -> str:
         return os.path.join(self.store, f"{self.kind}-{self.key}")
+
+    @property
+    def file(self) -> str:
+        """The path of what it leaves."""
+        return os.path.join(self.folder, self.leaves)
+
+    @property
+    def argv(self) -> list[str]:
+        """What `flatdiff` is told."""
+        flags = {**self.flags, **self.aside}
+        words = [*self.words, *(w for name, v in flags.items() for w in (f"--{name}", str(v)))]
+        return [word.replace(FOLDER, self.folder) for word in words]
 
     def result(self) -> dict | None:
         """What was computed; None if it was not, or not to its end."""
@@ -102,6 +97,12 @@ class Model:
     cells: dict[str, Cell]
 
     @property
+    def kind(self) -> dict[str, Any]:
+        """What its seeds are repetitions of."""
+        t = self.training
+        return {"gradient": t.gradient, "input_pertub": t.input_pertub, "average": self.average}
+
+    @property
     def name(self) -> str:
         t = self.training
         pertub = f" ip {t.input_pertub:g}" if t.input_pertub else ""
@@ -109,37 +110,27 @@ class Model:
 
 
 def read_result(folder: str) -> dict | None:
+    """The folder's result; None where there is none, or half a file: it is computed again."""
     try:
         return checkpoint.load_json(os.path.join(folder, RESULT))
-    except (OSError, ValueError):  # none, or half a file: computed again
+    except (OSError, ValueError):
         return None
 
 
 def models_of(flags, store: str) -> list[Model]:
     """The whole matrix, in the order of the tables; ValueError for flags that make none."""
-    check(flags)
-    data = fingerprint(flags)
-    axes = gradients(flags), numbers("input_pertub", flags.study.input_pertub)
-    trainings = [
-        _training(flags, gradient, pertub, flags.run.seed + i, data, store)
-        for (gradient, pertub), i in itertools.product(
-            itertools.product(*axes), range(flags.study.seeds)
-        )
-    ]
-    averages = averages_of(flags)
-    return [Model(t, a, _measures(flags, t, a, data, store)) for t in trainings for a in averages]
+    axes.check(flags)
+    gradients = axes.gradients(flags)
+    shifts = axes.numbers("input_pertub", flags.study.input_pertub)
+    averages = axes.averages_of(flags)
+    cells = Cells(flags, store)
+    seeds = range(flags.run.seed, flags.run.seed + flags.study.seeds)
+    trainings = [cells.training(*each) for each in itertools.product(gradients, shifts, seeds)]
+    return [Model(t, a, cells.of_model(t, a)) for t in trainings for a in averages]
 
 
-def fingerprint(flags) -> str:
+def fingerprint(dataset: ImageDataset) -> str:
     """A hash of the images as the network sees them: of all names, and of up to 1000 images."""
-    data = flags.data
-    dataset = ImageDataset(
-        data.data_dir,
-        flags.model.image_size,
-        flags.model.class_cond,
-        data.class_from,
-        transparent=data.transparent,
-    )
     digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
     count = min(dataset.num_images, LOOKED_AT)
     for i in np.linspace(0, dataset.num_images - 1, count).round().astype(int):
@@ -149,88 +140,130 @@ def fingerprint(flags) -> str:
     return digest.hexdigest()[:16]
 
 
-# Cells
-
-
-def _training(flags, gradient: dict, pertub: float, seed: int, data: str, store: str) -> Training:
-    train = train_group(flags, gradient)
-    groups = (
-        dataclasses.replace(flags.run, seed=seed, log_dir=""),
-        flags.data,
-        train,
-        flags.model,
-        dataclasses.replace(flags.diffusion, input_pertub=pertub),
-    )
-    trains = keys.changes(groups)
-    given = {k: v for group in groups for k, v in changed(group).items() if trains[k] != "sampling"}
-    cell = Cell("train", given, {"data": data, "ranks": flags.study.ranks}, store)
-    return Training(
-        gradient=name_of(gradient),
-        climbs=climbs(train),
-        matched="times" in gradient,
-        input_pertub=pertub,
-        seed=seed,
-        steps=train.end_step,
-        cost=cost(train) * flags.study.ranks,
-        cell=cell,
+def images_of(flags) -> ImageDataset:
+    """The images that the networks are trained on."""
+    data, model = flags.data, flags.model
+    return ImageDataset(
+        data.data_dir,
+        model.image_size,
+        model.class_cond,
+        data.class_from,
+        transparent=data.transparent,
     )
 
 
-def changed(group) -> dict[str, Any]:
-    """The flags that differ from their defaults, so that a new flag, if off, voids no cell."""
-    fields = dataclasses.fields(group)
-    return {f.name: v for f in fields if (v := getattr(group, f.name)) != f.default}
+class Cells:
+    """Makes the cells of a study."""
+
+    def __init__(self, flags, store: str):
+        self.flags, self.store, self.study = flags, store, flags.study
+        images = images_of(flags)
+        self.data = fingerprint(images)
+        self.reference = self._reference(images.num_images)
+        self.floor = self._distance("floor", [], {"floor": self.study.num_samples}, {})
+
+    def training(self, gradient: dict, pertub: float, seed: int) -> Training:
+        """The training of one gradient, input perturbation and seed."""
+        flags = self.flags
+        train = axes.train_group(flags, gradient)
+        groups = (
+            dataclasses.replace(flags.run, seed=seed, log_dir=""),
+            flags.data,
+            train,
+            flags.model,
+            dataclasses.replace(flags.diffusion, input_pertub=pertub),
+        )
+        counted, aside = changed(*groups)
+        aside["log_dir"] = FOLDER
+        made_of = {"data": self.data, "ranks": flags.study.ranks}
+        return Training(
+            gradient=axes.name_of(gradient),
+            climbs=axes.climbs(train),
+            matched="times" in gradient,
+            input_pertub=pertub,
+            seed=seed,
+            steps=train.end_step,
+            cost=axes.cost(train) * flags.study.ranks,
+            cell=Cell("train", counted, made_of, self.store, ("train",), aside),
+        )
+
+    def of_model(self, training: Training, average: str) -> dict[str, Cell]:
+        """By name: samples and their distances, what the registry measures, the real images."""
+        made_of = {"training": training.cell.key, "average": average}
+        aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
+        cells, lists = {}, axes.lists_of(self.study)
+        fewest, *_ = chains = lists["sampling_steps"]
+        for steps, bits in [(n, 0) for n in chains] + [(fewest, b) for b in lists["bits"]]:
+            name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
+            samples = self._samples(steps, bits, made_of, aside)
+            cells[f"samples{name[2:]}"] = samples
+            cells |= {"reference": self.reference}
+            cells[name] = self._distance("distance", [samples.file], {}, {"samples": samples.key})
+        for kind, measure in MEASURES.items():
+            for name, text in measure.cells.items():
+                cells[name] = self._measured(kind, measure, text, made_of, aside)
+        return cells | {"floor": self.floor}
+
+    @property
+    def _run(self) -> dict[str, Any]:
+        return {"seed": self.flags.run.seed, "dtype": self.flags.run.dtype}
+
+    def _reference(self, num_images: int) -> Cell:
+        """All real images as training sees them, or as many as a distance is measured to."""
+        data, size = self.flags.data, self.flags.model.image_size
+        flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
+        aside = {"data_dir": data.data_dir, "transparent": data.transparent}
+        aside["out"] = os.path.join(FOLDER, "reference.npz")
+        made_of = {"data": self.data}
+        words = ("data", "to_npz")
+        return Cell("reference", flags, made_of, self.store, words, aside, "reference.npz")
+
+    def _samples(self, steps: int, bits: int, made_of: dict, aside: dict) -> Cell:
+        n, size = self.study.num_samples, self.flags.model.image_size
+        flags = self._run | {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
+        aside = aside | {"batch_size": self.study.measure_batch}
+        leaves = f"samples_{n}x{size}x{size}x3{f'_w{bits}' if bits else ''}.npz"
+        return Cell("samples", flags, made_of, self.store, ("sample",), aside, leaves)
+
+    def _distance(self, kind: str, samples: list[str], more: dict, made_of: dict) -> Cell:
+        flags = {"features": axes.features_of(self.flags)} | more
+        aside = {"json": os.path.join(FOLDER, "distance.json")}
+        if weights := self.study.inception_weights:
+            aside["inception_weights"] = weights
+        made_of = made_of | {"reference": self.reference.key}
+        words = ("evaluate", self.reference.file, *samples)
+        return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
+
+    def _measured(self, kind: str, measure: Measure, text: str, made_of: dict, aside: dict) -> Cell:
+        """A measure of the registry, with the flags of one of its `cells`."""
+        study = vars(self.study) | axes.lists_of(self.study)
+        words = [word.format(**study) for word in text.split()]
+        own = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2])}
+        counted, more = changed(self.flags.data)
+        flags = self._run | counted | {"num_images": self.study.num_images} | own
+        if measure.verb == "flatness":
+            flags["flatness"] = kind
+        made_of, aside = made_of | {"data": self.data}, aside | more
+        words = (measure.verb,)
+        return Cell(kind, flags, made_of, self.store, words, aside, LEFT[measure.verb])
 
 
-def _measures(flags, training: Training, average: str, data: str, store: str) -> dict[str, Cell]:
-    """The cells of one model: samples and their distances, flatness, exposure bias."""
-    s = flags.study
-    made_of = {"training": training.cell.key, "average": average}
-    run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
-    common = {"model_path": _checkpoint(training, average), **run}
-    on_data = common | changed(flags.data) | {"num_images": s.num_images}
-    compared = {
-        "data_dir": flags.data.data_dir,
-        "image_size": flags.model.image_size,
-        "features": features_of(flags),
-        "inception_weights": s.inception_weights,
-    }
-    cells = {}
-    for steps, bits in _sampled(s):
-        name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
-        own = {"num_samples": s.num_samples, "batch_size": s.measure_batch, "quant": bits}
-        samples = Cell("samples", common | own | {"timestep_respacing": str(steps)}, made_of, store)
-        cells[f"samples{name[2:]}"] = samples
-        cells[name] = Cell("distance", compared, {"samples": samples.key, "data": data}, store)
-    few = {"num_draws": s.num_draws}
-    for name, own in {
-        "LPF": few | {"sigma": s.sigma},
-        "LPF filter": few | {"sigma": s.filter_sigma, "noise_scale": "filter"},
-        "MC": few | {"radius": s.radius},
-        "HESSIAN": {"num_draws": 2, "num_eigenvalues": 1},
-    }.items():
-        kind = name.partition(" ")[0]
-        measured = on_data | own | {"flatness": kind}
-        cells[name] = Cell(kind, measured, made_of | {"data": data}, store)
-    steps = {"timestep_respacing": str(whole_numbers("sampling_steps", s.sampling_steps)[0])}
-    cells["exposure"] = Cell("exposure", on_data | steps, made_of | {"data": data}, store)
-    as_many = compared | {"num_samples": s.num_samples}
-    cells["floor"] = Cell("floor", as_many, {"data": data}, store)  # of all models
-    return cells
-
-
-def _sampled(s: config.StudyFlags) -> list[tuple[int, int]]:
-    """(steps, bits) of each set of samples; 0 bits: fp32."""
-    steps = whole_numbers("sampling_steps", s.sampling_steps)
-    return [(n, 0) for n in steps] + [(steps[0], b) for b in whole_numbers("bits", s.bits)]
+def changed(*groups) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The flags that differ from their defaults, so that a new flag, if off, voids no cell: those
+    that change what is trained or measured, and those that change no number."""
+    what, counted, aside = keys.changes(groups), {}, {}
+    for field, value in ((f, getattr(g, f.name)) for g in groups for f in dataclasses.fields(g)):
+        if value != field.default and what[field.name] != "sampling":
+            (aside if what[field.name] == "nothing" else counted)[field.name] = value
+    return counted, aside
 
 
 def _checkpoint(training: Training, average: str) -> str:
+    """The file of one average; the first rate's where there are several EMAs."""
     rates = training.cell.flags.get("ema_rate", config.TrainFlags.ema_rate)
-    rate = float(rates.split(",")[0] or 0)
-    name = {
-        "none": checkpoint.model_name(training.steps),
-        "ema": checkpoint.ema_name(rate, training.steps),
-        "swa": checkpoint.swa_name(training.steps),
-    }[average]
+    labels = {"ema": f"ema_{float(rates.split(',')[0] or 0)}", "swa": "swa"}
+    label = labels.get(average, "_".join(["average", *average.split()]))
+    name = checkpoint.average_name(label, training.steps)
+    if average == "none":
+        name = checkpoint.model_name(training.steps)
     return os.path.join(training.cell.folder, name)

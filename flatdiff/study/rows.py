@@ -6,7 +6,9 @@ A number that is not there yet, that cannot be, or that is not finite, is None.
 import math
 from collections.abc import Iterable
 
-from ..measure.exposure_report import UNDERFIT
+from ..flags.choices import MEASURES, Column, Measure
+from ..measure.evaluation import distance_name
+from ..measure.exposure import UNDERFIT
 from .matrix import Model
 from .significance import half_width
 
@@ -17,12 +19,9 @@ COSTS = ("steps", "images", "seconds", "processor_seconds")
 def rows_of(models: list[Model]) -> list[dict]:
     """A row for each model whose training is done. Its columns:
 
+    images: those that a gradient was taken of; seconds, processor_seconds: of the training.
     fd_STEPS and fd_STEPS_wBITS with _error and _infinity: Frechet distances; rise_wBITS: the second
-    less the first. loss: L(w). lpf, lpf_filter, mc: its rise at the middle sigma or radius;
-    eigenvalue: the largest. gap_start, gap_mean: size of the epsilon-norm gap at the step nearest
-    t = 0, and its mean over the others; training_ and sampling_start and _mean: the two norms, and
-    noise_norm: that of the noise itself. images: those that a gradient was taken of; seconds,
-    processor_seconds.
+    less the first. Then the columns of the registry's measures.
     """
     return [
         {name: value if _finite(value) else None for name, value in _row(model).items()}
@@ -48,39 +47,18 @@ def _finite(value) -> bool:
 
 def _row(model: Model) -> dict:
     t, trained = model.training, model.training.cell.result()
-    row = {
-        "gradient": t.gradient,
-        "climbs": t.climbs,
-        "matched": t.matched,
-        "input_pertub": t.input_pertub,
-        "average": model.average,
-        "seed": t.seed,
-        "steps": t.steps,
-        "images": t.cost,
-        "seconds": trained.get("seconds"),
-        "processor_seconds": trained.get("processor_seconds"),
-    }
-    results = {name: cell.result() or {} for name, cell in model.cells.items()}
-    for name in (n for n in results if n.startswith("fd_")):
-        found = results[name]
-        infinity = found.get("metrics", {}).get(f"{found.get('name')}_infinity")
-        row |= {
-            name: found.get("value"),
-            f"{name}_error": found.get("error"),
-            f"{name}_infinity": infinity,
-        }
-    return row | _flatness(results) | _quantized(row) | _exposure(results["exposure"])
+    about = model.kind | {"climbs": t.climbs, "matched": t.matched, "seed": t.seed}
+    row = {name: about[name] for name in NAMES} | {"steps": t.steps, "images": t.cost}
+    row |= {name: trained.get(name) for name in ("seconds", "processor_seconds")}
+    for name in (name for name in model.cells if name.startswith("fd_")):
+        row |= _distance(name, model.cells[name].result())
+    return row | _quantized(row) | measured(model)
 
 
-def _flatness(results: dict) -> dict:
-    lpf, filterwise, mc = (middle(results[name]) for name in ("LPF", "LPF filter", "MC"))
-    eigenvalues = results["HESSIAN"].get("eigenvalues") or [None]
+def _distance(name: str, found: dict | None) -> dict:
+    metric, values = distance_name(found["features"] if found else ""), (found or {}).get("metrics")
     return {
-        "loss": lpf.get("at_w"),
-        "lpf": lpf.get("rise"),
-        "lpf_filter": filterwise.get("rise"),
-        "mc": mc.get("rise"),
-        "eigenvalue": eigenvalues[0],
+        f"{name}{end}": (values or {}).get(f"{metric}{end}") for end in ("", "_error", "_infinity")
     }
 
 
@@ -94,28 +72,39 @@ def _quantized(row: dict) -> dict:
     return found
 
 
-def _exposure(result: dict) -> dict:
-    """Both norms and the size of their gap: at the step nearest t = 0, and the mean of the rest."""
-    found = {"noise_norm": result.get("noise_norm")}
-    for name in ("training", "sampling", "gap"):
-        values = (result.get(name) or {}).get("value") or []
-        values = [abs(v) if v is not None else math.nan for v in values]
-        rest = values[1:]
-        found[f"{name}_start"] = values[0] if values else None
-        found[f"{name}_mean"] = math.fsum(rest) / len(rest) if rest else None
-    return found
+def record_of(model: Model, kind: str, cell: str) -> dict | None:
+    """What a measure says of the model: its item of the json that the cell's script left, with
+    what the json says of all models beside; None where it is not there."""
+    found = model.cells[cell].result() if cell in model.cells else None
+    found = found and found.get(kind, found)
+    return found and {**found, **found["models"][0]}
+
+
+def measured(model: Model) -> dict[str, float | None]:
+    """The columns of all measures, by name."""
+    row = {}
+    for kind, measure in measures_of().items():
+        records = {cell: record_of(model, kind, cell) for cell in measure.cells}
+        shown = {cell: measure.load().shown(record) for cell, record in records.items() if record}
+        for name, column in measure.columns.items():
+            row[name] = shown.get(column.cell, {}).get(column.value)
+    return row
+
+
+def measures_of(verb: str = "") -> dict[str, Measure]:
+    """The measures, or those that one command runs."""
+    return {name: m for name, m in MEASURES.items() if m.cells and verb in ("", m.verb)}
+
+
+def columns_of(verb: str = "") -> dict[str, Column]:
+    """Their columns."""
+    return {k: column for m in measures_of(verb).values() for k, column in m.columns.items()}
 
 
 def underfits(row: dict, where: str) -> bool:
     """Whether the norm in training is far below the noise's; where: "start" or "mean"."""
     norm, noise = row.get(f"training_{where}"), row.get("noise_norm")
     return None not in (norm, noise) and norm < UNDERFIT * noise
-
-
-def middle(result: dict) -> dict:
-    """The point of a curve's middle size, in ascending order; of two, the larger."""
-    curve = result.get("curve") or [{}]
-    return curve[len(curve) // 2]
 
 
 # Over seeds

@@ -1,8 +1,71 @@
-"""What a study's report says around its tables: how to read them, and where to doubt them."""
+"""What a study's report says around its tables: what was found, how to read it, where to doubt."""
 
-from ..measure.exposure_report import UNDERFIT
-from . import tables
-from .rows import underfits
+from ..measure.exposure import UNDERFIT
+from ..weights import averaging
+from . import claims, tables
+from .rows import measures_of, not_finite, underfits
+
+FAIR = (
+    "Is the second pass worth it? The Frechet distance of each gradient that climbs, less that of "
+    "Adam of the same cost within 2 %:"
+)
+OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
+
+
+def about(report) -> str:
+    """What a `report.Report` is of, in a sentence."""
+    settings, models = report.settings, report.models
+    f = settings["flags"]
+    trained = len({m.training.cell.key for m in models})
+    seeds = f["study"]["seeds"]
+    return (
+        f"{trained} trainings ({seeds} seed{'s' * (seeds > 1)} of each kind), "
+        f"{len(models)} models, images of {f['model']['image_size']} pixels; commit "
+        f"{settings['commit'] or 'unknown'}, torch {settings['torch']}, {settings['device']}."
+    )
+
+
+def missing(report) -> list[str]:
+    """What a reader should know before any number."""
+    models = report.models
+    all_cells = {cell.key: cell for m in models for cell in m.cells.values()}
+    left = sum(cell.result() is None for cell in all_cells.values())
+    told = [f"{left} of {len(all_cells)} measurements are missing."] if left else []
+    if strange := not_finite(models):
+        told.append(f"Not finite, and left out as if missing: {'; '.join(strange)}.")
+    if any(m.average == "ema" for m in models):
+        rate = float(report.settings["flags"]["train"]["ema_rate"].split(",")[0])
+        steps = dict.fromkeys(m.training.steps for m in models)
+        texts = filter(None, (averaging.caution(rate, n) for n in steps))
+        told += [f"{text[0].upper()}{text[1:]}." for text in texts]
+    return told
+
+
+def short(found: list[claims.Verdict]) -> str:
+    """The paper's claims, counted."""
+    paper = [v for v in found if v.place != claims.FAIR]
+    plain, after = ([getattr(v, name) for v in paper] for name in ("verdict", "holm"))
+    return (
+        f"Of {len(paper)} claims of the paper, {plain.count(claims.HOLDS)} hold, "
+        f"{plain.count(claims.FAILS)} do not, and {plain.count(claims.UNDECIDED)} are undecided at "
+        "95 %, each for itself. Taken together, by Holm's correction for all of them, "
+        f"{after.count(claims.HOLDS)} hold and {after.count(claims.FAILS)} do not."
+    )
+
+
+def fair(rows: list[dict], found: list[claims.Verdict]) -> list[str]:
+    """Each gradient that climbs against Adam of equal cost, in sentences."""
+    told = []
+    for v in (v for v in found if v.place == claims.FAIR):
+        name, _, against = v.text.partition(" has a lower distance than ")
+        side = "lower (better)" if v.estimate < 0 else "higher (worse)"
+        interval = "" if v.low is None else f" (95 % interval {v.low:+.3g} to {v.high:+.3g})"
+        told.append(
+            f"{name} against {against.replace(' at equal cost', '')}: {side} by "
+            f"{abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
+        )
+    alone = [sam for sam in claims.climbing(rows) if not claims.of_equal_cost(rows, sam)]
+    return told + [f"{name}: no Adam of the same cost stands beside it" for name in alone]
 
 
 def underfitting(summary: list[dict]) -> str:
@@ -25,8 +88,14 @@ def underfitting(summary: list[dict]) -> str:
     )
 
 
+def measured(verb: str) -> str:
+    """What the measures of one command are."""
+    told = "; ".join(measure.help for measure in measures_of(verb).values())
+    return told[0].upper() + told[1:]
+
+
 def notes(report) -> list[str]:
-    """How to read the tables of a `study_report.Report`."""
+    """How to read the tables of a `report.Report`."""
     f = report.settings["flags"]
     s, train = f["study"], f["train"]
     rate = "constant" if not train["lr_anneal_steps"] else "annealed"
@@ -41,11 +110,8 @@ def notes(report) -> list[str]:
         f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
         "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
         "flags say otherwise.",
-        "All models are measured on the same images, timesteps, noise and weight "
-        f"perturbations. LPF and MC are the rise of {report.term} at the middle sigma and "
-        "radius; in filter units, the noise of a filter is in proportion to its length, so "
-        "that a network of larger weights does not look flatter. The eigenvalue is that of "
-        "the Hessian of the mean squared error.",
+        "All models are measured on the same images, timesteps, noise and weight perturbations.",
+        *(measure.note for measure in measures_of().values() if measure.note),
         "Images are those that a gradient was taken of: a step of SAM takes two of each. "
         f"{'Processor seconds' if report.on_cpu else 'Seconds'} are of the training alone.",
         "A verdict pairs models by seed: Student's t interval of the difference at 95 %. A "

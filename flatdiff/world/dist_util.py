@@ -29,6 +29,7 @@ JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
 
 _place = launcher.Place()
+_in_session = False
 
 
 def setup_dist() -> None:
@@ -210,10 +211,16 @@ def session():
 
     An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD;
     FLATDIFF_DEBUG=1 shows where it came from), else with its traceback. The other ranks end
-    within moments, whatever they are doing. Exit codes: 1, 130 for Ctrl-C, and sys.exit's.
+    within moments, whatever they are doing. Exit codes: 1, 130 for Ctrl-C, and sys.exit's. Inside
+    another session it is that one's body.
     """
+    global _in_session
+    if _in_session:
+        yield
+        return
     leaving = None
     try:
+        _in_session = True
         _join()
         line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
         try:
@@ -226,6 +233,8 @@ def session():
         _leave()
     except BaseException as error:
         lifeline.fail(error, rank(), world_size())
+    finally:
+        _in_session = False
     if leaving:
         raise leaving
 

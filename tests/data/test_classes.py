@@ -12,8 +12,8 @@ from preparation import run as prepare
 from flatdiff.data import classes
 from flatdiff.flags import config
 from flatdiff.image_datasets import ImageDataset, load_data
-from flatdiff.measure import exposure_run
-from flatdiff.models import generate, networks, quantize_run, run_util, super_res
+from flatdiff.measure import quantized, run
+from flatdiff.models import generate, networks, run_util, super_res
 from flatdiff.store import checkpoint
 from flatdiff.train import starting
 from flatdiff.world import logger
@@ -187,7 +187,7 @@ def test_packed_weights_keep_the_names(tmp_path):
     begin(flags, tmp_path)
     path = checkpoint_of(flags, tmp_path / "run/model000001.pt")
     flags.sample = config.SampleFlags(model_path=path)
-    about = quantize_run._about(flags, config.QuantFlags(quant=8))
+    about = quantized._about(flags, config.QuantFlags(quant=8))
     assert about["classes"] == ["cat", "dog"] and about["quant"]["quant"] == 8
 
 
@@ -197,7 +197,7 @@ def test_networks_in_one_study_of_exposure_mean_the_same(tmp_path):
 
     def labels(*networks):
         models = [types.SimpleNamespace(image_size=8, num_classes=3, classes=c) for c in networks]
-        return sorted(exposure_run._images(flags, models)[1]["y"].tolist())
+        return sorted(run.exposure_images(flags, models)[1]["y"].tolist())
 
     assert labels(("ape", "cat", "dog"), (None, "cat", "dog")) == [1, 1, 2, 2]
     with pytest.raises(ValueError, match="other labels for the same classes"):

@@ -122,7 +122,11 @@ def test_the_key_of_a_training_is_what_it_has_always_been():
         "learn_sigma": True,
         "noise_schedule": "cosine",
     }
-    made_of = {"data": "5ee18ab67bb6c648", "ranks": 1}
-    assert matrix.Cell("train", flags, made_of, "/store").key == "1fac8ffc1f64"
-    elsewhere = flags | {"data_dir": "/here", "log_interval": 1, "save_interval": 9, "keep_last": 0}
-    assert matrix.Cell("train", elsewhere, made_of, "/s").key == "1fac8ffc1f64"
+    kinds = (config.RunFlags, config.DataFlags, config.TrainFlags)
+    kinds += (config.ModelFlags, config.DiffusionFlags)
+    for moved in ({}, {"data_dir": "/here", "log_interval": 1, "save_interval": 9, "keep_last": 0}):
+        counted, aside = matrix.changed(*(config.group_of(kind, flags | moved) for kind in kinds))
+        cell = matrix.Cell(
+            "train", counted, {"data": "5ee18ab67bb6c648", "ranks": 1}, "", (), aside
+        )
+        assert cell.key == "1fac8ffc1f64" and "data_dir" in aside

@@ -257,3 +257,28 @@ def test_numbers_that_cannot_be_written_or_are_none_are_a_sentence(features, tmp
     monkeypatch.setattr(Means, "forward", lambda self, x: {"pool": x.float().mean((2, 3)) / 0 - 1})
     with pytest.raises(SystemExit, match="features inception of 30 images of .* NaN or infinite"):
         evaluator.main(command)
+
+
+def test_the_floor_is_of_the_references_own_images(features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("flatdiff.judge.features.load_features", lambda *args: features)
+    reference = pictures(60)
+    np.savez(tmp_path / "reference.npz", reference)
+    command = [str(tmp_path / "reference.npz"), "--cache_dir", "", "--json", str(tmp_path / "f")]
+    evaluator.main([*command, "--floor", "40"])
+    found = json.loads((tmp_path / "f").read_text())
+    rows = features.network(torch.from_numpy(reference).permute(0, 3, 1, 2))["pool"]
+    rng, known = np.random.default_rng(0), statistics(rows)
+    expected = [
+        float(frechet_distance(*known, *statistics(rows[rng.integers(60, size=40)])))
+        for _ in range(10)
+    ]
+    assert found["floor"]["values"] == pytest.approx(expected, rel=1e-4)
+    assert "metrics" not in found and found["features"] == "inception"
+    mean = np.mean(found["floor"]["values"])
+    assert f"as many of the reference's own: {mean:.5g} +- " in capsys.readouterr().out
+    evaluator.main([command[0], *command, "--floor", "40"])
+    both = json.loads((tmp_path / "f").read_text())
+    assert both["floor"] == found["floor"] and both["metrics"]["FID"] < 1e-5
+    for more, message in (([], "2"), (["--floor", "3"], "--floor is 3, expected 4 images or more")):
+        with pytest.raises(SystemExit, match=message):
+            evaluator.main([*command, *more])

@@ -9,7 +9,7 @@ import pytest
 from launch import ROOT, TINY, mpirun, run, script, succeed
 from PIL import Image
 
-from flatdiff.flags import config
+from flatdiff.judge.features import Features
 from flatdiff.measure import evaluation
 from flatdiff.report import compare
 
@@ -81,11 +81,11 @@ def test_all_warnings_are_told_once(tmp_path, monkeypatch, capsys):
         np.savez(tmp_path / run_name / f"samples_40x8x8x3{kind}.npz", arr_0=DIGITS[:40])
     said = iter([["few"], ["few", "singular"], []])
     result = {"metrics": {"FD-digits": 1.0}, "num_samples": 40}
-    monkeypatch.setattr(
-        evaluation, "measure_by", lambda *_: lambda *_: result | {"warnings": next(said)}
-    )
-    monkeypatch.setattr(evaluation, "floor_by", lambda *_: lambda *_: None)
-    evaluation.of_runs([str(tmp_path / x) for x in "ab"], config.CompareFlags(features="digits"))
+    judge = evaluation.evaluate
+    monkeypatch.setattr(judge, "evaluate", lambda *_: result | {"warnings": next(said)})
+    monkeypatch.setattr(judge, "floor_of", lambda *_: None)
+    digits = Features("digits", None, "")
+    evaluation.of_runs([str(tmp_path / x) for x in "ab"], "nowhere", digits)
     out = capsys.readouterr().out
     assert out.count("few") == out.count("singular") == 1
 

@@ -19,6 +19,7 @@ from exact import (
     chi_mean,
     gaussian_data,
     guess_factor,
+    measured,
     moments,
     sampling_curve,
     steps,
@@ -126,8 +127,8 @@ def test_labels_reach_the_network():
 
 
 def spread_and_delta(model, d, data, **how):
-    measured = eb.measure(model, d, [data], priors=[], **how)
-    return eb.left_out(lambda std: std, measured.std, measured.std_parts), eb.delta(measured, d)
+    m = measured(model, d, [data], priors=[], **how)
+    return eb.left_out(lambda std: std, m.std, m.std_parts), eb.delta(m, d)
 
 
 def test_delta_of_an_exact_network_is_zero_on_data_of_one_point():
@@ -233,8 +234,8 @@ def test_batches_change_nothing():
         return replace(whole, x_start=whole.x_start[rows], stream=stream, t=whole.t[rows])
 
     parts = [part(slice(i, i + 2)) for i in range(0, 8, 2)]
-    alone = eb.measure(Exact(d), d, parts, priors)
-    together = eb.measure(Exact(d), d, [whole], priors)
+    alone = measured(Exact(d), d, parts, priors)
+    together = measured(Exact(d), d, [whole], priors)
     for name in ("training", "std", "std_parts"):
         np.testing.assert_allclose(getattr(alone, name), getattr(together, name), rtol=1e-5)
     assert list(alone.begun) == priors

@@ -1,6 +1,5 @@
 """The errors that flatness prints: of what they are, and that they are the scatter over seeds."""
 
-import functools
 import json
 import math
 import sys
@@ -10,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from flatness_studies import arguments, parse, study
+from flatness_studies import subject as subject_of
 from launch import ROOT
 
-from flatdiff.measure import flatness, flatness_report, flatness_run
-from flatdiff.measure.subject import Subject, load_images, packed, unpacked
+from flatdiff.measure import curve
+from flatdiff.measure.subject import packed, unpacked
 from flatdiff.store import model_paths
 from flatdiff.weights import perturb
 
@@ -25,13 +25,13 @@ def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path
     """Both errors, and those of a difference, by each image's losses, looked at from outside."""
     argv = arguments(folder, tmp_path, "--sigma", "0.02")
     record, flags = study(argv), parse(argv)
-    rows = [r for r in flatness_report.curve_rows(record) if r["part"] == "all"]
-    images, rises = functools.partial(load_images, flags), []
+    rows = [r for r in record["rows"] if r["part"] == "all"]
+    rises = []
     for path in model_paths.find_models(flags.flatness.model_path):
-        subject = Subject("", path, flags, images)
+        subject = subject_of(path, flags)
         own, moved = subject.measure(), []
         for draw in range(4):
-            with perturb.at(subject.weights, flatness.perturbation("LPF", 0.02, 0, draw)):
+            with perturb.at(subject.weights, curve.perturbation(perturb.gaussian, 0.02, 0, draw)):
                 moved.append(subject.measure())
         rises.append(torch.stack(moved).mean(dim=0) - own)
     everything, plan = subject.quarters[:1], subject.plan
@@ -53,16 +53,15 @@ def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path
 
 def test_other_timesteps_are_not_paired(folder, tmp_path):
     flags = parse(arguments(folder, tmp_path))
-    images = functools.partial(load_images, flags)
     path = f"{folder}/runs/a/model000007.pt"
-    a = Subject("a", path, flags, images)
+    a = subject_of(path, flags)
     fewer = replace(flags.flatness, t_range=20)
-    b = Subject("b", path, SimpleNamespace(**vars(flags) | {"flatness": fewer}), images)
+    b = subject_of(path, SimpleNamespace(**vars(flags) | {"flatness": fewer}))
     values = torch.rand(3, 16, dtype=torch.float64)
-    found = flatness_run._of_difference(b, values, a, values)
+    found = curve.of_difference(b, values, a, values)
     expected = torch.hypot(a.errors_of(values[:1]), b.errors_of(values[:1]))[0, 0]
     assert found["mse"][0] == pytest.approx(float(expected))
-    assert flatness_run._of_difference(a, values, a, values)["mse"][0] == 0
+    assert curve.of_difference(a, values, a, values)["mse"][0] == 0
 
 
 def test_values_of_images_are_kept_as_text():
@@ -74,10 +73,10 @@ def test_values_of_images_are_kept_as_text():
 
 def test_the_larger_error_is_shown():
     draws = torch.tensor([[0.0, 0.0], [2.0, 2.0]], dtype=torch.float64)
-    found = flatness_report._estimate("rise", "error", draws, [0.5, 7.0])
+    found = curve.estimate("rise", "error", draws, [0.5, 7.0])
     assert found["error"] == [1, 1] and found["error_images"] == [0.5, 7]
     assert found["error_larger"] == [1, 7] and found["rise"] == [1, 1]
-    unknown = flatness_report._estimate("rise", "error", draws, [float("nan"), 7.0])
+    unknown = curve.estimate("rise", "error", draws, [float("nan"), 7.0])
     assert str(unknown["error_larger"][0]) == "nan"  # an error that is not known is not small
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flatdiff.flags import choices, config, parse
-from flatdiff.models import quantize_run
+from flatdiff.measure import quantized
 from flatdiff.quantize import ranges
 from flatdiff.quantize.grid import Quantizer
 
@@ -47,7 +47,7 @@ def test_a_quantizer_is_a_function_and_a_line(monkeypatch, capsys):
 
     def quantizer(text):
         argv = ["--quant", "8", "--quant_range", text]
-        return quantize_run._quantizer(parse.parse("", argv, quant=config.QuantFlags).quant)
+        return quantized._quantizer(parse.parse("", argv, quant=config.QuantFlags).quant)
 
     w = torch.arange(101.0)  # where a share p of all lies below 100 p
     for text, end in (("percentile", 50), ("percentile share=0.9", 90), ("minmax", 100)):

@@ -229,8 +229,3 @@ def test_summary_is_mean_and_interval_over_seeds():
 )
 def test_numbers_are_told_with_the_digits_that_are_known(mean, error, text):
     assert tables.with_error(mean, error) == text
-
-
-def test_markdown_is_a_table():
-    text = tables.as_markdown((["a", "b"], [["x", "1"], ["y", "2"]]))
-    assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flatdiff.data.image_files import save_images
-from flatdiff.flags import config, presets
+from flatdiff.flags import choices, config, presets
 from flatdiff.study import axes, matrix, runner
 from flatdiff.train.train_util import learning_rate, num_ascent
 
@@ -140,7 +140,7 @@ def test_averages_are_of_one_training_which_they_leave_alone(data):
     flags = flags_of(data, *annealed)
     twice = axes.train_group(flags, {"optimizer": "adam", "times": 2.0})
     assert (twice.use_swa, twice.lr_anneal_steps, twice.end_step) == (False, 80, 80)
-    files = {m.average: m.cells["LPF"].flags["model_path"] for m in models_of(data)[:3]}
+    files = {m.average: m.cells["LPF"].aside["model_path"] for m in models_of(data)[:3]}
     assert {a: f.rpartition("/")[2] for a, f in files.items()} == {
         "none": "model000040.pt",
         "ema": "ema_0.9999_000040.pt",
@@ -170,8 +170,9 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor"),
+    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor", "reference"),
 }
+OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
 
 
@@ -179,7 +180,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
     ("argv", "expected"),
     [
         (("--log_interval", 7, "--num_workers", 1, "--jobs", 2, "--measure_batch", 3), set()),
-        (("--lr", 0.1), EVERYTHING - {"floor"}),
+        (("--lr", 0.1), EVERYTHING - OF_DATA),
         (("--sigma", "0.5"), {"LPF"}),
         (("--radius", "3"), {"MC"}),
         (("--filter_sigma", "0.5"), {"LPF filter"}),
@@ -187,7 +188,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
         (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
-        (("--random_flip", "False"), EVERYTHING - {"floor"}),
+        (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )
 def test_a_changed_flag_changes_what_depends_on_it(data, argv, expected):
@@ -219,7 +220,7 @@ def test_data_count_by_their_pixels(data, tmp_path):
     images[11, 0, 0, 0] ^= 1
     np.savez(tmp_path / "other.npz", arr_0=images)
     base, same, other = (
-        matrix.fingerprint(flags_of(path))
+        matrix.fingerprint(matrix.images_of(flags_of(path)))
         for path in (data, tmp_path / "same", tmp_path / "other.npz")
     )
     assert base == same != other
@@ -283,3 +284,40 @@ def test_a_preset_brings_the_sizes_of_its_study(monkeypatch):
 )
 def test_features_by_what_was_given(argv, features):
     assert axes.features_of(parse(*argv)) == features
+
+
+# What is a line of the registry
+
+
+def test_a_measure_of_the_registry_is_a_cell(data, register):
+    cells = {"TOY": "--num_draws {num_draws} --t_range 5"}
+    register(choices.MEASURES, "TOY", choices.Measure("toys:it", "toys", "flatness", cells))
+    cell = models_of(data, "--num_draws", 6)[0].cells["TOY"]
+    assert cell.folder.startswith("/store/TOY-") and cell.leaves == "flatness.json"
+    told = dict(zip(cell.argv[1::2], cell.argv[2::2]))
+    expected = {"--flatness": "TOY", "--num_draws": "6", "--t_range": "5", "--num_images": "512"}
+    assert cell.argv[0] == "flatness" and told.items() >= expected.items()
+
+
+def test_an_average_is_trained_and_its_file_measured(data, register):
+    register(choices.AVERAGES, "toy", choices.Choice("toys:it", "a toy"))
+    models = models_of(data, "--average", "ema,toy every=2", "--gradient", "adam", "--seeds", 1)
+    assert [model.average for model in models] == ["ema", "toy every=2"]
+    (training,) = {m.training.cell.key: m.training.cell for m in models}.values()
+    assert "--averages" in training.argv and training.flags["averages"] == "toy every=2"
+    path = models[1].cells["LPF"].aside["model_path"]
+    assert path == f"{training.folder}/average_toy_every=2_000040.pt"
+
+
+def test_a_gradient_has_the_price_that_its_line_says(data, register):
+    def gradient(closure, weights, *, scale: float = 1.0):
+        return closure()
+
+    line = choices.Gradient("toys:it", "three", passes=3)
+    register(choices.GRADIENTS, "adam-toy", line, gradient)
+    models = models_of(data, "--gradient", "adam,adam-toy scale=2", "--rho", "0.1")
+    trainings = {m.training.gradient: m.training for m in models}
+    assert list(trainings) == ["adam", "adam-toy scale=2 rho=0.1", "adam 3x steps"]
+    plain, toy, matched = trainings.values()
+    assert toy.cost == matched.cost == 3 * plain.cost
+    assert toy.cell.flags["optimizer"] == "adam-toy scale=2"

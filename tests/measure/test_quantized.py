@@ -1,9 +1,11 @@
 """Sampling from quantized weights, as a user asks for it: both scripts, packed files, the log."""
 
 import csv
+import dataclasses
 import importlib
 import sys
 
+import flatness_studies as studies
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from small import FLAGS, save_run, words
 from flatdiff.chain import probe
 from flatdiff.data.image_datasets import ImageDataset
 from flatdiff.flags import config
-from flatdiff.models import generate, networks, quantize_run
+from flatdiff.measure import quantized
+from flatdiff.models import generate, networks
 from flatdiff.world import logger
 
 TINY = words(**FLAGS | dict(channel_mult="1,2", diffusion_steps=100))
@@ -233,5 +236,44 @@ def test_flags_that_make_no_sense(sample, flags, words):
 
 def test_how_far_from_zeros_is_no_share():
     zeros, ones = torch.zeros(4), torch.ones(4)
-    assert quantize_run._off(zeros, zeros) == "0 (of zeros)"
-    assert quantize_run._off(1.5 * ones, ones) == "50.00%"
+    assert quantized._off(zeros, zeros) == "0 (of zeros)"
+    assert quantized._off(1.5 * ones, ones) == "50.00%"
+
+
+def test_a_measure_stands_on_the_quantized_network(folder, tmp_path):
+    """Its loss is that of torch's own rounding; moves begin there, and are kept for themselves."""
+    path = f"{folder}/runs/a/model000007.pt"
+    argv = studies.arguments(folder, tmp_path, "--flatness", "MC", "--model_path", path)
+    fp32, w3 = studies.study(argv), studies.study([*argv, "--quant", "3"])
+    assert "quant" not in fp32["settings"] and w3["settings"]["quant"]["quant"] == 3
+    assert w3["models"][0]["curve"][0]["distances"] == pytest.approx([1] * 4, rel=1e-5)
+    rounded = studies.subject(path, studies.parse(argv))
+    with torch.no_grad():
+        for layer in rounded.model.modules():
+            if isinstance(layer, torch.nn.Conv2d | torch.nn.Conv1d | torch.nn.Linear):
+                w = layer.weight
+                low, high = min(w.min().item(), 0), max(w.max().item(), 0)
+                step = (high - low) / 7
+                w.copy_(torch.fake_quantize_per_tensor_affine(w, step, round(-low / step), 0, 7))
+    expected = rounded.means(rounded.measure())[:, 0].tolist()
+    found = [loss["losses"][0] for loss in w3["models"][0]["at_w"].values()]
+    assert found == pytest.approx(expected, rel=1e-5)
+    own = fp32["models"][0]["at_w"]["mse"]["losses"][0]
+    assert found[0] != pytest.approx(own, rel=1e-4)
+    assert studies.study(argv) == fp32
+    with pytest.raises(ValueError, match="--quant_activations is for quantized weights only"):
+        studies.measure([*argv, "--quant_activations", "8", "--log_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_network_comes_back(trained):
+    """After sampling from rounded weights and inputs, also where that went wrong."""
+    flags = parsed(["--model_path", str(trained / "model000060.pt"), "--quant", "2"])
+    flags.quant = dataclasses.replace(flags.quant, quant_activations=4)
+    model, _ = networks.from_checkpoint(flags.sample.model_path, flags)
+    before = {name: w.clone() for name, w in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt), quantized.quantized(model, flags, str(trained)):
+        assert not torch.equal(model.out[2].weight, before["out.2.weight"])
+        raise KeyboardInterrupt
+    assert all(torch.equal(w, before[name]) for name, w in model.state_dict().items())
+    assert not any(layer._forward_pre_hooks for layer in model.modules())

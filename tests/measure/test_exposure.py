@@ -13,8 +13,8 @@ from launch import ROOT, mpirun
 
 from flatdiff.data.image_datasets import to_uint8
 from flatdiff.flags import config
+from flatdiff.measure import exposure, run
 from flatdiff.measure import exposure_bias as eb
-from flatdiff.measure import exposure_report, exposure_run
 from flatdiff.models import generate, networks
 from flatdiff.store import checkpoint
 from flatdiff.world import dist_util, logger
@@ -76,7 +76,7 @@ def record(folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with logger.scoped_configure(dir=str(folder / "log"), format_strs=[]):
-        yield exposure_run.study(flags_of(folder))
+        yield run.exposure(flags_of(folder), str(folder / "log"))
     torch.set_num_threads(threads)
 
 
@@ -153,7 +153,7 @@ def test_the_tables_say_what_the_record_says(record, files):
 
 
 def test_the_table_shows_some_timesteps(record):
-    lines = exposure_report.table(record, num_rows=2).splitlines()
+    lines = exposure.table(record, num_rows=2).splitlines()
     assert lines.pop(0) == "±: standard error over images"
     assert [line.split()[0] for line in lines[3:6]] == ["0", "16", "39"]
     gap = record["models"][0]["gap"]
@@ -166,7 +166,7 @@ def test_underfitting_is_told_by_the_norm_in_training(record):
     about = {"timesteps": [0, 8, 16, 23], "noise_norm": 10.0}
 
     def told(*norms):
-        return exposure_report.underfitting(about, {"training": {"value": norms}})
+        return exposure.underfitting(about, {"training": {"value": norms}})
 
     assert told(9.1, 9.5, 10, 9.9) == ""
     assert "at timestep 0 the norm in training is below 90% of the noise's, 10 (45% at 0)" in (
@@ -174,7 +174,7 @@ def test_underfitting_is_told_by_the_norm_in_training(record):
     )
     assert "at 3 timesteps from 0 to 16" in told(4.5, 6, 8.9, 9.9)
     underfit = any(v < 0.9 * 192**0.5 for m in record["models"] for v in m["training"]["value"])
-    assert ("underfitting: at" in exposure_report.table(record)) == underfit
+    assert ("underfitting: at" in exposure.table(record)) == underfit
 
 
 def test_chains_are_those_of_image_sample(folder):
@@ -182,7 +182,7 @@ def test_chains_are_those_of_image_sample(folder):
     model, diffusion = networks.from_checkpoint(path, flags_of(folder))
     labels = torch.tensor([0, 1, 2, 0, 1])
     x_start, t = torch.zeros(5, 3, 8, 8), torch.zeros(5, dtype=torch.int64)
-    batch = exposure_run._batch(torch.tensor([3, 4]), x_start, t, {"y": labels}, SEED)
+    batch = exposure.batch(torch.tensor([3, 4]), x_start, t, {"y": labels}, SEED)
     images = generate.sample_images(
         model, diffusion, [3, 4], (3, 8, 8), seed=SEED, labels=labels[3:]
     )
@@ -197,7 +197,7 @@ def test_sampling_is_what_the_sampler_takes_and_output_what_the_network_gives():
     columns = {"norms": output, "loss": output[:, 0]}
     columns |= {name: rng.random((5, 3)) for name in eb.STATISTICS}
     m = eb.Measured(training, rng.random(4), rng.random((5, 4)), {eb.NORMAL: columns})
-    found = exposure_run.numbers(m, d)
+    found = exposure.numbers(m, d)
     taken = output / [1.25, 1.5, 1.75, 2.0]
     expected = {"output": output, "sampling": taken}
     expected |= {"gap": taken - training, "output_gap": output - training}
@@ -205,27 +205,46 @@ def test_sampling_is_what_the_sampler_takes_and_output_what_the_network_gives():
         np.testing.assert_allclose(found[name]["value"], values.mean(axis=0))
         np.testing.assert_allclose(found[name]["error"], values.std(axis=0, ddof=1) / 5**0.5)
     other = replace(m, begun={eb.NORMAL: columns | {"norms": 2 * output}})
-    less = exposure_run.difference(other, m, d)
+    less = exposure.difference(other, m, d)
     np.testing.assert_allclose(less["gap"]["value"], taken.mean(axis=0))
     np.testing.assert_allclose(less["gap"]["error"], found["sampling"]["error"])
+
+
+def test_an_interrupted_study_goes_on(record, folder, tmp_path, monkeypatch):
+    real, seen = eb.walked, []
+
+    def walked(*args, **kwargs):
+        seen.append(kwargs["prior"])
+        if len(seen) == 6:  # of four batches at each prior: within the second prior's
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(eb, "walked", walked)
+    with pytest.raises(KeyboardInterrupt):
+        run.exposure(flags_of(folder), str(tmp_path))
+    again = run.exposure(flags_of(folder), str(tmp_path))
+    assert again == record and len(seen) == 6 + 4 * 5
+    assert run.exposure(flags_of(folder), str(tmp_path)) == record and len(seen) == 26
+    run.exposure(flags_of(folder, sampler="ddim"), str(tmp_path))
+    assert len(seen) == 26 + 4 * 6, "another sampler's chains are others"
 
 
 def test_batches_go_back_in_order(monkeypatch):
     parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
     ranks = [parts[rank::3] for rank in range(3)]
     monkeypatch.setattr(dist_util, "all_gather_object", lambda mine: ranks)
-    assert exposure_run._gather(ranks[0]).tolist() == list(range(14))
+    assert exposure.gather(ranks[0]).tolist() == list(range(14))
 
 
 @pytest.mark.parametrize("text", ["0.1", "0.1:0", "0:-1", "a:1", "0:nan", "1:2:3"])
 def test_priors_that_are_none_are_refused(text):
     with pytest.raises(ValueError, match=r"--prior_shift .*0\.1:1"):
-        exposure_run.priors_of(text)
+        exposure.priors_of(text)
 
 
 def test_priors_come_after_the_right_one_and_once():
-    assert exposure_run.priors_of("") == [(0, 1)]
-    assert exposure_run.priors_of("0.5:1,0:1,-0.5:2,0.5:1") == [(0, 1), (0.5, 1), (-0.5, 2)]
+    assert exposure.priors_of("") == [(0, 1)]
+    assert exposure.priors_of("0.5:1,0:1,-0.5:2,0.5:1") == [(0, 1), (0.5, 1), (-0.5, 2)]
 
 
 def test_chains_of_different_noise_are_refused(folder, monkeypatch):
@@ -241,12 +260,12 @@ def test_chains_of_different_noise_are_refused(folder, monkeypatch):
             ),
         )
 
-    monkeypatch.setattr(exposure_run, "from_checkpoint", one_is_shorter)
+    monkeypatch.setattr(networks, "from_checkpoint", one_is_shorter)
     with pytest.raises(ValueError, match="b/model000007 has another"):
-        exposure_run.study(flags_of(folder))
+        run.exposure(flags_of(folder), str(folder / "log"))
 
 
 def test_missing_checkpoints_are_found_out_first(folder):
     path = f"{folder}/runs/a/model000007.pt,{folder}/nothing*.pt"
     with pytest.raises(ValueError, match=r"nothing\*\.pt"):
-        exposure_run.study(flags_of(folder, model_path=path))
+        run.exposure(flags_of(folder, model_path=path), "")

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from flatdiff.measure import flatness
+from flatdiff.measure import curve
 from flatdiff.weights import perturb
 
 SHAPES = [(4, 3, 2), (5,), (3, 4)]
+KINDS = {"LPF": curve.LPF.noise, "MC": curve.MC.noise}
 SIZE = sum(math.prod(shape) for shape in SHAPES)
 
 
@@ -33,7 +34,7 @@ class Quadratic:
 
     def rises(self, kind, size, num_draws, filterwise=False, seed=0):
         values = [
-            self.at(flatness.perturbation(kind, size, seed, draw, filterwise))
+            self.at(curve.perturbation(KINDS[kind], size, seed, draw, filterwise))
             for draw in range(num_draws)
         ]
         losses = torch.stack([loss for loss, _ in values])
@@ -43,7 +44,7 @@ class Quadratic:
 @pytest.mark.parametrize("sigma", [0.01, 0.3])
 def test_lpf_of_a_quadratic_is_half_the_trace(sigma):
     quadratic = Quadratic()
-    mean, error = flatness.mean_and_error(flatness.pairs(quadratic.rises("LPF", sigma, 400)[0]))
+    mean, error = curve.mean_and_error(curve.pairs(quadratic.rises("LPF", sigma, 400)[0]))
     assert abs(mean - sigma**2 * quadratic.hessian.trace() / 2) < 4 * error
     # the variance of z.H z is 2 tr(H^2), and the gradient's part is gone
     expected = sigma**2 * math.sqrt((quadratic.hessian**2).sum() / 2 / 200)
@@ -54,7 +55,7 @@ def test_lpf_of_a_quadratic_is_half_the_trace(sigma):
 def test_mc_of_a_quadratic_is_the_mean_eigenvalue(radius):
     quadratic = Quadratic()
     rises, distances = quadratic.rises("MC", radius, 400)
-    mean, error = flatness.mean_and_error(flatness.pairs(rises))
+    mean, error = curve.mean_and_error(curve.pairs(rises))
     exact = radius**2 * quadratic.hessian.trace() / (2 * SIZE)
     assert abs(mean - exact) < 4 * error < 0.5 * exact
     assert distances == pytest.approx([radius] * 400, rel=1e-5)
@@ -62,8 +63,8 @@ def test_mc_of_a_quadratic_is_the_mean_eigenvalue(radius):
 
 def test_noise_in_proportion_to_filters():
     quadratic = Quadratic()
-    mean, error = flatness.mean_and_error(
-        flatness.pairs(quadratic.rises("LPF", 0.2, 400, filterwise=True)[0])
+    mean, error = curve.mean_and_error(
+        curve.pairs(quadratic.rises("LPF", 0.2, 400, filterwise=True)[0])
     )
     # each filter's noise is uniform on a sphere of radius sigma ||filter||
     scales = []
@@ -81,8 +82,8 @@ def test_odd_terms_cancel_in_mirrored_pairs(kind):
         w.zero_()  # where the cubic has no second derivative
         v.zero_()
     size = 0.1
-    even = flatness.pairs(plain.rises(kind, size, 8)[0])
-    torch.testing.assert_close(flatness.pairs(tilted.rises(kind, size, 8)[0]), even)
+    even = curve.pairs(plain.rises(kind, size, 8)[0])
+    torch.testing.assert_close(curve.pairs(tilted.rises(kind, size, 8)[0]), even)
     assert tilted.rises(kind, size, 8)[0].abs().mean() > 10 * even.max()
 
 
@@ -93,7 +94,7 @@ def test_error_bars_cover_the_truth():
     hits = 0
     for seed in range(100):
         rises, _ = quadratic.rises("LPF", sigma, 20, seed=seed)
-        mean, error = flatness.mean_and_error(flatness.pairs(rises))
+        mean, error = curve.mean_and_error(curve.pairs(rises))
         hits += abs(mean - exact) < error
     assert 50 < hits < 80  # 66 expected of Student's t with 9 degrees of freedom
 
@@ -104,9 +105,9 @@ def test_draws_are_common_to_networks_and_repeatable():
     first, _ = a.rises("LPF", 0.1, 40)
     assert torch.equal(first, a.rises("LPF", 0.1, 40)[0])
     assert not torch.equal(first, a.rises("LPF", 0.1, 40, seed=1)[0])
-    _, error = flatness.mean_and_error(flatness.pairs(first))
+    _, error = curve.mean_and_error(curve.pairs(first))
     second, _ = b.rises("LPF", 0.1, 40)
-    difference, paired = flatness.mean_and_error(flatness.pairs(second - first))
+    difference, paired = curve.mean_and_error(curve.pairs(second - first))
     assert abs(difference - 0.1**2 * 0.01 * a.hessian.trace() / 2) < 4 * paired < 0.1 * error
 
 
@@ -118,8 +119,8 @@ def test_weights_come_back_bit_for_bit_also_after_an_interruption():
         assert not torch.equal(quadratic.weights[0], before[0])
         raise KeyboardInterrupt
 
-    for kind in flatness.KINDS:
-        perturbation = flatness.perturbation(kind, 0.1, seed=0, draw=0)
+    for kind in KINDS:
+        perturbation = curve.perturbation(KINDS[kind], 0.1, seed=0, draw=0)
         quadratic.at(perturbation)
         assert all(map(torch.equal, quadratic.weights, before))
         with pytest.raises(KeyboardInterrupt):
@@ -130,4 +131,4 @@ def test_weights_come_back_bit_for_bit_also_after_an_interruption():
 @pytest.mark.parametrize("num_draws", [1, 2, 5])
 def test_too_few_draws_for_an_error_bar_are_refused(num_draws):
     with pytest.raises(ValueError, match=f"num_draws is {num_draws}"):
-        flatness.pairs(torch.zeros(num_draws))
+        curve.pairs(torch.zeros(num_draws))

@@ -1,7 +1,6 @@
 """A study of two small networks, end to end: what it says, its files, ranks and interruptions."""
 
 import csv
-import functools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,12 +19,13 @@ from flatness_studies import (
     study,
     study_of,
 )
+from flatness_studies import subject as subject_of
 from launch import ROOT, mpirun
 
 from flatdiff.flags import config
-from flatdiff.measure import flatness_run
+from flatdiff.measure import run
 from flatdiff.measure.finished import Finished
-from flatdiff.measure.subject import Subject, load_images
+from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
 from flatdiff.store import checkpoint, model_paths
 from flatdiff.weights import perturb
@@ -47,9 +47,10 @@ def test_two_ranks_find_the_same_bit_for_bit(folder, alone):
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
 import flatness_studies as test
-from flatdiff.measure import flatness_pictures
+from flatdiff.measure import curve, plane, spectrum
 from flatdiff.world import dist_util
-flatness_pictures.draw = lambda *_: []
+for kind in (curve.Curve, spectrum.HESSIAN, plane.SURFACE):
+    kind.figures = lambda *_: dict()
 with dist_util.session():
     for kind in test.KINDS:
         test.measure(test.study_of(kind, {str(folder)!r}, {str(together)!r}))
@@ -66,8 +67,7 @@ with dist_util.session():
 def test_hessian_of_a_network_is_what_its_lpf_says(folder):
     """L(w + d) + L(w - d) - 2 L(w) = d.H d but for the fourth order, of the mse, for one draw."""
     sigma, flags = 1e-3, parse(arguments(folder, folder / "both"))
-    images = functools.partial(load_images, flags)
-    subject = Subject("a", f"{folder}/runs/a/model000007.pt", flags, images)
+    subject = subject_of(f"{folder}/runs/a/model000007.pt", flags)
     z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 1)])
     losses = [subject.at(perturb.gaussian(s, 0, 1))["losses"] for s in (sigma, -sigma)]
     assert subject.terms == ["mse", "vb", "loss"] and subject.headline == "mse"
@@ -267,26 +267,28 @@ def test_networks_hard_to_compare_are_named(monkeypatch):
     said = []
     monkeypatch.setattr(logger, "warn", said.append)
     same = {"name": "a", "num_weights": 5, "image_size": 8, "t_range": 10}
-    flatness_run.warn_of_differences([same, same])
+    run.warn_of_differences([same, same])
     assert not said
-    flatness_run.warn_of_differences([same, same | {"name": "b", "num_weights": 6}])
+    run.warn_of_differences([same, same | {"name": "b", "num_weights": 6}])
     assert len(said) == 1 and "num_weights is 5 for a and 6 for b" in said[0]
 
 
 def test_results_are_kept_as_they_were(tmp_path):
     value = {"losses": [0.1 + 0.2, 1e-310, -3.0], "distance": 1 / 3}
-    with Finished(str(tmp_path), 2) as finished:
+    with Finished(str(tmp_path)) as finished:
         finished.compute({"x": lambda: value})
-    with Finished(str(tmp_path), 2) as finished:
+    with Finished(str(tmp_path)) as finished:
         known, new = finished.compute({"x": lambda: 1 / 0, "y": lambda: 5})
     assert known == value and new == 5
 
 
 def test_sizes_have_defaults_by_scale():
-    flags = config.FlatnessFlags()
-    assert flatness_run.sizes(flags) == [5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
-    assert flatness_run.sizes(replace(flags, noise_scale="filter")) == [0.01, 0.02, 0.05, 0.1, 0.2]
-    assert flatness_run.sizes(replace(flags, flatness="MC", radius="3,1,3")) == [1, 3]
+    def sizes(**flags):
+        return run.made(flags.get("flatness", "LPF"), config.FlatnessFlags(**flags)).sizes
+
+    assert sizes() == [5e-4, 1e-3, 2e-3, 5e-3, 1e-2]
+    assert sizes(noise_scale="filter") == [0.01, 0.02, 0.05, 0.1, 0.2]
+    assert sizes(flatness="MC", radius="3,1,3") == [1, 3]
 
 
 def test_hessian_is_not_in_half_precision(monkeypatch):
@@ -297,5 +299,6 @@ def test_hessian_is_not_in_half_precision(monkeypatch):
         run=config.RunFlags(dtype="bf16"),
         model=config.ModelFlags(use_fp16=True),
     )
-    plain = flatness_run.arithmetic(flags)
+    assert run.made("HESSIAN", flags.flatness).fp32
+    plain = run.arithmetic(flags, fp32=True)
     assert (plain.run.dtype, plain.model.use_fp16) == ("fp32", False) and len(said) == 1

@@ -1,56 +1,135 @@
-"""What --quant does to a loaded network before it samples, and what the log says about it.
+"""What --quant does to a loaded network before it is sampled or measured, and what the log says.
 
-The loss is measured before and after on the same images, timesteps and noise, so its rise is known
-far better than the loss itself. All ranks do the same; the first one writes. Networks are called
-by `forward`, past torch.compile, which would not notice that their layers change.
+Quantized weights are a place to stand, as any other move of weights is: `perturb.at` holds the
+network there. In sampling, the loss is measured before and after on the same images, timesteps and
+noise, so its rise is known far better than the loss itself. All ranks do the same; the first one
+writes. It is called by `forward`, past torch.compile, which would not notice new layers.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
+from types import SimpleNamespace
 
 import torch
 
 from ..chain import probe
 from ..flags import config
 from ..flags.choices import QUANTIZERS, chosen
+from ..models import factories, networks, run_util
 from ..quantize import int8, packing
 from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
 from ..store import checkpoint, disk
+from ..weights import perturb
 from ..world import dist_util, logger
-from . import factories, networks, run_util
+from .subject import Subject
 
-ROUNDING = [f.name for f in dataclasses.fields(config.QuantFlags) if f.metadata["fixed"]]
+ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
+OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
 
 
-@torch.no_grad()
-def quantize(model, flags, folder):
-    """Round the network in place as --quant and its companions say; returns the flags in force.
+@contextlib.contextmanager
+def quantized(model, flags, folder):
+    """Hold the network as --quant and its companions say, to sample; yields the flags in force.
 
     How weights are rounded is the file's own, if its weights are packed. Writes quantization_w8.csv
-    (or so) into the folder, and the file of --save_quantized. ValueError for flags that do not go
-    together, or that contradict the file.
+    (or so) into the folder, and the file of --save_quantized. Afterwards the network is what it
+    was, unless the backend (packed, int8) has put other layers in. ValueError for flags that do not
+    go together, or that contradict the file.
     """
-    quant = settings(flags)
+    path = flags.sample.model_path
+    quant = settings(flags.quant, path, flags.given)
     if not quant.quant:
-        return quant
-    layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
-    weights = _stored(flags) or quantize_weights(layers, _quantizer(quant))
+        yield quant
+        return
+    layers, weights = _rounded(model, path, quant)
+    with torch.no_grad():
+        _keep(model, layers, weights, quant, flags, folder)
+        subject = _subject(model, flags)
+        fp32 = quant.quant_backend == "int8" and _output(model)
+    with _at(layers, weights, quant) as hooks:
+        with torch.no_grad():
+            if quant.quant_backend == "int8":
+                _use_int8(model, layers, weights, quant, hooks, fp32)
+            if subject:
+                _log_losses(subject)
+        del subject, weights  # the sampling wants their memory
+        yield quant
+
+
+def _keep(model, layers, weights, quant, flags, folder):
+    """Write what the rounding is: the log, the csv, and the file of packed weights."""
     tensors = packing.pack(model.state_dict(), weights)
     _log_sizes(model, layers, tensors, quant)
     _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
         logger.log(f"saved {checkpoint.absolute(quant.save_quantized)}")
-    losses, plan = _loss_meter(model, flags)
-    before = losses()
-    if quant.quant_backend == "int8":
-        _install_int8(model, layers, weights, quant)
+
+
+@contextlib.contextmanager
+def rounded(model, path, flags):
+    """Hold the network of the file `path` at its rounded weights, to measure it there; where flags
+    have no `quant` group, it stays as it is."""
+    if not hasattr(flags, "quant"):
+        yield
+        return
+    quant = settings(flags.quant, path, flags.given)
+    layers, weights = _rounded(model, path, quant)
+    with _at(layers, weights, quant):
+        yield
+
+
+def without_quant(flags):
+    """Flags without their `quant` group, if that is off: then keys and settings do not name it."""
+    quant = getattr(flags, "quant", None)
+    if quant is None or settings(quant, "", {}).quant:
+        return flags
+    return SimpleNamespace(**{name: v for name, v in vars(flags).items() if name != "quant"})
+
+
+@contextlib.contextmanager
+def _at(layers, weights, quant):
+    """Hold the layers at their quantized weights, and quantize their inputs; yields these hooks, by
+    layer."""
+    backend = getattr(quant, "quant_backend", "simulate")
+    if backend == "packed":
+        for name, layer in layers.items():
+            packing.keep_packed(layer, weights[name])
+        held = contextlib.nullcontext()
     else:
-        _install(layers, weights, quant)
-    _log_losses(before, losses(), plan)
-    return quant
+        rounding = functools.partial(_round, [weights[name] for name in layers])
+        held = perturb.at([layer.weight for layer in layers.values()], rounding, measure=False)
+    del weights
+    bits = quant.quant_activations
+    hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
+    try:
+        with held:
+            yield hooks
+    finally:
+        for hook in hooks.values():
+            hook.remove()
+
+
+def _round(quantized, weights):
+    """The perturbation w' = quantized, one weight at a time."""
+    for w, q in zip(weights, quantized):
+        w.copy_(q.dequantize())
+
+
+@torch.no_grad()
+def _rounded(model, path, quant):
+    """The layers that are quantized, and their weights: the file's own, if these are packed."""
+    layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
+    return layers, _stored(path) or quantize_weights(layers, _quantizer(quant))
+
+
+def _quantizer(quant):
+    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
+    ends = functools.partial(ends, **knobs) if knobs else ends
+    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
 
 
 def suffix(quant):
@@ -59,22 +138,21 @@ def suffix(quant):
     return f"_w{quant.quant}{inputs}" if quant.quant else ""
 
 
-def settings(flags):
-    """The QuantFlags in force, checked."""
-    quant, path = flags.quant, flags.sample.model_path
-    stored = checkpoint.about(path).get("quant")
-    if stored:
-        quant = config.as_trained(type(quant), stored, flags.given, path)
+def settings(quant, path, given):
+    """The RoundingFlags or QuantFlags in force for the file `path`, checked."""
+    if stored := path and checkpoint.about(path).get("quant"):
+        quant = config.as_trained(type(quant), stored, given, path)
     for name in ("quant", "quant_activations"):
         bits = getattr(quant, name)
         if bits not in (0, *BITS):
             raise ValueError(f"--{name} {bits}: expected 2 to 8 bits, or 0 to stay in fp32")
-    if quant.save_quantized and not quant.save_quantized.endswith(".safetensors"):
-        raise ValueError(f"--save_quantized {quant.save_quantized}: give a name in .safetensors")
-    for name in ("quant_activations", "quant_backend", "save_quantized"):
+    for name in (f.name for f in dataclasses.fields(quant) if f.name in OF_QUANTIZED):
         if not quant.quant and getattr(quant, name) != getattr(config.QuantFlags, name):
             raise ValueError(f"--{name} is for quantized weights only: give --quant 8 too")
-    if quant.quant_backend == "int8":
+    saved = getattr(quant, "save_quantized", "")
+    if saved and not saved.endswith(".safetensors"):
+        raise ValueError(f"--save_quantized {saved}: give a name in .safetensors")
+    if getattr(quant, "quant_backend", "") == "int8":
         _check_int8(quant)
     return quant
 
@@ -90,15 +168,8 @@ def _check_int8(quant):
     int8.check(quant.quant, quant.quant_activations)
 
 
-def _quantizer(quant):
-    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
-    ends = functools.partial(ends, **knobs) if knobs else ends
-    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
-
-
-def _stored(flags):
+def _stored(path):
     """The file's own packed weights, by layer; {} if it has none."""
-    path = flags.sample.model_path
     if "quant" not in checkpoint.about(path):
         return {}
     logger.log("the file's weights are quantized already: what follows counts from these")
@@ -114,21 +185,8 @@ def _about(flags, quant):
     return kept | {"quant": rounding}
 
 
-def _install(layers, weights, quant):
-    """Give the layers their quantized weights, and inputs; returns the inputs' hooks, by layer."""
-    for name, layer in layers.items():
-        if quant.quant_backend == "packed":
-            packing.keep_packed(layer, weights[name])
-        else:
-            layer.weight.copy_(weights[name].dequantize())
-    bits = quant.quant_activations
-    return {name: quantize_inputs(layer, bits) for name, layer in layers.items()} if bits else {}
-
-
-def _install_int8(model, layers, weights, quant):
-    """`_install`, then integers where they can be; says how far that is from the simulation."""
-    fp32 = _output(model)
-    hooks = _install(layers, weights, quant)
+def _use_int8(model, layers, weights, quant, hooks, fp32):
+    """Put integers where they can be; say how far that is from the simulation that stands there."""
     simulated = _output(model)
     convolutions = [name for name, layer in layers.items() if int8.suits(layer)]
     for name in convolutions:
@@ -197,27 +255,25 @@ def _share(part, whole):
     return part / whole if whole else 0.0
 
 
-def _loss_meter(model, flags):
-    """A function that gives the losses of images of --data_dir, and their Plan; {} without it.
-
-    On the chain of the training, whatever the one that is sampled: float64 [N] each.
-    """
+def _subject(model, flags):
+    """The network on images of --data_dir, and on the chain of the training, whatever the one that
+    is sampled; None without images."""
     if not flags.data.data_dir:
-        return dict, None
+        return None
+    seed, path = flags.run.seed, flags.sample.model_path
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
-    images, cond = probe.images_of(dataset, num_images, flags.run.seed)
-    chain = _training_chain(flags)
-    steps = chain.num_timesteps
-    plan = probe.plan(num_images, steps, steps, flags.run.seed, dataset.num_images)
-    draws = probe.fixed_draws(images.to(dist_util.dev()), plan, flags.run.seed, cond)
-    autocast = networks.autocast(flags, dist_util.dev())
-
-    def losses():
-        with autocast():
-            return probe.losses(model.forward, chain, draws, flags.sample.batch_size)
-
-    return losses, plan
+    return Subject(
+        "",
+        path,
+        model,
+        _training_chain(flags),
+        (*probe.images_of(dataset, num_images, seed), dataset.num_images),
+        seed=seed,
+        batch_size=flags.sample.batch_size,
+        dtype=networks.dtype_of(flags),
+        call=model.forward,
+    )
 
 
 def _training_chain(flags):
@@ -231,13 +287,12 @@ def _training_chain(flags):
     return factories.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
-def _log_losses(before, after, plan):
+def _log_losses(subject):
     """mse first, where there is one; a rise is paired image by image."""
-    for name in [term for term in ("mse", "vb", "loss") if term in before]:
-        everything = [torch.ones_like(plan.t, dtype=torch.bool)]
-        (old,), (new,) = (plan.means(x[name], everything) for x in (before, after))
-        (error,) = plan.errors(after[name] - before[name], everything)
+    rises = subject.measure() - subject.own
+    means, errors = (of(rises)[:, 0].tolist() for of in (subject.means, subject.errors_of))
+    for name, old, rise, error in zip(subject.terms, subject.at_w[:, 0].tolist(), means, errors):
         logger.log(
-            f"{name} on {len(before[name])} images: {old:.5g} before, {new:.5g} after, "
-            f"rise {new - old:.3g} +- {error:.2g}"
+            f"{name} on {rises.shape[1]} images: {old:.5g} before, {old + rise:.5g} after, "
+            f"rise {rise:.3g} +- {error:.2g}"
         )

@@ -1,0 +1,337 @@
+"""How much the loss rises when the weights are moved at random, and how well that is known.
+
+    LPF (Bisla et al. 2022):      E L(w + d),           d ~ N(0, sigma^2 I)
+    MC  (SWAD, Cha et al. 2021): E L(w + d) - L(w),    d uniform with ||d|| = radius
+
+Draws come in mirrored pairs, d and -d. Both are as likely, so no expectation changes; and the
+odd terms of the loss in d, the gradient's above all, cancel within a pair, instead of hiding the
+curvature at small d. A rise has two standard errors, over draws and over images: see `LPF.rows`.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..models import rounding_log
+from ..report.text import table
+from ..weights import perturb
+from . import frame
+from .frame import number
+from .subject import TERM, by_term, unpacked
+
+SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
+PARTS = ("all", "quarter 1", "quarter 2", "quarter 3", "quarter 4")  # of the timesteps
+LENGTH = "length of the perturbation of the weights"
+Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
+
+
+# Draws and their means
+
+
+def pairs(values: Tensor) -> Tensor:
+    """[2 P, ...] -> [P, ...]: the means of mirrored pairs, which are independent of each other."""
+    if len(values) % 2 or len(values) < 4:
+        raise ValueError(
+            f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
+            "pairs, and an error bar needs two of them"
+        )
+    return (values[0::2] + values[1::2]) / 2
+
+
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the first dimension of independent values [K, ...], and its standard error."""
+    return values.mean(dim=0), values.std(dim=0) / math.sqrt(len(values))
+
+
+def perturbation(
+    noise: Noise, size: float, seed: int, draw: int, filterwise: bool = False
+) -> perturb.Perturbation:
+    """w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
+
+    :param noise: perturb.gaussian, whose size is sigma, or perturb.sphere, whose size is the radius
+        (l2 over all weights).
+    :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
+    """
+    pair, mirrored = divmod(draw, 2)
+    return noise(-size if mirrored else size, seed, pair, filterwise)
+
+
+def sizes(name: str, text: str) -> list[float]:
+    """Text such as 0.01,0.001 -> numbers, the smallest first; ValueError names the flag."""
+    try:
+        values = sorted({float(v) for v in text.split(",") if v.strip()})
+    except ValueError:
+        values = []
+    if not values or not 0 < values[0] <= values[-1] < math.inf:
+        raise ValueError(
+            f"--{name} is {text!r}; expected positive numbers separated by commas, as 0.001,0.01"
+        )
+    return values
+
+
+# The measures
+
+
+class Curve(frame.Measure):
+    """The rise of the loss at each size of the noise, `num_draws` draws of it at a time."""
+
+    name: str
+    size: str  # the flag of the sizes
+    axis: str
+    noise: Noise
+
+    def __init__(self, text: str, noise_scale: str, num_draws: int):
+        pairs(torch.empty(num_draws))
+        self.sizes = sizes(self.size, text)
+        self.noise_scale, self.num_draws = noise_scale, num_draws
+        self.first = None  # network, and its rises [terms, N] at each size
+
+    def _move(self, size: float, seed: int, draw: int) -> perturb.Perturbation:
+        filterwise = self.noise_scale == "filter"
+        return perturbation(type(self).noise, size, seed, draw, filterwise)
+
+    def tasks(self, subject) -> dict[str, frame.Task]:
+        """Losses at each draw of each size; at which of them the dtype sees other moves is said."""
+        moves = ((size, self._move(size, subject.seed, 0)) for size in self.sizes)
+        rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)
+        return {
+            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(
+                lambda *which: subject.at(self._move(*which), each=True), size, subject.seed, draw
+            )
+            for size in self.sizes
+            for draw in range(self.num_draws)
+        }
+
+    def result(self, subject, found: list) -> dict:
+        """A dict of "curve": of each size, "size", "distances" and "losses" by draw.
+
+        "errors_images" by term: of the rise, image by image, its mean over the draws;
+        "minus_first_errors_images": of its difference from that of the first network.
+        """
+        n = self.num_draws
+        rows = [found[i : i + n] for i in range(0, len(found), n)]
+        rises = [sum(unpacked(r["rises"]) for r in row) / n for row in rows]
+        self.first = self.first or (subject, rises)
+        other, others = self.first
+        return {
+            "curve": [
+                {
+                    "size": size,
+                    "distances": [r["distance"] for r in row],
+                    "losses": by_term(subject, row),
+                    "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
+                    "minus_first_errors_images": of_difference(subject, rise, other, of_other),
+                }
+                for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
+            ]
+        }
+
+    def rows(self, record: dict) -> list[dict]:
+        """A row for each network, size, term of the loss, and part of the timesteps.
+
+        A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and
+        noise, and `error_images` over these, image by image, at fixed draws. `error_larger` is the
+        larger one, and is what tables and pictures show. minus_first: the rise, minus that of the
+        first network on the same draws and images, so that what either does to both cancels; None
+        for itself.
+        """
+        rows, of_first = [], {}
+        for model in record["models"]:
+            for point in model["curve"]:
+                distance = math.fsum(point["distances"]) / len(point["distances"])
+                start = {"model": model["name"], self.size: point["size"], "distance": distance}
+                for term in point["losses"]:
+                    rise = rises(model, point, term)
+                    first = of_first.setdefault((point["size"], term), rise)
+                    columns = _columns(model["at_w"][term], point, term, rise, first)
+                    rows += _by_part(start | {"term": term}, model["t_range"], columns)
+        return rows
+
+    def text(self, record: dict) -> str:
+        """A table for each term, and one of the headline by quarter of the timesteps."""
+        rows = record["rows"]
+        whole = [row for row in rows if row["part"] == "all"]
+        several = len({row["model"] for row in whole}) > 1
+        blocks = [
+            "+-: the larger of two standard errors, over draws of d and over images and timesteps"
+            " (for L(w): over images and timesteps); both are in flatness.json and the csv"
+        ]
+        for term in dict.fromkeys(row["term"] for row in rows):
+            header = [term, self.size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-"]
+            header += ["relative"] + ["rise - first's", "+-"] * several
+            names = ["distance", "at_w", "at_w_error", "moved", "rise", "error_larger"]
+            less = ("minus_first", "minus_first_error_larger")
+            lines = [
+                [row["model"], f"{row[self.size]:g}", *(number(row[name]) for name in names)]
+                + [f"{100 * row['relative']:.3g} %"]
+                + [number(row[name]) for name in less] * several
+                for row in whole
+                if row["term"] == term
+            ]
+            blocks.append(table([header, *lines]))
+        return "\n\n".join([*blocks, self._quarters(rows)])
+
+    def _quarters(self, rows: list[dict]) -> str:
+        """The rise of the headline by quarter of the timesteps, low noise first."""
+        term, size = rows[0]["term"], self.size
+        header = [f"rise of {term} at t in", size]
+        lines = {}
+        for row in rows:
+            if row["term"] == term and row["part"] != "all":
+                line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
+                line += [number(row["rise"]), number(row["error_larger"])]
+                if len(lines) == 1:
+                    header += [row["timesteps"], "+-"]
+        return table([header, *lines.values()])
+
+    def figures(self, record: dict) -> dict[str, Figure]:
+        """The rise of each term against the size, one line a network, one error to each side."""
+        rows = [row for row in record["rows"] if row["part"] == "all"]
+        terms = list(dict.fromkeys(row["term"] for row in rows))
+        figure, axes = frame.panels(len(terms))
+        for axis, term in zip(axes, terms):
+            shown = [row for row in rows if row["term"] == term]
+            for name in dict.fromkeys(row["model"] for row in shown):
+                x, rise, error = np.array(
+                    [
+                        [r[self.size], r["rise"], r["error_larger"]]
+                        for r in shown
+                        if r["model"] == name
+                    ]
+                ).T
+                (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
+                axis.fill_between(
+                    x, rise - error, rise + error, alpha=0.25, color=drawn.get_color()
+                )
+            axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
+            _positive_scale(axis, [row["rise"] for row in shown])
+            axis.grid(alpha=0.3)
+        note = "one standard error to each side, the larger of those over draws and over images"
+        frame.legend(figure, axes[0], f"bands: {note}")
+        return {"": figure}
+
+    @staticmethod
+    def shown(model: dict) -> dict[str, float | None]:
+        """The headline's loss at the weights, and its mean rise at the middle size."""
+        term = next(iter(model["at_w"]))
+        rise = rises(model, middle(model), term).mean(dim=0)[0]
+        return {"at_w": model["at_w"][term]["losses"][0], "rise": float(rise)}
+
+
+class LPF(Curve):
+    """Gaussian weight noise of each deviation `sigma`."""
+
+    name, size = "LPF", "sigma"
+    axis = "sigma, standard deviation of the weight noise"
+    noise = staticmethod(perturb.gaussian)
+
+    def __init__(self, *, sigma: str, noise_scale: str, num_draws: int):
+        super().__init__(sigma or SIGMAS[noise_scale], noise_scale, num_draws)
+
+    @staticmethod
+    def lines(model: dict) -> list[frame.Line]:
+        """The loss against the length of the noise."""
+        term, lengths, rise = _along(model)
+        at_w = model["at_w"][term]["losses"][0]
+        y = [at_w, *(at_w + r for r in rise)]
+        return [frame.Line("Gaussian noise", [0.0, *lengths], y, LENGTH, term)]
+
+
+class MC(Curve):
+    """Random directions of each length `radius`."""
+
+    name, size = "MC", "radius"
+    axis = "radius, length of the direction (l2 over all weights)"
+    noise = staticmethod(perturb.sphere)
+
+    def __init__(self, *, radius: str, noise_scale: str, num_draws: int):
+        super().__init__(radius, noise_scale, num_draws)
+
+    @staticmethod
+    def lines(model: dict) -> list[frame.Line]:
+        """The rise of the loss against the length of the direction."""
+        term, lengths, rise = _along(model)
+        return [frame.Line("random directions", lengths, rise, LENGTH, f"rise of {term}", "log")]
+
+
+# Numbers
+
+
+def middle(model: dict) -> dict:
+    """The point of the middle size of a curve, in ascending order; of two, the larger."""
+    return model["curve"][len(model["curve"]) // 2]
+
+
+def rises(model: dict, point: dict, term: str) -> Tensor:
+    """L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan for
+    one without an image, which in json is null."""
+    losses = (model["at_w"][term]["losses"], point["losses"][term])
+    at_w, moved = (torch.from_numpy(np.array(values, np.float64)) for values in losses)
+    return pairs(moved - at_w)
+
+
+def _along(model: dict) -> tuple[str, list[float], list[float]]:
+    """The headline; of each size, the mean length of the moves, and the mean rise."""
+    term, curve = next(iter(model["at_w"])), model["curve"]
+    lengths = [math.fsum(p["distances"]) / len(p["distances"]) for p in curve]
+    return term, lengths, [float(rises(model, p, term).mean(dim=0)[0]) for p in curve]
+
+
+def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
+    """By term, the error [5] of one mean rise [terms, N] less another's: paired image by image,
+    where these have the same timesteps in both."""
+    paired = torch.equal(subject.plan.t, other.plan.t)
+    found = {}
+    for term in (t for t in subject.terms if t in other.terms):
+        ours, theirs = rise[subject.terms.index(term)], of_other[other.terms.index(term)]
+        if paired:
+            error = subject.errors_of((ours - theirs)[None])[0]
+        else:
+            error = torch.hypot(subject.errors_of(ours[None]), other.errors_of(theirs[None]))[0]
+        found[term] = error.tolist()
+    return found
+
+
+def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) -> dict[str, list]:
+    losses = torch.tensor(at_w["losses"], dtype=torch.float64)
+    mean = rise.mean(dim=0)
+    columns = {"at_w": at_w["losses"], "moved": (losses + mean).tolist()}
+    columns |= estimate("rise", "error", rise, point["errors_images"][term])
+    columns["relative"] = (mean / losses).tolist()
+    images = point["minus_first_errors_images"].get(term, [math.nan] * 5)
+    less = estimate("minus_first", "minus_first_error", rise - first, images)
+    columns |= dict.fromkeys(less, [None] * 5) if first is rise else less
+    return columns | {"at_w_error": at_w["errors"]}
+
+
+def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, list[float]]:
+    """Columns of [5] numbers: the mean of pairs [P, 5], its error over these, the error `images`,
+    and the larger one."""
+    mean, draws = (column.tolist() for column in mean_and_error(values))
+    larger = [max(both, key=frame.unknown_is_large) for both in zip(draws, images)]
+    return {name: mean, error: draws, f"{error}_images": images, f"{error}_larger": larger}
+
+
+def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
+    edges = [-(-t_range * q // 4) for q in range(5)]
+    ranges = [(0, t_range), *itertools.pairwise(edges)]
+    return [
+        start
+        | {"part": part, "timesteps": f"{low}..{high - 1}" if low < high else ""}
+        | {name: column[i] for name, column in columns.items()}
+        for i, (part, (low, high)) in enumerate(zip(PARTS, ranges))
+    ]
+
+
+def _positive_scale(axis, values: list[float]) -> None:
+    """Make it logarithmic, and linear around 0 where some values are not above it."""
+    if min(values) > 0:
+        axis.set_yscale("log")
+    else:
+        axis.set_yscale("symlog", linthresh=max(np.median(np.abs(values)), 1e-12))

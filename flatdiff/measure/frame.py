@@ -1,0 +1,177 @@
+"""The frame of all measures: what is to be done, what was found, and how it is told.
+
+A measure is a subclass of `Measure` and a line of the registry (`flags.choices`). It knows no
+flags, files or ranks: the runner (`run`) gives it networks and keeps what it finds.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..report.text import table
+from ..store import disk
+
+Task = Callable[[], Any]
+WIDTH, HEIGHT, DPI = 4.8, 4.2, 120  # inches of a panel
+
+
+class Measure:
+    """One kind of measurement; an instance is one study of it, over one checkpoint or several.
+
+    It is made of keyword arguments. Those that have defaults are its knobs, `--flatness "TOY
+    scale=2"`; each may be named as a flag of the script (num_draws, sigma, ...), whose value it
+    gets. A ValueError of the constructor is shown to the user before any work is done.
+
+    A subclass gives `tasks`, `result` and `rows`; all else has a default.
+    """
+
+    together = False  # whether a task needs all ranks; else they share the tasks
+    fp32 = False  # whether it is computed in fp32 and not compiled, whatever flags say
+    pair: Callable | None = None  # tasks between two networks, and `line`: see plane.SURFACE
+
+    def tasks(self, subject) -> dict[str, Task]:
+        """What is to be computed of a `subject.Subject`: by key, functions that give plain values.
+
+        A result is kept on disk under its key, so that an interrupted study goes on; the key names
+        what the result depends on beside the checkpoint, the images and the flags that change
+        numbers: the size of the move, the number of the draw.
+        """
+        raise NotImplementedError
+
+    def result(self, subject, found: list) -> dict:
+        """What the results of the tasks, in their order, say of a network: plain values by name.
+
+        It is an item of the record's "models", after name, path, sha256, num_weights, image_size,
+        timesteps, t_range, batch_size, and at_w: by term of the loss, headline first, its "losses"
+        [5] (over all timesteps, and each quarter of them) and their "errors".
+        """
+        raise NotImplementedError
+
+    def rows(self, record: dict) -> list[dict]:
+        """Numbers and texts by column, "model" the first, of a record of "settings" and "models".
+
+        They become the record's "rows", of which the rest is told.
+        """
+        raise NotImplementedError
+
+    def tables(self, record: dict) -> dict[str, list[dict]]:
+        """The csv files, by the end of their names."""
+        return {"": record["rows"]}
+
+    def text(self, record: dict) -> str:
+        """The table that is logged."""
+        rows = record["rows"]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        return table([columns, *([number(row.get(column)) for column in columns] for row in rows)])
+
+    def figures(self, record: dict) -> dict[str, Figure]:
+        """The pictures, by the end of their names: here, each column of numbers on its own panel,
+        a line of its rows for each model."""
+        rows = record["rows"]
+        columns = [name for name, value in rows[0].items() if isinstance(value, (int, float))]
+        figure, axes = panels(len(columns))
+        for axis, column in zip(axes, columns):
+            for model in dict.fromkeys(row.get("model") for row in rows):
+                values = [row[column] for row in rows if row.get("model") == model]
+                axis.plot(range(1, len(values) + 1), values, marker="o", label=str(model))
+            axis.set(xlabel="row", ylabel=column)
+            axis.grid(alpha=0.3)
+        legend(figure, axes[0])
+        return {"": figure}
+
+    def arrays(self, record: dict) -> dict[str, Any]:
+        """What goes into an .npz, by name; empty: there is none."""
+        return {}
+
+    @staticmethod
+    def shown(model: dict) -> dict[str, float | None]:
+        """What a study can show: the numbers that a registered `Column.value` names.
+
+        :param model: an item of the record's "models", as the script left it in its json.
+        """
+        return {}
+
+    @staticmethod
+    def lines(model: dict) -> list["Line"]:
+        """What a study draws of a model, a line on each of the measure's panels; as `shown`."""
+        return []
+
+
+class Line(NamedTuple):
+    """A curve, and how its panel looks: `scale` of both axes, and `level`, a grey line across."""
+
+    title: str
+    x: list[float]
+    y: list[float]
+    xlabel: str
+    ylabel: str
+    scale: str = "linear"
+    level: float | None = None
+
+
+def write(measure: Measure, record: dict, stem: str, folder: str) -> list[str]:
+    """Write the csv, npz and png files of a record, which are named stem + end; their paths."""
+    begin = os.path.join(folder, stem)
+    paths = [
+        disk.write_csv(without_nan(rows), f"{begin}{end}.csv")
+        for end, rows in measure.tables(record).items()
+    ]
+    if arrays := measure.arrays(record):
+        paths.append(f"{begin}.npz")
+        with disk.writing(paths[-1]) as file:
+            np.savez(file, **{name: np.array(values) for name, values in arrays.items()})
+    for end, figure in measure.figures(record).items():
+        paths.append(f"{begin}{end}.png")
+        with disk.writing(paths[-1]) as file:
+            figure.savefig(file, dpi=figure.dpi)
+    return paths
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no nan: a mean over no image is null, and an empty cell."""
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+# Tables to read
+
+
+def number(value: float | str | None) -> str:
+    """A cell of a table: four digits; a text as it is; empty for None and nan."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def unknown_is_large(error: float) -> float:
+    """The key of an error by which what is not known is larger than what is."""
+    return math.inf if math.isnan(error) else error
+
+
+# Pictures
+
+
+def panels(count: int) -> tuple[Figure, np.ndarray]:
+    """A figure of at most three panels in a row, and its axes [count]."""
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[count:]:
+        axis.axis("off")
+    return figure, axes[:count]
+
+
+def legend(figure: Figure, axis, note: str = "") -> None:
+    """The axis's legend below all panels, in as many columns as there is room for."""
+    handles, labels = axis.get_legend_handles_labels()
+    letters = 11 * figure.get_figwidth()  # that fit side by side
+    columns = max(1, min(len(labels), int(letters / (6 + max(map(len, labels))))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=note or None)

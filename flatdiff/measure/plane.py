@@ -1,0 +1,189 @@
+"""The loss on a plane through the weights, and on the line between two networks.
+
+Directions are random and rescaled filter by filter to the length of the weights (Li et al. 2018),
+so that 1 means "as large as the weights themselves" in every network.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..report.text import table
+from ..weights import perturb
+from ..world import logger
+from . import frame
+from .frame import number
+from .subject import TERM, by_term
+
+ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint, 1 the other
+
+
+def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
+    """Two filter-normalized directions, each shaped as the weights.
+
+    The same noise for all networks of one shape; each rescales it to its own filters.
+    """
+    return [
+        [z.clone() for z in perturb.noise(weights, seed, draw, filterwise=True)]
+        for draw in range(2)
+    ]
+
+
+def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb.Perturbation:
+    """w' = w + a d1 + b d2."""
+
+    def move(weights: list[Tensor]) -> None:
+        for direction, scale in zip(directions, (a, b), strict=True):
+            perturb.along(direction, scale)(weights)
+
+    return move
+
+
+def between(others: Sequence[Tensor], alpha: float) -> perturb.Perturbation:
+    """w' = (1 - alpha) w + alpha others: at 0 the weights, at 1 the others, both exactly."""
+    return lambda weights: torch._foreach_lerp_(weights, list(others), alpha)
+
+
+class SURFACE(frame.Measure):
+    """The loss at `surface_points` squared steps, `surface_range` to each side of the weights."""
+
+    def __init__(self, *, surface_points: int, surface_range: float):
+        if surface_points % 2 == 0 or not surface_range > 0:
+            raise ValueError(
+                f"surface_points is {surface_points}, surface_range {surface_range}; expected an "
+                "odd number, so that the weights themselves are one of the points, and a positive "
+                "one"
+            )
+        steps = range(surface_points)
+        self.axis = [surface_range * (2 * i / (surface_points - 1) - 1) for i in steps]
+
+    def tasks(self, subject) -> dict[str, frame.Task]:
+        both = directions(subject.weights, subject.seed)
+        return {
+            f"plane {a} {b}": functools.partial(
+                lambda *steps: subject.at(plane(both, *steps)), a, b
+            )
+            for a in self.axis
+            for b in self.axis
+        }
+
+    def result(self, subject, found: list) -> dict:
+        """A dict of "axis" [P], steps along a direction, and "plane" [P][P], losses by term."""
+        n = len(self.axis)
+        by_row = [by_term(subject, found[i : i + n]) for i in range(0, len(found), n)]
+        return {"axis": self.axis, "plane": {t: [row[t] for row in by_row] for t in subject.terms}}
+
+    def pair(self, start: list[Tensor], end) -> dict[str, frame.Task]:
+        """Tasks on the line from the weights of one network to the subject `end`; {}, and a
+        warning, if they differ in shape."""
+        if [w.shape for w in start] != [w.shape for w in end.weights]:
+            logger.warn(
+                "warning: the two networks differ in shape, so there is no line between them"
+            )
+            return {}
+        return {
+            f"line {alpha}": functools.partial(lambda a: end.at(between(start, 1 - a)), alpha)
+            for alpha in ALPHAS
+        }
+
+    def line(self, end, found: list) -> dict | None:
+        """A dict of "alphas", 0 at the first network and 1 at `end`, and "losses" by term."""
+        return {"alphas": ALPHAS, "losses": by_term(end, found)} if found else None
+
+    def rows(self, record: dict) -> list[dict]:
+        """The loss at each point; a and b are steps along the two directions."""
+        rows = []
+        for model in record["models"]:
+            axis = model["axis"]
+            for i, a in enumerate(axis):
+                for j, b in enumerate(axis):
+                    losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
+                    rows.append({"model": model["name"], "a": a, "b": b} | losses)
+                    if a == b == 0:
+                        at_w = model["at_w"].items()
+                        rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
+        return rows
+
+    def text(self, record: dict) -> str:
+        """Of the headline."""
+        rows = record["rows"]
+        term = next(name for name in rows[0] if name not in ("model", "a", "b"))
+        header = [f"{term} on the plane", "at w", "+-", "least", "greatest"]
+        lines = []
+        for name in dict.fromkeys(row["model"] for row in rows):
+            mine = [row for row in rows if row["model"] == name]
+            losses, at_w = [row[term] for row in mine], mine[len(mine) // 2]
+            numbers = (at_w[term], at_w[f"{term}_error_images"], min(losses), max(losses))
+            lines.append([name, *map(number, numbers)])
+        note = "+-: standard error over images and timesteps"
+        return f"{note}\n\n{table([header, *lines])}"
+
+    def arrays(self, record: dict) -> dict:
+        """axis [P], and for each network `NAME/TERM` [P, P, 5]; of a line, `line/TERM` [A, 5]."""
+        arrays = {"axis": record["models"][0]["axis"]}
+        for model in record["models"]:
+            arrays |= {f"{model['name']}/{term}": plane for term, plane in model["plane"].items()}
+        if record.get("line"):
+            arrays["alphas"] = record["line"]["alphas"]
+            arrays |= {f"line/{term}": v for term, v in record["line"]["losses"].items()}
+        return arrays
+
+    def figures(self, record: dict) -> dict[str, Figure]:
+        models, line = record["models"], record.get("line")
+        found = {"": _planes(models), "_1D": _slices(models)}
+        return found | ({"_line": _line(line, models)} if line else {})
+
+
+def _planes(models: list[dict]) -> Figure:
+    """The headline around each network, all on one scale."""
+    term = next(iter(models[0]["plane"]))
+    losses = [np.array(model["plane"][term])[:, :, 0] for model in models]
+    low, high = min(map(np.min, losses)), max(map(np.max, losses))
+    positive = low > 0
+    levels = np.geomspace(low, high, 25) if positive else np.linspace(low, high, 25)
+    figure, axes = frame.panels(len(models))
+    for axis, model, loss in zip(axes, models, losses):
+        norm = LogNorm() if positive else None
+        drawn = axis.contourf(model["axis"], model["axis"], loss.T, levels=levels, norm=norm)
+        axis.plot(0, 0, "r+", markersize=10)
+        axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
+        axis.set_title(model["name"], fontsize="medium")
+    figure.colorbar(drawn, ax=list(axes), label=TERM[term], format="%.3g")
+    return figure
+
+
+def _slices(models: list[dict]) -> Figure:
+    """The headline along each of the two directions alone."""
+    term = next(iter(models[0]["plane"]))
+    figure, axes = frame.panels(2)
+    for model in models:
+        loss, axis = np.array(model["plane"][term])[:, :, 0], model["axis"]
+        middle = len(axis) // 2
+        for panel, values in zip(axes, (loss[:, middle], loss[middle])):
+            panel.plot(axis, values, label=model["name"])
+    for i, panel in enumerate(axes, 1):
+        panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
+        panel.set(ylabel=TERM[term], yscale="log")
+        panel.locator_params(axis="x", nbins=5)
+        panel.grid(alpha=0.3, which="both")
+    frame.legend(figure, axes[0])
+    return figure
+
+
+def _line(between: dict, models: list[dict]) -> Figure:
+    """The loss on the line from the first network to the second."""
+    figure, axes = frame.panels(len(between["losses"]))
+    for axis, (term, losses) in zip(axes, between["losses"].items()):
+        axis.plot(between["alphas"], np.array(losses)[:, 0])
+        axis.set(xlabel="alpha, share of the second network", ylabel=TERM[term])
+        for alpha in (0, 1):
+            axis.axvline(alpha, color="grey", linewidth=0.8)
+        axis.grid(alpha=0.3)
+    names = " to ".join(model["name"] for model in models)
+    figure.suptitle(f"on the line from {names}", fontsize="medium")
+    return figure

@@ -1,0 +1,256 @@
+"""The runner of all measures: flags and checkpoints in, a record of plain values and its files out.
+
+Randomness is a function of the seed, an image's and a draw's number, so networks are compared on
+common random numbers, and a record does not depend on the number of ranks or on interruptions.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..chain import probe
+from ..flags import choices, keys
+from ..models import networks, run_util
+from ..store import checkpoint
+from ..store.checkpoint import sha256
+from ..store.model_paths import find_models, short_names
+from ..world import dist_util, logger
+from . import exposure as exposures
+from . import frame, quantized
+from .finished import Finished
+from .subject import Subject
+
+
+def made(text: str, group) -> frame.Measure:
+    """The measure that a text such as "TOY scale=2" names, of its knobs and the group's flags."""
+    kind, knobs = choices.chosen(choices.MEASURES, text)
+    known = inspect.signature(kind).parameters
+    return kind(**{k: v for k, v in vars(group).items() if k in known} | knobs)
+
+
+def settings(flags) -> dict:
+    """Every flag that a number may depend on, and torch's version."""
+    told = {"torch": torch.__version__, "device": dist_util.dev().type}
+    return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
+
+
+def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
+    """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
+    text = keys.key(
+        flags,
+        "part",
+        file=checkpoint.identity(path),
+        draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors],
+        torch=[torch.__version__, dist_util.dev().type],
+        **more,
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
+    """What a measure says of one of so many models, with where it came from."""
+    tasks = measure.tasks(subject)
+    if not finished.bar.total:
+        finished.expect(len(tasks) * models)
+    return subject.about() | measure.result(subject, found(measure, subject, tasks, finished))
+
+
+def found(measure: frame.Measure, subject, tasks: dict, finished: Finished) -> list:
+    keyed = {f"{subject.key} {key}": task for key, task in tasks.items()}
+    return finished.compute(keyed, measure.together)
+
+
+# Flatness
+
+
+def check(flags) -> None:
+    """ValueError for flags that make no sense, and for checkpoints that are not there."""
+    find_models(flags.flatness.model_path)
+    if not flags.data.data_dir:
+        raise ValueError("no data: give --data_dir, the images on which the losses are measured")
+    made(flags.flatness.flatness, flags.flatness)
+    quantized.without_quant(flags)
+
+
+def flatness(flags, folder: str) -> dict:
+    """Do what --flatness says with every checkpoint: a record of "settings", "models", "rows".
+
+    "models": a dict each, of `Subject.about` and of the measure's `result`; "line" for the surface
+    of two. A loss is a list of five: the means over all timesteps, and over each quarter of them.
+    "..._images": a standard error over images and timesteps. The flags have passed `check`.
+    """
+    measure = made(flags.flatness.flatness, flags.flatness)
+    paths = find_models(flags.flatness.model_path)
+    flags = quantized.without_quant(arithmetic(flags, measure.fp32))
+    images = functools.cache(functools.partial(load_images, flags))
+    record = {"settings": settings(flags), "models": []}
+    with Finished(os.path.join(folder, "flatness_parts")) as finished:
+        for name, path in zip(short_names(paths), paths):
+            logger.log(f"{flags.flatness.flatness} of {path}")
+            model, diffusion = networks.from_checkpoint(path, flags)
+            with quantized.rounded(model, path, flags):
+                subject = subject_of(name, path, model, diffusion, flags, images)
+                record["models"].append(result_of(measure, subject, finished, len(paths)))
+                warn_of_differences(record["models"])
+                if measure.pair and len(paths) == 2 and path == paths[1]:
+                    record["line"] = _line(measure, paths[0], subject, flags, finished)
+    return record | {"rows": measure.rows(record)}
+
+
+def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict | None:
+    """What lies between two networks; the key names the first one, too."""
+    model, _ = networks.from_checkpoint(start, flags)
+    with quantized.rounded(model, start, flags):
+        weights = [w.detach().clone() for w in model.parameters()]
+    tasks = measure.pair(weights, end)
+    finished.expect(len(tasks))
+    of_both = {f"{sha256(start)} {key}": task for key, task in tasks.items()}
+    return measure.line(end, found(measure, end, of_both, finished))
+
+
+def write_flatness(flags, record: dict, folder: str) -> list[str]:
+    """Log the table and write all files of a study into the folder; returns their paths.
+
+    flatness.json holds the newest study of each kind, under its name.
+    """
+    measure = made(flags.flatness.flatness, flags.flatness)
+    kind, path = flags.flatness.flatness.split()[0], os.path.join(folder, "flatness.json")
+    logger.log(measure.text(record))
+    known = checkpoint.load_json(path) if checkpoint.exists(path) else {}
+    checkpoint.save_json(frame.without_nan(known | {kind: record}), path)
+    return [path, *frame.write(measure, record, f"flatness_{kind}", folder)]
+
+
+def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject:
+    """The network of a checkpoint on the images of a study: `images` as `load_images`."""
+    return Subject(
+        name,
+        path,
+        model,
+        diffusion,
+        images(model.image_size, model.num_classes, model.classes),
+        seed=flags.run.seed,
+        t_range=flags.flatness.t_range,
+        batch_size=flags.flatness.batch_size,
+        dtype=networks.dtype_of(flags),
+        key=functools.partial(key_of, flags),
+    )
+
+
+def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:
+    """The images of the study, their labels for a network whose classes are `known`, and how many
+    there are."""
+    wanted = flags.flatness.num_images
+    dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
+    if dataset.num_images < wanted:
+        logger.warn(
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: some are "
+            "used again, with other timesteps and noise (errors over images count them once)"
+        )
+    return *probe.images_of(dataset, wanted, flags.run.seed), dataset.num_images
+
+
+def arithmetic(flags, fp32: bool):
+    """Flags, and torch, set for exact work: the rises are small differences of losses."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    if not fp32:
+        return flags
+    run = dataclasses.replace(flags.run, dtype="fp32", compile=False)
+    model = dataclasses.replace(flags.model, use_fp16=False)
+    if (run, model) != (flags.run, flags.model):
+        logger.warn(
+            f"warning: {flags.flatness.flatness} is computed in fp32 and not compiled, whatever "
+            "flags say"
+        )
+    return SimpleNamespace(**vars(flags) | {"run": run, "model": model})
+
+
+def warn_of_differences(models: list[dict]) -> None:
+    """Say what makes the last of the models hard to compare with the first."""
+    first, last = models[0], models[-1]
+    for key, why in (
+        ("num_weights", "distances and sigmas mean different things"),
+        ("image_size", "their losses are of different images"),
+        ("t_range", "their losses are of different noise levels"),
+    ):
+        if first[key] != last[key]:
+            logger.warn(
+                f"warning: {key} is {first[key]} for {first['name']} and {last[key]} for "
+                f"{last['name']}: {why}"
+            )
+
+
+# Exposure bias
+
+
+def exposure(flags, folder: str) -> dict:
+    """A record: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
+
+    A model has name, path, sha256 and what `exposure.EXPOSURE.result` says. An estimate is
+    {"value", "error"}: numbers, or lists over timesteps (least noise first) or channels.
+    ValueError, before any chain is begun, for flags, files and networks that do not go together.
+    """
+    f = flags.exposure
+    torch.backends.cudnn.deterministic = True
+    measure, paths = made("exposure", f), find_models(f.model_path)
+    flags = quantized.without_quant(flags)
+    names = short_names(paths)
+    loaded = {n: networks.from_checkpoint(p, flags) for n, p in zip(names, paths)}
+    exposures.check_one_chain(loaded)
+    x_start, labels = exposure_images(flags, [model for model, _ in loaded.values()])
+    casting, models = networks.autocast(flags, dist_util.dev()), []
+    with Finished(os.path.join(folder, "exposure_parts")) as finished:
+        for path, (name, network) in zip(paths, loaded.items()):
+            with quantized.rounded(network[0], path, flags), casting():
+                subject = _chains(name, path, *network, x_start, labels, flags)
+                models.append(result_of(measure, subject, finished, len(paths)))
+    return {"settings": settings(flags)} | exposures.about(x_start, labels, network[1], models)
+
+
+def write_exposure(flags, record: dict, folder: str) -> list[str]:
+    """Log the table, write exposure_bias.json, .csv and .png, and where priors were shifted
+    prior_shift.csv and .png; returns their paths."""
+    measure = made("exposure", flags.exposure)
+    logger.log(measure.text(record))
+    path = os.path.join(folder, "exposure_bias.json")
+    checkpoint.save_json(record, path)
+    return [path, *frame.write(measure, record, "", folder)]
+
+
+def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:
+    """The images [N, 3, H, W] of the study, and their labels if a network has classes."""
+    wanted = flags.exposure.num_images
+    size, conditional = models[0].image_size, [m for m in models if m.num_classes is not None]
+    kinds = dict.fromkeys((m.num_classes, m.classes) for m in conditional) or [(None, ())]
+    dataset, *others = (run_util.open_dataset(flags.data, size, *kind) for kind in kinds)
+    if any(not np.array_equal(dataset.labels, other.labels) for other in others):
+        raise ValueError(
+            "the networks have other labels for the same classes (config.json beside each): study "
+            "them in runs of their own"
+        )
+    if dataset.num_images < wanted:
+        logger.warn(
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: each is "
+            "used once"
+        )
+    return probe.images_of(dataset, min(wanted, dataset.num_images), flags.run.seed)
+
+
+def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.Chains:
+    """The network on this rank's batches: every world_size-th of all."""
+    seed = flags.run.seed
+    cond = labels if model.num_classes is not None else {}
+    t = probe.timesteps(len(x_start), diffusion.num_timesteps, seed)
+    rows = torch.arange(len(x_start)).split(flags.exposure.batch_size)
+    mine = rows[dist_util.rank() :: dist_util.world_size()]
+    batches = [exposures.batch(part, x_start, t, cond, seed) for part in mine]
+    key = key_of(flags, path, [x_start, *cond.values()])
+    return exposures.Chains(name, path, model, diffusion, batches, key)

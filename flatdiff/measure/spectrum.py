@@ -1,0 +1,140 @@
+"""The largest eigenvalues of the Hessian of the headline's mean at the weights, and its trace.
+
+The trace is the mean of z.Hz over random signs z; eigenvalues are found by Lanczos' iteration.
+"""
+
+import functools
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from ..report.text import table
+from ..store import finite
+from ..weights import hessian
+from ..world import dist_util
+from . import frame
+from .curve import mean_and_error
+from .frame import number
+from .subject import packed, unpacked
+
+
+class HESSIAN(frame.Measure):
+    """The trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues."""
+
+    together = fp32 = True
+
+    def __init__(self, *, num_draws: int, num_eigenvalues: int):
+        self.num_draws, self.count = num_draws, num_eigenvalues
+
+    def tasks(self, subject) -> dict[str, frame.Task]:
+        signs = functools.partial(hessian.signs, subject.num_weights, subject.seed)
+        return {
+            **{
+                f"trace {draw}": functools.partial(lambda k: _curvature(subject, signs(k)), draw)
+                for draw in range(self.num_draws)
+            },
+            f"top {self.count}": functools.partial(_lanczos, subject, self.count),
+        }
+
+    def result(self, subject, found: list) -> dict:
+        """A dict of "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
+        "trace_error_images" and "eigenvalue_errors_images"."""
+        *trace, top = found
+        values = [part["value"] for part in trace]
+        finite.check(values + top["eigenvalues"], f"Hessian of {subject.path}")
+        mean = sum(unpacked(part["each"]) for part in trace) / len(trace)
+        each = torch.stack([mean, *map(unpacked, top["each"])])
+        of_trace, *errors = subject.errors_of(each)[:, 0].tolist()
+        return {
+            "of": subject.terms[0],
+            "trace": values,
+            "trace_error_images": of_trace,
+            "eigenvalues": top["eigenvalues"],
+            "residuals": top["residuals"],
+            "eigenvalue_errors_images": errors,
+        }
+
+    def rows(self, record: dict) -> list[dict]:
+        """The trace, with its standard error over draws, the eigenvalues, with their residuals, as
+        `error`; and for all of them `error_images` and `error_larger`."""
+        rows = []
+        for model in record["models"]:
+            mean, error = mean_and_error(torch.tensor(model["trace"], dtype=torch.float64))
+            names = ["trace", *(f"eigenvalue {i + 1}" for i in range(len(model["eigenvalues"])))]
+            values = [float(mean), *model["eigenvalues"]]
+            errors = [float(error), *model["residuals"]]
+            images = [model["trace_error_images"], *model["eigenvalue_errors_images"]]
+            for name, value, *both in zip(names, values, errors, images):
+                row = {"model": model["name"], "of": model["of"], "quantity": name, "value": value}
+                row |= {"error": both[0], "error_images": both[1]}
+                rows.append(row | {"error_larger": max(both, key=frame.unknown_is_large)})
+        return rows
+
+    def text(self, record: dict) -> str:
+        rows = record["rows"]
+        note = (
+            "+-: standard error over images and timesteps, or, where that is larger: of the trace,"
+            " over draws; of an eigenvalue, ||H v - lambda v||"
+        )
+        header = [f"Hessian of {rows[0]['of']}", "", "value", "+-"]
+        lines = [
+            [row["model"], row["quantity"], number(row["value"]), number(row["error_larger"])]
+            for row in rows
+        ]
+        return f"{note}\n\n{table([header, *lines])}"
+
+    def figures(self, record: dict) -> dict[str, Figure]:
+        """Eigenvalues, with their errors as bars, and traces in the legend."""
+        rows = record["rows"]
+        figure, (axis,) = frame.panels(1)
+        for name in dict.fromkeys(row["model"] for row in rows):
+            trace, *top = [row for row in rows if row["model"] == name]
+            axis.errorbar(
+                range(1, len(top) + 1),
+                [row["value"] for row in top],
+                yerr=[row["error_larger"] for row in top],
+                marker="o",
+                capsize=3,
+                label=f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}",
+            )
+        axis.set(
+            xlabel="number of the eigenvalue", ylabel=f"eigenvalue of the Hessian of {trace['of']}"
+        )
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        note = "one standard error over images, or ||H v - lambda v|| if larger"
+        frame.legend(figure, axis, f"bars: {note}")
+        return {"": figure}
+
+    @staticmethod
+    def shown(model: dict) -> dict[str, float | None]:
+        """The largest eigenvalue."""
+        return {"eigenvalue": next(iter(model["eigenvalues"]), None)}
+
+
+def _curvature(subject, vector: Tensor) -> dict:
+    each = subject.curvatures(vector)
+    return {"value": float(subject.means(each[None])[0, 0]), "each": packed(each)}
+
+
+def _lanczos(subject, count: int) -> dict:
+    product, size = subject.hessian_product(), subject.num_weights
+    steps = min(size, 20 + 4 * count)
+    with tqdm(
+        total=steps + count, desc="Lanczos", leave=False, disable=dist_util.rank() > 0
+    ) as bar:
+
+        def counted(vector: Tensor) -> Tensor:
+            bar.update()
+            return product(vector)
+
+        values, residuals, vectors = hessian.top_eigenvalues(
+            counted, size, count, subject.seed, steps
+        )
+    return {
+        "eigenvalues": values.tolist(),
+        "residuals": residuals.tolist(),
+        "each": [packed(subject.curvatures(v)) for v in vectors],
+    }
