@@ -180,6 +180,27 @@ def test_a_quantizer(flatdiff_run, folder, tmp_path):
     assert "8 bits (per tensor, percentile share=0.9)" in told
 
 
+def test_a_measure(flatdiff_run, folder, tmp_path):
+    """||dL/dw|| by autograd on the same draws; twice as long of scale 2; found, told and drawn."""
+    help = flatdiff_run("scripts/flatness.py", "--help")
+    assert "GRADIENT: length of the gradient" in help
+    about = ["--model_path", folder / "model000000.pt", "--data_dir", folder / "images.npz"]
+    about += ["--num_images", 8, "--log_dir", tmp_path]
+    told = [flatdiff_run("scripts/flatness.py", *about, "--flatness", "GRADIENT") for _ in range(2)]
+    assert "1 results are known already" in told[1] and "known already" not in told[0]
+    record = json.loads((tmp_path / "flatness.json").read_text())["GRADIENT"]
+    (model,) = record["models"]
+    assert model["gradient"] > 0 and (tmp_path / "flatness_GRADIENT.csv").read_text().startswith(
+        "model,"
+    )
+    assert (tmp_path / "flatness_GRADIENT.png").stat().st_size > 1000
+    assert choices.MEASURES["GRADIENT"].load().shown(model) == {"length": model["gradient"]}
+    flatdiff_run("scripts/flatness.py", *about, "--flatness", "GRADIENT scale=2")
+    record = json.loads((tmp_path / "flatness.json").read_text())
+    twice = next(v for k, v in record.items() if v["models"][0]["gradient"] != model["gradient"])
+    assert twice["models"][0]["gradient"] == pytest.approx(2 * model["gradient"])
+
+
 def test_features(flatdiff_run, tmp_path):
     """FD of two sets of channel means is the distance of two normals in three dimensions."""
     a, b = images(40), images(40, seed=1) // 2
