@@ -12,8 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..store.disk import writing
-
 _OPEN_MPI = "OMPI_COMM_WORLD_"
 _LAUNCHERS = (  # rank, number of ranks, rank on this host, number of ranks on this host
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun, or by hand
@@ -90,8 +88,9 @@ def address_file(place: Place) -> Path:
 
 def write_address(path: Path, host: str, port: int) -> None:
     """Writes rank 0's address; the file appears complete or not at all."""
-    with writing(str(path), "w") as file:
-        json.dump([host, port], file)
+    new = path.with_suffix(".new")  # no `store.disk`, which waits for the disk
+    new.write_text(json.dumps([host, port]))
+    new.replace(path)
 
 
 def read_address(path: Path, timeout: float) -> tuple[str, int]:
