@@ -4,8 +4,9 @@
         --model_path "runs/adam/ema_0.9999_200000.pt,runs/sam/ema_*.pt"
 
 Networks are compared on the same images, timesteps, noise and weight perturbations, all functions
-of --seed. With the same --log_dir, an interrupted run goes on where it was. The architecture is
-read from config.json beside each checkpoint.
+of --seed; with --quant 4, around weights that are rounded to 4 bits. With the same --log_dir, an
+interrupted run goes on where it was. The architecture is read from config.json beside each
+checkpoint.
 """
 
 from flatdiff.flags import config

@@ -35,7 +35,7 @@ Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed
 
 
 def pairs(values: Tensor) -> Tensor:
-    """[2 P, ...] -> [P, ...]: the means of mirrored pairs, which are independent of each other."""
+    """Return the means [P, ...] of mirrored pairs [2 P, ...], independent of each other."""
     if len(values) % 2 or len(values) < 4:
         raise ValueError(
             f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
@@ -45,7 +45,7 @@ def pairs(values: Tensor) -> Tensor:
 
 
 def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the first dimension of independent values [K, ...], and its standard error."""
+    """Return the mean over the first dimension of independent values [K, ...], and its error."""
     return values.mean(dim=0), values.std(dim=0) / math.sqrt(len(values))
 
 
@@ -63,7 +63,7 @@ def perturbation(
 
 
 def sizes(name: str, text: str) -> list[float]:
-    """Text such as 0.01,0.001 -> numbers, the smallest first; ValueError names the flag."""
+    """Read text such as 0.01,0.001, the smallest first; a ValueError names the flag."""
     try:
         values = sorted({float(v) for v in text.split(",") if v.strip()})
     except ValueError:
@@ -79,7 +79,7 @@ def sizes(name: str, text: str) -> list[float]:
 
 
 class Curve(frame.Measure):
-    """The rise of the loss at each size of the noise, `num_draws` draws of it at a time."""
+    """Measures the rise of the loss at each size of the noise, by `num_draws` draws of it."""
 
     name: str
     size: str  # the flag of the sizes
@@ -97,7 +97,7 @@ class Curve(frame.Measure):
         return perturbation(type(self).noise, size, seed, draw, filterwise)
 
     def tasks(self, subject) -> dict[str, frame.Task]:
-        """Losses at each draw of each size; at which of them the dtype sees other moves is said."""
+        """Give the losses at each draw of each size; warn where the dtype sees other moves."""
         moves = ((size, self._move(size, subject.seed, 0)) for size in self.sizes)
         rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)
         return {
@@ -109,7 +109,7 @@ class Curve(frame.Measure):
         }
 
     def result(self, subject, found: list) -> dict:
-        """A dict of "curve": of each size, "size", "distances" and "losses" by draw.
+        """Return "curve": of each size, "size", "distances" and "losses" by draw.
 
         "errors_images" by term: of the rise, image by image, its mean over the draws;
         "minus_first_errors_images": of its difference from that of the first network.
@@ -133,7 +133,7 @@ class Curve(frame.Measure):
         }
 
     def rows(self, record: dict) -> list[dict]:
-        """A row for each network, size, term of the loss, and part of the timesteps.
+        """Return a row for each network, size, term of the loss, and part of the timesteps.
 
         A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and
         noise, and `error_images` over these, image by image, at fixed draws. `error_larger` is the
@@ -154,7 +154,7 @@ class Curve(frame.Measure):
         return rows
 
     def text(self, record: dict) -> str:
-        """A table for each term, and one of the headline by quarter of the timesteps."""
+        """Write a table for each term, and one of the headline by quarter of the timesteps."""
         rows = record["rows"]
         whole = [row for row in rows if row["part"] == "all"]
         several = len({row["model"] for row in whole}) > 1
@@ -178,7 +178,7 @@ class Curve(frame.Measure):
         return "\n\n".join([*blocks, self._quarters(rows)])
 
     def _quarters(self, rows: list[dict]) -> str:
-        """The rise of the headline by quarter of the timesteps, low noise first."""
+        """Write the rise of the headline by quarter of the timesteps, low noise first."""
         term, size = rows[0]["term"], self.size
         header = [f"rise of {term} at t in", size]
         lines = {}
@@ -191,7 +191,7 @@ class Curve(frame.Measure):
         return table([header, *lines.values()])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """The rise of each term against the size, one line a network, one error to each side."""
+        """Draw the rise of each term against the size, a line a network, one error to each side."""
         rows = [row for row in record["rows"] if row["part"] == "all"]
         terms = list(dict.fromkeys(row["term"] for row in rows))
         figure, axes = frame.panels(len(terms))
@@ -218,14 +218,14 @@ class Curve(frame.Measure):
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """The headline's loss at the weights, and its mean rise at the middle size."""
+        """Give the headline's loss at the weights, and its mean rise at the middle size."""
         term = next(iter(model["at_w"]))
         rise = rises(model, middle(model), term).mean(dim=0)[0]
         return {"at_w": model["at_w"][term]["losses"][0], "rise": float(rise)}
 
 
 class LPF(Curve):
-    """Gaussian weight noise of each deviation `sigma`."""
+    """Moves by Gaussian weight noise of each deviation `sigma`."""
 
     name, size = "LPF", "sigma"
     axis = "sigma, standard deviation of the weight noise"
@@ -244,7 +244,7 @@ class LPF(Curve):
 
 
 class MC(Curve):
-    """Random directions of each length `radius`."""
+    """Moves in random directions of each length `radius`."""
 
     name, size = "MC", "radius"
     axis = "radius, length of the direction (l2 over all weights)"
@@ -264,7 +264,7 @@ class MC(Curve):
 
 
 def middle(model: dict) -> dict:
-    """The point of the middle size of a curve, in ascending order; of two, the larger."""
+    """Return the point of the middle size of a curve, in ascending order; of two, the larger."""
     return model["curve"][len(model["curve"]) // 2]
 
 
@@ -284,8 +284,8 @@ def _along(model: dict) -> tuple[str, list[float], list[float]]:
 
 
 def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
-    """By term, the error [5] of one mean rise [terms, N] less another's: paired image by image,
-    where these have the same timesteps in both."""
+    """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
+    image, where these have the same timesteps in both."""
     paired = torch.equal(subject.plan.t, other.plan.t)
     found = {}
     for term in (t for t in subject.terms if t in other.terms):
@@ -311,7 +311,7 @@ def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) ->
 
 
 def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, list[float]]:
-    """Columns of [5] numbers: the mean of pairs [P, 5], its error over these, the error `images`,
+    """Return columns of [5]: the mean of pairs [P, 5], its error over these, the error `images`,
     and the larger one."""
     mean, draws = (column.tolist() for column in mean_and_error(values))
     larger = [max(both, key=frame.unknown_is_large) for both in zip(draws, images)]

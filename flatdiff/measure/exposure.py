@@ -30,7 +30,7 @@ UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is
 
 @dataclass
 class Chains:
-    """A network under study, in eval mode, on this rank's batches of the images: every n-th of n
+    """Is a network under study, in eval mode, on this rank's batches of the images: every n-th of n
     ranks. key: a hash of what its numbers depend on."""
 
     name: str
@@ -50,7 +50,7 @@ class Chains:
 
 
 class EXPOSURE(frame.Measure):
-    """The norms along chains of `sampler`, begun at the prior and at each of `prior_shift`."""
+    """Measures the norms along chains of `sampler`, from the prior and each `prior_shift`."""
 
     together = True
 
@@ -60,7 +60,7 @@ class EXPOSURE(frame.Measure):
         self.first = None  # network, and what was measured of it
 
     def tasks(self, subject: Chains) -> dict[str, frame.Task]:
-        """Arrays, in full, of noised images, chains begun at them, and at each prior."""
+        """Measure arrays, in full, of noised images, chains begun at them, and at each prior."""
         parts = exposure_bias.parts(
             subject, subject.diffusion, subject.batches, self.priors, gather, **self.sampling
         )
@@ -69,7 +69,7 @@ class EXPOSURE(frame.Measure):
         }
 
     def result(self, subject: Chains, found: list) -> dict:
-        """The `numbers`; from the second network on, "less": the first, and the `difference`."""
+        """Return the `numbers`; from the second on, "less": the first, and the `difference`."""
         arrays = [
             {name: unpacked(kept, np.float64).numpy() for name, kept in part.items()}
             for part in found
@@ -96,7 +96,7 @@ class EXPOSURE(frame.Measure):
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """noise_norm; and of both norms, training and sampling, and of the size of their gap:
+        """Give noise_norm; of training and sampling, the two norms, and of the size of their gap:
         NAME_start, at the step nearest t = 0, and NAME_mean, over the other steps.
 
         :param model: an item of the record's "models", with the record's noise_norm beside.
@@ -124,7 +124,7 @@ class EXPOSURE(frame.Measure):
 
 
 def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], seed: int) -> Batch:
-    """The rows [n] of all images, timesteps and labels, on this rank's device."""
+    """Take the rows [n] of all images, timesteps and labels to this rank's device."""
     device = dist_util.dev()
     indices = rows.tolist()
     return Batch(
@@ -136,7 +136,7 @@ def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], see
 
 
 def gather(parts: list[Tensor]) -> Tensor:
-    """The rows of all batches in order; each rank has every world_size-th batch."""
+    """Return the rows of all batches in order; each rank has every world_size-th batch."""
     rounds = itertools.zip_longest(*dist_util.all_gather_object(parts))
     return torch.cat([part for together in rounds for part in together if part is not None])
 
@@ -160,7 +160,7 @@ def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
 
 
 def priors_of(text: str) -> list[tuple[float, float]]:
-    """Text such as 0.1:1,0:1.2 -> pairs (mu, s), after (0, 1), the prior as it should be."""
+    """Read text such as 0.1:1,0:1.2: pairs (mu, s), after (0, 1), the prior as it should be."""
     try:
         pairs = [(float(mu), float(s)) for mu, s in (p.split(":") for p in text.split(",") if p)]
     except ValueError:
@@ -174,8 +174,8 @@ def priors_of(text: str) -> list[tuple[float, float]]:
 
 
 def check_one_chain(networks: dict) -> None:
-    """ValueError unless all (network, chain), by name, make images of one size, and have the same
-    noise at each step."""
+    """Raise ValueError unless all (network, chain), by name, make images of one size, and have the
+    same noise at each step."""
     (first, (model, chain)), *others = networks.items()
     for name, (other_model, other) in others:
         mine = model.image_size, chain.timestep_map, chain.alphas_cumprod.tolist()
@@ -190,7 +190,7 @@ def check_one_chain(networks: dict) -> None:
 
 
 def about(x_start: Tensor, labels: dict[str, Tensor], diffusion, models: list[dict]) -> dict:
-    """What a record says beside its settings: of the images, of the chain, and of the models."""
+    """Return what a record says beside its settings: of images, chain and models."""
     real = {name: v.numpy() for name, v in exposure_bias.image_statistics(x_start).items()}
     return {
         "num_images": len(x_start),
@@ -204,7 +204,7 @@ def about(x_start: Tensor, labels: dict[str, Tensor], diffusion, models: list[di
 
 
 def numbers(m: Measured, diffusion) -> dict:
-    """The curves over t, and "priors": for each (mu, s) the loss, the late norms, the images.
+    """Return the curves over t, and "priors": for each (mu, s) loss, late norms, images.
 
     training: the norm of the network's output on noised images; output: along the chain; sampling:
     of the noise that the sampler takes, output / eps_scale, the same with the scaling off. gap and
@@ -236,7 +236,7 @@ def numbers(m: Measured, diffusion) -> dict:
 
 
 def difference(m: Measured, base: Measured, diffusion) -> dict:
-    """m less base, paired by image: the gap and delta, and by prior the loss and its rise."""
+    """Subtract base from m, by image: the gap, delta, and by prior the loss and its rise."""
     sigma = diffusion.sqrt_one_minus_alphas_cumprod
     scale = diffusion.eps_scale
     gap, base_gap = (x.begun[NORMAL]["norms"] / scale - x.training for x in (m, base))
@@ -254,7 +254,7 @@ def difference(m: Measured, base: Measured, diffusion) -> dict:
 
 
 def statistics(columns: dict[str, np.ndarray]) -> dict[str, Estimate]:
-    """Of images, from the columns of `exposure_bias.image_statistics`."""
+    """Estimate images' statistics from the columns of `exposure_bias.image_statistics`."""
     return {
         "mean": mean(columns["mean"]),
         "std": exposure_bias.channel_std(columns["mean"], columns["square"]),
@@ -263,7 +263,7 @@ def statistics(columns: dict[str, np.ndarray]) -> dict[str, Estimate]:
 
 
 def plain(value):
-    """Estimates and arrays as dicts, lists and numbers; None for what is not finite."""
+    """Turn estimates and arrays into dicts, lists and numbers; None for what is not finite."""
     if isinstance(value, Estimate):
         value = value._asdict()
     if isinstance(value, dict):
@@ -277,7 +277,7 @@ def plain(value):
 
 
 def table(record: dict, num_rows: int = 10) -> str:
-    """The text of each model at about num_rows timesteps, and under each prior."""
+    """Write each model at about num_rows timesteps, and under each prior."""
     count = len(record["timesteps"])
     shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, num_rows + 1))})
     lines = ["±: standard error over images"]
@@ -296,8 +296,8 @@ def table(record: dict, num_rows: int = 10) -> str:
 
 
 def underfitting(record: dict, model: dict) -> str:
-    """Where the network predicts too little of the noise of real images for a gap to be read as
-    exposure bias alone, in words; "" where it does not."""
+    """Say where the network predicts too little of the noise of real images for a gap to be read as
+    exposure bias alone; "" where it does not."""
     noise = record["noise_norm"]
     norms = zip(record["timesteps"], model["training"]["value"])
     low = [(t, norm / noise) for t, norm in norms if norm is not None and norm < UNDERFIT * noise]

@@ -28,7 +28,7 @@ STATISTICS = ("mean", "square", "clipped")
 
 @dataclass(frozen=True)
 class Batch:
-    """Some of the images, and what is random about their chains.
+    """Holds some of the images, and what is random about their chains.
 
     x_start: [N, C, ...]. stream(): a new function x -> noise like x, the same sequence of noises
     for each call of `stream`; its first noise is that of x_T, and that of the noised images.
@@ -42,7 +42,7 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """One call of the network, at timestep t: the x_t it saw, [N, C, ...], the eps it predicted.
+    """Is one call of the network, at timestep t: the x_t it saw, [N, C, ...], the eps it predicted.
 
     x_next: x_{t-1} of a chain, the image at t = 0; None where images were noised.
     """
@@ -54,7 +54,7 @@ class Step(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A value and its standard error, float64 of one shape."""
+    """Holds a value and its standard error, float64 of one shape."""
 
     value: np.ndarray
     error: np.ndarray
@@ -64,7 +64,7 @@ class Estimate(NamedTuple):
 
 
 def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
-    """What the network says in training: x_t is the noised x_start, t = T-1 .. 0.
+    """Ask the network as in training: x_t is the noised x_start, t = T-1 .. 0.
 
     The noise of an image is the same at every t, and that at which its chain begins: so near T-1,
     where the two inputs hardly differ, the gap has hardly any error.
@@ -84,7 +84,7 @@ def walked(
     clip_denoised: bool = True,
     prior: tuple[float, float] = NORMAL,
 ) -> Iterator[Step]:
-    """What it says in sampling, t = T-1 .. 0: the chain begins at N(mu, s^2), prior = (mu, s)."""
+    """Ask it as in sampling, t = T-1 .. 0: the chain begins at N(mu, s^2), prior = (mu, s)."""
     mu, s = prior
     randn = batch.stream()
     x = mu + s * randn(batch.x_start)
@@ -94,7 +94,7 @@ def walked(
 def returned(
     model: Callable, diffusion, batch: Batch, sampler: str = "ddpm", clip_denoised: bool = True
 ) -> Iterator[Step]:
-    """The same for a chain that begins at the noised x_start; the noises are those of `walked`."""
+    """Do the same for a chain that begins at the noised x_start, with the noises of `walked`."""
     randn = batch.stream()
     t = _times(diffusion.num_timesteps - 1, batch.x_start)
     x = diffusion.q_sample(batch.x_start, t, randn(batch.x_start))
@@ -104,7 +104,7 @@ def returned(
 def predicted_noise(
     model: Callable, diffusion, x_t: Tensor, t: Tensor, model_kwargs: dict | None = None
 ) -> Tensor:
-    """The noise [N, C, ...] that the network's output stands for, whatever it predicts, unscaled.
+    """Return the noise [N, C, ...] that the output stands for, whatever it predicts, unscaled.
 
     It is read off the x_0 that the output implies, so it carries a rounding of about 1e-5.
     """
@@ -114,7 +114,7 @@ def predicted_noise(
 
 
 def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator[Step]:
-    """A sampler's loop from x_T = x, with the network's output kept at each step."""
+    """Walk a sampler's loop from x_T = x, with the network's output kept at each step."""
     output = None
 
     def watched(*args, **kwargs):
@@ -139,7 +139,7 @@ def _times(i: int, x: Tensor) -> Tensor:
 
 
 def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
-    """||eps||_2 of each image at t = 0 .. T-1, float64 [N, T] on the CPU; and the last x_next."""
+    """Return ||eps||_2 of each image at t = 0 .. T-1, float64 [N, T], CPU; and the last x_next."""
     columns = []
     for step in steps:
         flat = step.eps.flatten(1)
@@ -150,7 +150,7 @@ def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
 def drifts(
     chains: Sequence[Iterator[Step]], batches: Sequence[Batch], diffusion
 ) -> Iterator[list[Tensor]]:
-    """x_t - sqrt(abar_t) x_start of each batch [n, C, ...] on the CPU, for t = T-1 .. 0.
+    """Yield x_t - sqrt(abar_t) x_start of each batch [n, C, ...] on the CPU, for t = T-1 .. 0.
 
     The chains, made by `returned`, walk side by side, so that all images are seen at one t.
     """
@@ -159,7 +159,7 @@ def drifts(
 
 
 def spread(drift: Tensor) -> tuple[float, np.ndarray]:
-    """The standard deviation of drift [N, C, ...] over N, averaged over pixels.
+    """Return the standard deviation of drift [N, C, ...] over N, averaged over pixels.
 
     And the same with each image left out, [N], for the jackknife.
     """
@@ -173,7 +173,7 @@ def spread(drift: Tensor) -> tuple[float, np.ndarray]:
 
 
 def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) -> np.ndarray:
-    """[T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
+    """Return [T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
 
     For delta_t counts more than errors: x_T says next to nothing of x_start, so that even a perfect
     chain ends at some other image, and data of variance v (per pixel) add 2 abar_t v to the
@@ -190,7 +190,7 @@ def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) ->
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Of each image [N, C, ...], float64 on the CPU: mean and mean square [N, C], clipped [N].
+    """Return, of each image [N, C, ...], float64, CPU: mean and mean square [N, C], clipped [N].
 
     clipped: the share of values that lie at -1 or 1 or beyond.
     """
@@ -200,7 +200,7 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
 
 
 def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, float]) -> Tensor:
-    """mean (eps - noise)^2 of each image at its t, for noise ~ N(mu, s^2): float64 [N], CPU."""
+    """Return mean (eps - noise)^2 of each image at its t, noise ~ N(mu, s^2): float64 [N], CPU."""
     mu, s = prior
     noise = mu + s * batch.stream()(batch.x_start)
     x_t = diffusion.q_sample(batch.x_start, batch.t, noise)
@@ -210,7 +210,7 @@ def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, f
 
 @dataclass(frozen=True)
 class Measured:
-    """What one network does, as float64 arrays over images and the timesteps t = 0 .. T-1.
+    """Holds what one network does, as float64 arrays over images and the timesteps t = 0 .. T-1.
 
     training: norms on noised images [N, T]. std: `spread` of chains begun at images [T], std_parts:
     with each image left out [N, T]. begun: by prior (mu, s), the chains begun there: norms [N, T],
@@ -231,7 +231,7 @@ def parts(
     gather: Callable[[list[Tensor]], Tensor] = torch.cat,
     **sampling,
 ) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
-    """What there is to measure of a network in eval mode: functions that give arrays, by name.
+    """Return what there is to measure of a network in eval mode: functions that give arrays.
 
     gather: a CPU tensor for each of the batches -> the rows of all images; where ranks share the
     batches, it is called by all of them, and knows the order. sampling: sampler, clip_denoised.
@@ -261,7 +261,7 @@ def parts(
 
 
 def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NORMAL,)) -> Measured:
-    """What the functions of `parts` gave, in their order."""
+    """Put together what the functions of `parts` gave, in their order."""
     training, spreads, *begun = found
     return Measured(training["norms"], **spreads, begun=dict(zip(priors, begun)))
 
@@ -270,13 +270,13 @@ def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NOR
 
 
 def mean(values: np.ndarray) -> Estimate:
-    """Over the first axis, the independent images: [N, ...] -> [...]."""
+    """Estimate the mean over the first axis, the independent images: [N, ...] -> [...]."""
     values = np.asarray(values)
     return Estimate(values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values)))
 
 
 def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
-    """The jackknife's value and error of statistic(whole); parts, [N, ...], each lack one image.
+    """Return the jackknife's value and error of statistic(whole); parts [N, ...] lack one image.
 
     The value is statistic(whole) less the jackknife's estimate of its bias, (N - 1) times the mean
     of what leaving one image out adds (Quenouille 1956): what is left of the bias is of order N^-2.
@@ -291,7 +291,7 @@ def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
 
 
 def delta(measured: Measured, diffusion) -> Estimate:
-    """delta_t, [T] (Ning et al. 2024), of the network's input x_t, with the abar of that same t.
+    """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the abar of that t.
 
     So are the authors' published values, but that a square of what has an error is too large by
     that error's square: the jackknife takes it off, and a delta near 0 may come out below. It is 0
@@ -303,7 +303,7 @@ def delta(measured: Measured, diffusion) -> Estimate:
 
 
 def channel_std(means: np.ndarray, squares: np.ndarray) -> Estimate:
-    """Standard deviation of a channel over all images and pixels, of `image_statistics` [N, C]."""
+    """Estimate the deviation of a channel over images and pixels, by `image_statistics` [N, C]."""
     both, n = np.stack([means, squares], axis=-1), len(means)
     parts = (both.sum(axis=0) - both) / (n - 1)
     return left_out(

@@ -22,7 +22,7 @@ WIDTH, HEIGHT, DPI = 4.6, 4.2, 110  # inches of a panel
 
 
 def curve_rows(record: dict) -> list[dict]:
-    """A row for each model and timestep."""
+    """Return a row for each model and timestep."""
     return [
         {
             "model": model["name"],
@@ -38,7 +38,7 @@ def curve_rows(record: dict) -> list[dict]:
 
 
 def prior_rows(record: dict) -> list[dict]:
-    """A row for each model and prior; channels are numbered."""
+    """Return a row for each model and prior; channels are numbered."""
     rows = []
     for model in record["models"]:
         for i, prior in enumerate(model["priors"]):
@@ -52,7 +52,7 @@ def prior_rows(record: dict) -> list[dict]:
 
 
 def _columns(estimates: dict, names, i: int | None = None, suffix: str = "") -> dict:
-    """A column each for the values, or for those at i, and for their errors."""
+    """Make a column each for the values, or for those at i, and for their errors."""
     row = {}
     for name in [n for n in names if n in estimates]:
         for kind, end in (("value", ""), ("error", "_error")):
@@ -65,7 +65,7 @@ def _columns(estimates: dict, names, i: int | None = None, suffix: str = "") -> 
 
 
 def curves(record: dict) -> Figure:
-    """Against the timestep: both norms, their gap, and delta; a colour for each model."""
+    """Draw, against the timestep, both norms, their gap, and delta; a colour for each model."""
     figure = Figure(figsize=(3 * WIDTH, HEIGHT + 0.6), dpi=DPI, layout="constrained")
     axes = figure.subplots(1, 3)
     timesteps = record["timesteps"]
@@ -96,7 +96,7 @@ def curves(record: dict) -> Figure:
 
 
 def priors(record: dict) -> Figure:
-    """A row of panels for each of `sweeps_of`."""
+    """Draw a row of panels for each of `sweeps_of`."""
     sweeps = sweeps_of(record)
     size = (0.8 * WIDTH * len(SHIFTED), 0.85 * HEIGHT * len(sweeps) + 0.4)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -117,7 +117,7 @@ def priors(record: dict) -> Figure:
 
 
 def sweeps_of(record: dict) -> list[tuple[str, str, list[int]]]:
-    """What changes, its axis, and the priors in its order: mu where s = 1, and s where mu = 0.
+    """List what changes, its axis, and the priors in its order: mu where s = 1, and s where mu = 0.
 
     A prior that is shifted both ways is in the csv alone.
     """
@@ -134,7 +134,7 @@ def sweeps_of(record: dict) -> list[tuple[str, str, list[int]]]:
 
 
 def over_channels(estimate: dict) -> tuple[float, float]:
-    """Value and error of a mean over channels; the error as if the channels were one."""
+    """Return value and error of a mean over channels; the error as if the channels were one."""
     return float(np.mean(estimate["value"])), float(np.mean(estimate["error"]))
 
 
@@ -145,7 +145,7 @@ def _band(axis, x, estimate: dict, colour: str, label: str = "", style: str = "-
 
 
 def _finish(figure: Figure, axes) -> Figure:
-    """Grids, and one legend of the models below all panels."""
+    """Add grids, and one legend of the models below all panels."""
     for axis in axes:
         axis.grid(alpha=0.3)
     lines, names = axes[0].get_legend_handles_labels()

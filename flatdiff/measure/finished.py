@@ -17,7 +17,7 @@ from ..world import dist_util, logger
 
 
 class Finished:
-    """Results by key, as JSON lines in `folder`, a file for each rank; a bar of the tasks.
+    """Keeps results by key, as JSON lines in `folder`, a file for each rank; shows a bar.
 
     As a context, it says on Ctrl-C where things stand.
     """
@@ -38,7 +38,7 @@ class Finished:
         self.bar.refresh()
 
     def compute(self, tasks: dict[str, Callable[[], Any]], together: bool = False) -> list:
-        """The results of the tasks, in their order; only those not known yet are computed.
+        """Return the results of the tasks, in their order; only those not known yet are computed.
 
         Each rank takes every n-th of n ranks; or, with `together`, all do every task, because a
         task needs them all.

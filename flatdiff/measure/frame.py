@@ -20,7 +20,7 @@ WIDTH, HEIGHT, DPI = 4.8, 4.2, 120  # inches of a panel
 
 
 class Measure:
-    """One kind of measurement; an instance is one study of it, over one checkpoint or several.
+    """Is one kind of measurement; an instance is one study of it, over one checkpoint or several.
 
     It is made of keyword arguments. Those that have defaults are its knobs, `--flatness "TOY
     scale=2"`; each may be named as a flag of the script (num_draws, sigma, ...), whose value it
@@ -34,7 +34,7 @@ class Measure:
     pair: Callable | None = None  # tasks between two networks, and `line`: see plane.SURFACE
 
     def tasks(self, subject) -> dict[str, Task]:
-        """What is to be computed of a `subject.Subject`: by key, functions that give plain values.
+        """Name what to compute of a `subject.Subject`: by key, functions that give plain values.
 
         A result is kept on disk under its key, so that an interrupted study goes on; the key names
         what the result depends on beside the checkpoint, the images and the flags that change
@@ -43,7 +43,7 @@ class Measure:
         raise NotImplementedError
 
     def result(self, subject, found: list) -> dict:
-        """What the results of the tasks, in their order, say of a network: plain values by name.
+        """Return what the results of the tasks, in order, say of a network: plain values by name.
 
         It is an item of the record's "models", after name, path, sha256, num_weights, image_size,
         timesteps, t_range, batch_size, and at_w: by term of the loss, headline first, its "losses"
@@ -52,24 +52,24 @@ class Measure:
         raise NotImplementedError
 
     def rows(self, record: dict) -> list[dict]:
-        """Numbers and texts by column, "model" the first, of a record of "settings" and "models".
+        """Return numbers and texts by column, "model" the first, of "settings" and "models".
 
         They become the record's "rows", of which the rest is told.
         """
         raise NotImplementedError
 
     def tables(self, record: dict) -> dict[str, list[dict]]:
-        """The csv files, by the end of their names."""
+        """Return the csv files, by the end of their names."""
         return {"": record["rows"]}
 
     def text(self, record: dict) -> str:
-        """The table that is logged."""
+        """Write the table that is logged."""
         rows = record["rows"]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         return table([columns, *([number(row.get(column)) for column in columns] for row in rows)])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """The pictures, by the end of their names: here, each column of numbers on its own panel,
+        """Draw the pictures, by the end of their names: here, a panel for each column of numbers,
         a line of its rows for each model."""
         rows = record["rows"]
         columns = [name for name, value in rows[0].items() if isinstance(value, (int, float))]
@@ -84,12 +84,12 @@ class Measure:
         return {"": figure}
 
     def arrays(self, record: dict) -> dict[str, Any]:
-        """What goes into an .npz, by name; empty: there is none."""
+        """Return what goes into an .npz, by name; empty: there is none."""
         return {}
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """What a study can show: the numbers that a registered `Column.value` names.
+        """Give what a study can show: the numbers that a registered `Column.value` names.
 
         :param model: an item of the record's "models", as the script left it in its json.
         """
@@ -132,7 +132,7 @@ def write(measure: Measure, record: dict, stem: str, folder: str) -> list[str]:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no nan: a mean over no image is null, and an empty cell."""
+    """Replace nan, which JSON has not: a mean over no image is null, and an empty cell."""
     if isinstance(value, dict):
         return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -144,14 +144,14 @@ def without_nan(value: Any) -> Any:
 
 
 def number(value: float | str | None) -> str:
-    """A cell of a table: four digits; a text as it is; empty for None and nan."""
+    """Write a cell of a table: four digits; a text as it is; empty for None and nan."""
     if isinstance(value, str):
         return value
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def unknown_is_large(error: float) -> float:
-    """The key of an error by which what is not known is larger than what is."""
+    """Return the key of an error by which what is not known is larger than what is."""
     return math.inf if math.isnan(error) else error
 
 
@@ -159,7 +159,7 @@ def unknown_is_large(error: float) -> float:
 
 
 def panels(count: int) -> tuple[Figure, np.ndarray]:
-    """A figure of at most three panels in a row, and its axes [count]."""
+    """Make a figure of at most three panels in a row, and its axes [count]."""
     columns = min(count, 3)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
@@ -170,7 +170,7 @@ def panels(count: int) -> tuple[Figure, np.ndarray]:
 
 
 def legend(figure: Figure, axis, note: str = "") -> None:
-    """The axis's legend below all panels, in as many columns as there is room for."""
+    """Put the axis's legend below all panels, in as many columns as there is room for."""
     handles, labels = axis.get_legend_handles_labels()
     letters = 11 * figure.get_figwidth()  # that fit side by side
     columns = max(1, min(len(labels), int(letters / (6 + max(map(len, labels))))))

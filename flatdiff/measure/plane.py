@@ -24,7 +24,7 @@ ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint,
 
 
 def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
-    """Two filter-normalized directions, each shaped as the weights.
+    """Return two filter-normalized directions, each shaped as the weights.
 
     The same noise for all networks of one shape; each rescales it to its own filters.
     """
@@ -50,7 +50,7 @@ def between(others: Sequence[Tensor], alpha: float) -> perturb.Perturbation:
 
 
 class SURFACE(frame.Measure):
-    """The loss at `surface_points` squared steps, `surface_range` to each side of the weights."""
+    """Measures losses at `surface_points` squared, `surface_range` to each side of the weights."""
 
     def __init__(self, *, surface_points: int, surface_range: float):
         if surface_points % 2 == 0 or not surface_range > 0:
@@ -73,13 +73,13 @@ class SURFACE(frame.Measure):
         }
 
     def result(self, subject, found: list) -> dict:
-        """A dict of "axis" [P], steps along a direction, and "plane" [P][P], losses by term."""
+        """Return "axis" [P], steps along a direction, and "plane" [P][P], losses by term."""
         n = len(self.axis)
         by_row = [by_term(subject, found[i : i + n]) for i in range(0, len(found), n)]
         return {"axis": self.axis, "plane": {t: [row[t] for row in by_row] for t in subject.terms}}
 
     def pair(self, start: list[Tensor], end) -> dict[str, frame.Task]:
-        """Tasks on the line from the weights of one network to the subject `end`; {}, and a
+        """Give tasks on the line from the weights of one network to the subject `end`; {}, and a
         warning, if they differ in shape."""
         if [w.shape for w in start] != [w.shape for w in end.weights]:
             logger.warn(
@@ -92,11 +92,11 @@ class SURFACE(frame.Measure):
         }
 
     def line(self, end, found: list) -> dict | None:
-        """A dict of "alphas", 0 at the first network and 1 at `end`, and "losses" by term."""
+        """Return "alphas", 0 at the first network and 1 at `end`, and "losses" by term."""
         return {"alphas": ALPHAS, "losses": by_term(end, found)} if found else None
 
     def rows(self, record: dict) -> list[dict]:
-        """The loss at each point; a and b are steps along the two directions."""
+        """Return the loss at each point; a and b are steps along the two directions."""
         rows = []
         for model in record["models"]:
             axis = model["axis"]
@@ -110,7 +110,7 @@ class SURFACE(frame.Measure):
         return rows
 
     def text(self, record: dict) -> str:
-        """Of the headline."""
+        """Write the headline at the weights, and its extremes."""
         rows = record["rows"]
         term = next(name for name in rows[0] if name not in ("model", "a", "b"))
         header = [f"{term} on the plane", "at w", "+-", "least", "greatest"]
@@ -124,7 +124,7 @@ class SURFACE(frame.Measure):
         return f"{note}\n\n{table([header, *lines])}"
 
     def arrays(self, record: dict) -> dict:
-        """axis [P], and for each network `NAME/TERM` [P, P, 5]; of a line, `line/TERM` [A, 5]."""
+        """Return axis [P]; by network `NAME/TERM` [P, P, 5]; of a line, `line/TERM` [A, 5]."""
         arrays = {"axis": record["models"][0]["axis"]}
         for model in record["models"]:
             arrays |= {f"{model['name']}/{term}": plane for term, plane in model["plane"].items()}
@@ -140,7 +140,7 @@ class SURFACE(frame.Measure):
 
 
 def _planes(models: list[dict]) -> Figure:
-    """The headline around each network, all on one scale."""
+    """Draw the headline around each network, all on one scale."""
     term = next(iter(models[0]["plane"]))
     losses = [np.array(model["plane"][term])[:, :, 0] for model in models]
     low, high = min(map(np.min, losses)), max(map(np.max, losses))
@@ -158,7 +158,7 @@ def _planes(models: list[dict]) -> Figure:
 
 
 def _slices(models: list[dict]) -> Figure:
-    """The headline along each of the two directions alone."""
+    """Draw the headline along each of the two directions alone."""
     term = next(iter(models[0]["plane"]))
     figure, axes = frame.panels(2)
     for model in models:
@@ -176,7 +176,7 @@ def _slices(models: list[dict]) -> Figure:
 
 
 def _line(between: dict, models: list[dict]) -> Figure:
-    """The loss on the line from the first network to the second."""
+    """Draw the loss on the line from the first network to the second."""
     figure, axes = frame.panels(len(between["losses"]))
     for axis, (term, losses) in zip(axes, between["losses"].items()):
         axis.plot(between["alphas"], np.array(losses)[:, 0])

@@ -83,7 +83,7 @@ def rounded(model, path, flags):
 
 
 def without_quant(flags):
-    """Flags without their `quant` group, if that is off: then keys and settings do not name it."""
+    """Return flags without their `quant` group, if that is off: keys do not name it then."""
     quant = getattr(flags, "quant", None)
     if quant is None or settings(quant, "", {}).quant:
         return flags
@@ -114,14 +114,14 @@ def _at(layers, weights, quant):
 
 
 def _round(quantized, weights):
-    """The perturbation w' = quantized, one weight at a time."""
+    """Set w' = quantized, one weight at a time: a perturbation."""
     for w, q in zip(weights, quantized):
         w.copy_(q.dequantize())
 
 
 @torch.no_grad()
 def _rounded(model, path, quant):
-    """The layers that are quantized, and their weights: the file's own, if these are packed."""
+    """Return the layers that are quantized, and their weights: the file's own if packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
     return layers, _stored(path) or quantize_weights(layers, _quantizer(quant))
 
@@ -133,13 +133,13 @@ def _quantizer(quant):
 
 
 def suffix(quant):
-    """Of the name of the samples: _w8 for 8-bit weights, _w8a8 if inputs have 8 bits too."""
+    """End the samples' name: _w8 for 8-bit weights, _w8a8 if inputs have 8 bits too."""
     inputs = f"a{quant.quant_activations}" if quant.quant_activations else ""
     return f"_w{quant.quant}{inputs}" if quant.quant else ""
 
 
 def settings(quant, path, given):
-    """The RoundingFlags or QuantFlags in force for the file `path`, checked."""
+    """Return the RoundingFlags or QuantFlags in force for the file `path`, checked."""
     if stored := path and checkpoint.about(path).get("quant"):
         quant = config.as_trained(type(quant), stored, given, path)
     for name in ("quant", "quant_activations"):
@@ -169,7 +169,7 @@ def _check_int8(quant):
 
 
 def _stored(path):
-    """The file's own packed weights, by layer; {} if it has none."""
+    """Read the file's own packed weights, by layer; {} if it has none."""
     if "quant" not in checkpoint.about(path):
         return {}
     logger.log("the file's weights are quantized already: what follows counts from these")
@@ -177,7 +177,7 @@ def _stored(path):
 
 
 def _about(flags, quant):
-    """The header that lets a file of packed weights stand alone."""
+    """Return the header that lets a file of packed weights stand alone."""
     trained, _ = checkpoint.config_of(flags.sample.model_path)
     groups = trained or config.to_dict(flags)
     rounding = {name: getattr(quant, name) for name in ROUNDING}
@@ -200,7 +200,7 @@ def _use_int8(model, layers, weights, quant, hooks, fp32):
 
 
 def _output(model):
-    """What the network says to a noise at two timesteps."""
+    """Return what the network says to a noise at two timesteps."""
     size, device = model.image_size, dist_util.dev()
     x = torch.randn(2, 3, size, size, generator=generator(INT8)).to(device)
     labels = {} if model.num_classes is None else {"y": torch.zeros(2, dtype=int, device=device)}
@@ -229,7 +229,7 @@ def _log_sizes(model, layers, tensors, quant):
 
 
 def _log_errors(layers, weights, path):
-    """Distance ||w_q - w||, in all and layer by layer."""
+    """Log the distance ||w_q - w||, in all and layer by layer."""
     rows = []
     for name, layer in layers.items():
         norm = layer.weight.double().norm().item()
@@ -256,8 +256,8 @@ def _share(part, whole):
 
 
 def _subject(model, flags):
-    """The network on images of --data_dir, and on the chain of the training, whatever the one that
-    is sampled; None without images."""
+    """Put the network on images of --data_dir and on the chain of the training, whatever the one
+    that is sampled; None without images."""
     if not flags.data.data_dir:
         return None
     seed, path = flags.run.seed, flags.sample.model_path
@@ -277,7 +277,7 @@ def _subject(model, flags):
 
 
 def _training_chain(flags):
-    """The checkpoint's, at the timesteps that it was trained on, and not those of the sampling."""
+    """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
     path, chain = flags.sample.model_path, flags.diffusion
     trained, source = checkpoint.config_of(path)
     known = trained.get("diffusion", {})
@@ -288,7 +288,7 @@ def _training_chain(flags):
 
 
 def _log_losses(subject):
-    """mse first, where there is one; a rise is paired image by image."""
+    """Log the losses, mse first, where there is one; a rise is paired image by image."""
     rises = subject.measure() - subject.own
     means, errors = (of(rises)[:, 0].tolist() for of in (subject.means, subject.errors_of))
     for name, old, rise, error in zip(subject.terms, subject.at_w[:, 0].tolist(), means, errors):

@@ -29,20 +29,20 @@ from .subject import Subject
 
 
 def made(text: str, group) -> frame.Measure:
-    """The measure that a text such as "TOY scale=2" names, of its knobs and the group's flags."""
+    """Make the measure that a text as "TOY scale=2" names, by its knobs and a group's flags."""
     kind, knobs = choices.chosen(choices.MEASURES, text)
     known = inspect.signature(kind).parameters
     return kind(**{k: v for k, v in vars(group).items() if k in known} | knobs)
 
 
 def settings(flags) -> dict:
-    """Every flag that a number may depend on, and torch's version."""
+    """Return every flag that a number may depend on, and torch's version."""
     told = {"torch": torch.__version__, "device": dist_util.dev().type}
     return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
 
 
 def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
-    """A hash of the file, of what says what is in it, of the draws and of the arithmetic."""
+    """Hash the file, of what says what is in it, of the draws and of the arithmetic."""
     text = keys.key(
         flags,
         "part",
@@ -55,7 +55,7 @@ def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
 
 
 def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
-    """What a measure says of one of so many models, with where it came from."""
+    """Return what a measure says of one of so many models, with where it came from."""
     tasks = measure.tasks(subject)
     if not finished.bar.total:
         finished.expect(len(tasks) * models)
@@ -71,7 +71,7 @@ def found(measure: frame.Measure, subject, tasks: dict, finished: Finished) -> l
 
 
 def check(flags) -> None:
-    """ValueError for flags that make no sense, and for checkpoints that are not there."""
+    """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
     find_models(flags.flatness.model_path)
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
@@ -105,7 +105,7 @@ def flatness(flags, folder: str) -> dict:
 
 
 def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict | None:
-    """What lies between two networks; the key names the first one, too."""
+    """Measure what lies between two networks; the key names the first one, too."""
     model, _ = networks.from_checkpoint(start, flags)
     with quantized.rounded(model, start, flags):
         weights = [w.detach().clone() for w in model.parameters()]
@@ -129,7 +129,7 @@ def write_flatness(flags, record: dict, folder: str) -> list[str]:
 
 
 def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject:
-    """The network of a checkpoint on the images of a study: `images` as `load_images`."""
+    """Put the network of a checkpoint on the images of a study: `images` as `load_images`."""
     return Subject(
         name,
         path,
@@ -145,8 +145,8 @@ def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject
 
 
 def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:
-    """The images of the study, their labels for a network whose classes are `known`, and how many
-    there are."""
+    """Return the images of the study, their labels for a network whose classes are `known`, and how
+    many there are."""
     wanted = flags.flatness.num_images
     dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
     if dataset.num_images < wanted:
@@ -158,7 +158,7 @@ def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple
 
 
 def arithmetic(flags, fp32: bool):
-    """Flags, and torch, set for exact work: the rises are small differences of losses."""
+    """Set flags, and torch, for exact work: the rises are small differences of losses."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     if not fp32:
@@ -192,7 +192,7 @@ def warn_of_differences(models: list[dict]) -> None:
 
 
 def exposure(flags, folder: str) -> dict:
-    """A record: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
+    """Measure: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
 
     A model has name, path, sha256 and what `exposure.EXPOSURE.result` says. An estimate is
     {"value", "error"}: numbers, or lists over timesteps (least noise first) or channels.
@@ -226,7 +226,7 @@ def write_exposure(flags, record: dict, folder: str) -> list[str]:
 
 
 def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:
-    """The images [N, 3, H, W] of the study, and their labels if a network has classes."""
+    """Return the images [N, 3, H, W] of the study, and their labels if a network has classes."""
     wanted = flags.exposure.num_images
     size, conditional = models[0].image_size, [m for m in models if m.num_classes is not None]
     kinds = dict.fromkeys((m.num_classes, m.classes) for m in conditional) or [(None, ())]
@@ -245,7 +245,7 @@ def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.Chains:
-    """The network on this rank's batches: every world_size-th of all."""
+    """Put the network on this rank's batches: every world_size-th of all."""
     seed = flags.run.seed
     cond = labels if model.num_classes is not None else {}
     t = probe.timesteps(len(x_start), diffusion.num_timesteps, seed)

@@ -21,7 +21,7 @@ from .subject import packed, unpacked
 
 
 class HESSIAN(frame.Measure):
-    """The trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues."""
+    """Measures the trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues."""
 
     together = fp32 = True
 
@@ -39,7 +39,7 @@ class HESSIAN(frame.Measure):
         }
 
     def result(self, subject, found: list) -> dict:
-        """A dict of "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
+        """Return "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
         "trace_error_images" and "eigenvalue_errors_images"."""
         *trace, top = found
         values = [part["value"] for part in trace]
@@ -57,7 +57,7 @@ class HESSIAN(frame.Measure):
         }
 
     def rows(self, record: dict) -> list[dict]:
-        """The trace, with its standard error over draws, the eigenvalues, with their residuals, as
+        """Return the trace, with its standard error over draws, the eigenvalues, with residuals, as
         `error`; and for all of them `error_images` and `error_larger`."""
         rows = []
         for model in record["models"]:
@@ -86,7 +86,7 @@ class HESSIAN(frame.Measure):
         return f"{note}\n\n{table([header, *lines])}"
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Eigenvalues, with their errors as bars, and traces in the legend."""
+        """Draw eigenvalues, with their errors as bars, and traces in the legend."""
         rows = record["rows"]
         figure, (axis,) = frame.panels(1)
         for name in dict.fromkeys(row["model"] for row in rows):
@@ -110,7 +110,7 @@ class HESSIAN(frame.Measure):
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """The largest eigenvalue."""
+        """Give the largest eigenvalue."""
         return {"eigenvalue": next(iter(model["eigenvalues"]), None)}
 
 

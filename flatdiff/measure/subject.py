@@ -26,7 +26,7 @@ TERM = {  # of the losses; the first that a network has is the headline
 
 
 class Subject:
-    """A network, and its losses on the draws that all networks of a study share.
+    """Is a network, with its losses on the draws that all networks of a study share.
 
     Losses are float64 [terms, 5]: the means over all timesteps, and over each quarter of them, of
     each of `terms`, the headline first. `at_w`: those at its own weights; `errors`: their standard
@@ -77,7 +77,7 @@ class Subject:
         self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
 
     def about(self) -> dict:
-        """Where it came from, and its losses at w, with their standard errors over images."""
+        """Say where it came from, and its losses at w, with their standard errors over images."""
         tables = zip(self.terms, self.at_w.tolist(), self.errors.tolist())
         return {
             "name": self.name,
@@ -97,19 +97,19 @@ class Subject:
 
     @property
     def headline(self) -> str:
-        """mse where there is one. Beside it vb hides from autograd how the mean moves it."""
+        """Is mse where there is one. Beside it vb hides from autograd how the mean moves it."""
         return self.terms[0]
 
     def measure(self) -> Tensor:
-        """The losses [terms, N] of each image, at the weights as they stand."""
+        """Compute the losses [terms, N] of each image, at the weights as they stand."""
         return self._stacked(self._losses(self.batch_size))
 
     def means(self, values: Tensor) -> Tensor:
-        """[..., N], a value for each image -> [..., 5]."""
+        """Average [..., N], a value for each image, to [..., 5]."""
         return self._of(self.plan.means, values)
 
     def errors_of(self, values: Tensor) -> Tensor:
-        """Standard errors of `means`, over images and timesteps."""
+        """Return standard errors of `means`, over images and timesteps."""
         return self._of(self.plan.errors, values)
 
     def _of(self, statistic: Callable, values: Tensor) -> Tensor:
@@ -118,11 +118,11 @@ class Subject:
 
     @functools.cached_property
     def spare(self) -> list[Tensor]:
-        """Where the weights are kept while they are moved."""
+        """Is where the weights are kept while they are moved."""
         return [torch.empty_like(w) for w in self.weights]
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
-        """The losses at moved weights, and how far that is; then they are what they were.
+        """Measure the losses at moved weights, and how far that is; then they are what they were.
 
         With `each`, also "rises" of each image, [terms, N] as `packed`.
         """
@@ -132,7 +132,7 @@ class Subject:
         return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
-        """v -> H v of the mean of the headline, by all ranks together.
+        """Return v -> H v of the mean of the headline, by all ranks together.
 
         The sum goes batch by batch, in their order, whichever rank has computed one.
         """
@@ -158,7 +158,7 @@ class Subject:
         return product
 
     def curvatures(self, vector: Tensor) -> Tensor:
-        """v . H_i v, float64 [N], of the headline of each image; by all ranks together."""
+        """Return v . H_i v, float64 [N], of the headline of each image; by all ranks together."""
         parts = self.draws.split(self._hessian_batch)
         mine = range(dist_util.rank(), len(parts), dist_util.world_size())
         own = {i: self._curvatures(vector, parts[i]).double().cpu() for i in mine}
@@ -183,7 +183,7 @@ class Subject:
         )[self.headline]
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
-        """The batch size for which `run` has memory, on every rank; 0 asks for a good one."""
+        """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one."""
         on_cpu = dist_util.dev().type == "cpu"
         good = 64 if on_cpu else len(self.draws.t)
         start = min(batch_size or good, len(self.draws.t))
@@ -210,12 +210,12 @@ class Subject:
 
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
-    """[{"losses": [terms][5]}, ...] -> {term: [..., [5]]}."""
+    """Turn [{"losses": [terms][5]}, ...] into {term: [..., [5]]}."""
     return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 
 def packed(values: Tensor, kind: type = np.float32) -> list:
-    """Values of each image as plain ones, to keep: [shape, their numbers as base64 text].
+    """Make values of each image plain, to keep: [shape, their numbers as base64 text].
 
     float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
     """
@@ -224,7 +224,7 @@ def packed(values: Tensor, kind: type = np.float32) -> list:
 
 
 def unpacked(kept: list, kind: type = np.float32) -> Tensor:
-    """float64, of what `packed` made."""
+    """Return what `packed` was given, as float64."""
     shape, text = kept
     values = np.frombuffer(base64.b64decode(text), kind)
     return torch.from_numpy(values.astype(np.float64)).view(shape)

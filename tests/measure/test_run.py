@@ -179,7 +179,7 @@ def test_an_interrupted_study_goes_on(folder, alone, monkeypatch, capsys):
 def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self._own)
+        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self.own)
     )
     argv = arguments(folder, tmp_path, "--model_path", f"{folder}/runs/a/model000007.pt")
     study(argv)
