@@ -350,6 +350,17 @@ def test_errors_that_a_dead_peer_causes_are_not_told_as_this_ranks_own(text):
     assert lifeline.explain(RuntimeError(text)) == (PEER_FAILED, 1)
 
 
+def test_a_session_in_a_session_is_its_body(no_launcher):
+    """A study's job runs scripts, each of which opens a session: their errors are its own."""
+    with dist_util.session():
+        with pytest.raises(ZeroDivisionError), dist_util.session():
+            _ = 1 / 0
+        with dist_util.session():
+            pass
+    with pytest.raises(SystemExit), dist_util.session():  # and later ones are sessions again
+        raise ValueError
+
+
 def test_a_collective_that_waited_too_long_says_so():
     text, code = lifeline.explain(RuntimeError("Timed out waiting 1800000ms for recv operation"))
     assert (text.splitlines(), code) == ([text], 1)
