@@ -31,14 +31,10 @@ def create_argparser() -> argparse.ArgumentParser:
         nargs="?",
         help=".npz or folder of generated images; may be left out where there is a --floor",
     )
-    parser.add_argument(
-        "--floor",
-        type=int,
-        metavar="N",
-        default=0,
-        help="Frechet distances of N of the reference's own images too, drawn ten times with "
-        "replacement: a perfect copy of it would get those; 0, the default: none",
+    floor = (
+        "Frechet distances of N of the reference's own images too: a perfect copy would get those"
     )
+    parser.add_argument("--floor", type=int, metavar="N", default=0, help=f"{floor}; default none")
     parser.add_argument(
         "--features",
         choices=FEATURES,

@@ -139,7 +139,7 @@ class Subject:
 
         def part(vector: Tensor, draws) -> Tensor:
             def loss():
-                return (self._headline_of(draws) * draws.weight).sum() / len(self.draws.t)
+                return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
 
             return hessian.hessian_vector_product(loss, self.weights, vector)
 
@@ -166,7 +166,7 @@ class Subject:
         return torch.cat([found[i] for i in range(len(parts))])
 
     def _curvatures(self, vector: Tensor, draws) -> Tensor:
-        losses = functools.partial(self._headline_of, draws)
+        losses = functools.partial(self.headline_of, draws)
         return hessian.curvatures(losses, self.weights, vector)
 
     @functools.cached_property
@@ -177,7 +177,7 @@ class Subject:
             self.batch_size, lambda n: self._curvatures(start, self.draws.slice(0, n))
         )
 
-    def _headline_of(self, draws) -> Tensor:
+    def headline_of(self, draws) -> Tensor:
         return self.diffusion.training_losses(
             self.model, draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
         )[self.headline]

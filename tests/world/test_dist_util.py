@@ -250,5 +250,16 @@ def test_an_unexpected_error_shows_where(monkeypatch, capsys, error, debug):
     assert "test_an_unexpected_error_shows_where" in capsys.readouterr().err
 
 
+def test_a_session_in_a_session_is_its_body(no_launcher):
+    """A study's job runs scripts, each of which opens a session: their errors are its own."""
+    with dist_util.session():
+        with pytest.raises(ZeroDivisionError), dist_util.session():
+            _ = 1 / 0
+        with dist_util.session():
+            pass
+    with pytest.raises(SystemExit), dist_util.session():  # and later ones are sessions again
+        raise ValueError
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
