@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import resource
 import signal
@@ -47,7 +46,7 @@ APPENDERS = {
     "progress.json": lambda path: log_outputs.Json(log_outputs.Path(path), True).write(
         {"a": "b" * 9999}
     ),
-    "rank0.jsonl": lambda path: Finished(os.path.dirname(path), 1).compute(
+    "rank0.jsonl": lambda path: Finished(os.path.dirname(path)).compute(
         {"key": lambda: "a" * 9999}
     ),
     "images.partial/a.png": lambda path: save_images(
@@ -102,12 +101,6 @@ def test_what_is_the_users_to_mend_is_one_line():
     for error in (memory, size, MemoryError(), FloatingPointError("the loss is nan")):
         text, code = lifeline.explain(error)
         assert "\n" not in text and "Traceback" not in text and code == 1
-
-
-@pytest.mark.parametrize("content", ['["key"]', "3", '[["a"], 1]', "[" * 9999, '["a", 1'])
-def test_finished_results_that_are_none_are_computed_again(content, tmp_path):
-    (tmp_path / "rank0.jsonl").write_text(content + "\n" + json.dumps(["b", 2]))
-    assert Finished(str(tmp_path), 2).known == {"b": 2}
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 half", None])

@@ -1,0 +1,26 @@
+"""Results by key: what is known is not computed again, and what is none is."""
+
+import json
+
+import pytest
+
+from flatdiff.measure.finished import Finished
+
+
+@pytest.mark.parametrize("content", ['["key"]', "3", '[["a"], 1]', "[" * 9999, '["a", 1'])
+def test_finished_results_that_are_none_are_computed_again(content, tmp_path):
+    (tmp_path / "rank0.jsonl").write_text(content + "\n" + json.dumps(["b", 2]))
+    assert Finished(str(tmp_path)).known == {"b": 2}
+
+
+def test_what_is_known_is_not_computed_again(tmp_path):
+    computed = []
+
+    def task(key):
+        return lambda: computed.append(key) or key * 2
+
+    for keys in ("a", "ab", "cab"):
+        with Finished(str(tmp_path)) as finished:
+            finished.expect(len(keys))
+            assert finished.compute({k: task(k) for k in keys}) == [k * 2 for k in keys]
+    assert computed == ["a", "b", "c"]
