@@ -250,7 +250,7 @@ def test_an_unexpected_error_shows_where(monkeypatch, capsys, error, debug):
     assert "test_an_unexpected_error_shows_where" in capsys.readouterr().err
 
 
-def test_a_session_in_a_session_is_its_body(no_launcher):
+def test_a_session_in_a_session_is_its_body():
     """A study's job runs scripts, each of which opens a session: their errors are its own."""
     with dist_util.session():
         with pytest.raises(ZeroDivisionError), dist_util.session():
