@@ -28,7 +28,7 @@ demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/f
 	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png)
 
 check: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test: .venv/ready
 	$(BIN)/python -m pytest
