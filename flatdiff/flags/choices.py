@@ -81,9 +81,7 @@ SAMPLERS: dict[str, Choice] = {
 GRADIENTS: dict[str, Gradient] = {
     "adam": Gradient("weights.gradients:plain", "here", passes=1),
     "adam-sam": Gradient(
-        "weights.gradients:sam",
-        "at the ridge, rho away (Foret et al. 2021)",
-        passes=2,
+        "weights.gradients:sam", "at the ridge, rho away (Foret et al. 2021)", passes=2
     ),
     "adam-asam": Gradient(
         "weights.gradients:asam", "the ball in units of |w| (Kwon et al. 2021)", passes=2

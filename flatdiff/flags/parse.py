@@ -5,6 +5,7 @@ several groups. A name that two groups share is one flag, and each group keeps i
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import shlex
@@ -19,15 +20,7 @@ LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
 def flag(
-    default,
-    help,
-    *,
-    choices=None,
-    table=None,
-    many=False,
-    low=None,
-    fixed=False,
-    changes="numbers",
+    default, help, *, choices=None, table=None, many=False, low=None, fixed=False, changes="numbers"
 ):
     """A field that is a flag. Its type is its default's.
 
@@ -160,6 +153,16 @@ def checked(group, values, source):
                     "move it away and give the flags"
                 )
     return values
+
+
+def numbers(name, text, expected, fits=lambda number: True, *, kind=float, empty=False):
+    """The numbers of the flag's text, as 0.1,0.5. ValueError, with what is `expected`, where a part
+    is no number of that kind or does not fit, and for no numbers unless it may be empty."""
+    with contextlib.suppress(ValueError):
+        found = [kind(part) for part in text.split(",") if part.strip()]
+        if (found or empty) and all(map(fits, found)):
+            return found
+    raise ValueError(f"--{name} is {text!r}; expected {expected}")
 
 
 def to_dict(flags):

@@ -83,7 +83,7 @@ STUDIES = {
     "digits": (
         "--end_step 800 --lr_anneal_steps 0 --save_interval 200 --jobs 2 --num_samples 400 "
         "--num_images 128 --num_draws 10 --measure_batch 250"
-    ),
+    )
 }
 
 

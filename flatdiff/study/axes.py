@@ -8,8 +8,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ..flags import choices, config
-from ..flags.parse import reader
+from ..flags import choices, config, parse
 
 PLAIN = "adam"  # the gradient that all others are compared with
 NOT_FOR_STUDIES = {  # flags of its command line, and why
@@ -67,7 +66,7 @@ def _train_flags(text: str) -> dict[str, Any]:
     fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
     first, *others = text.split()
     try:
-        values = {"optimizer": reader(fields["optimizer"])(first)}
+        values = {"optimizer": parse.reader(fields["optimizer"])(first)}
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"--gradient {text!r}, optimizer: {error}") from None
     for name, _, value in (part.partition("=") for part in others):
@@ -80,7 +79,7 @@ def _train_flags(text: str) -> dict[str, Any]:
                 "then name=value with flags as rho or sam_sync"
             )
         try:
-            values[name] = reader(fields[name])(value)
+            values[name] = parse.reader(fields[name])(value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
     return values
@@ -107,27 +106,16 @@ def averages_of(flags) -> list[str]:
 
 def numbers(name: str, text: str) -> list[float]:
     """Numbers of 0 or more, each once."""
-    try:
-        values = [float(part) for part in _parts(text)]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= v < math.inf for v in values):
-        raise ValueError(
-            f"--{name} is {text!r}; expected numbers of 0 or more, separated by commas"
-        )
-    return list(dict.fromkeys(values))
+    expected = "numbers of 0 or more, separated by commas"
+    return list(dict.fromkeys(parse.numbers(name, text, expected, lambda v: 0 <= v < math.inf)))
 
 
 def lists_of(study: config.StudyFlags) -> dict[str, list[int]]:
-    """The flags that are lists of whole numbers, which may be empty."""
-    found = {}
-    for name in ("sampling_steps", "bits"):
-        text = getattr(study, name)
-        values = numbers(name, text) if text.strip() else []
-        if any(v < 1 or v % 1 for v in values):
-            raise ValueError(f"--{name} is {text!r}; expected whole numbers separated by commas")
-        found[name] = list(map(int, values))
-    return found
+    """The flags that are lists of whole numbers, each once, which may be empty."""
+    how = "whole numbers separated by commas", lambda v: v >= 1 and v % 1 == 0
+    texts = {name: getattr(study, name) for name in ("sampling_steps", "bits")}
+    found = {name: parse.numbers(name, text, *how, empty=True) for name, text in texts.items()}
+    return {name: list(dict.fromkeys(map(int, values))) for name, values in found.items()}
 
 
 # What was asked for
