@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import shlex
 from types import SimpleNamespace
 
@@ -41,6 +42,11 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+fixed = functools.partial(flag, fixed=True)
+sampling = functools.partial(flag, changes="sampling")
+part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that says what was meant."""
 
@@ -68,31 +74,19 @@ def parse(description, argv=None, **groups):
     preset; and `presets`, name -> flag string of those named. Exits with status 2 and one line on a
     flag that is unknown or malformed. A flag given twice: the last one wins.
     """
-    parser = Parser(
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument(
-        "--preset",
-        action=Preset,
-        choices=PRESETS,
-        metavar="NAME",
-        help=f"published flags, read here; later ones win: {', '.join(PRESETS)}",
-    )
-    known = {}
+    how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=description, formatter_class=raw, **how)
+    help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
+    known = set()
     for title, group in groups.items():
         section = parser.add_argument_group(title)
         for field in dataclasses.fields(group):
             if field.name not in known:
-                known[field.name] = field
-                section.add_argument(
-                    f"--{field.name}",
-                    type=reader(field),
-                    metavar=_metavar(field),
-                    help=_help(field),
-                )
+                known.add(field.name)
+                told = {"metavar": _metavar(field), "help": _help(field)}
+                section.add_argument(f"--{field.name}", type=reader(field), **told)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))

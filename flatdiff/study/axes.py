@@ -26,14 +26,14 @@ NOT_FOR_STUDIES = {  # flags of its command line, and why
 def gradients(flags) -> list[dict[str, Any]]:
     """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
-    found = []
-    for text in _parts(flags.study.gradient):
-        changed = _train_flags(text)
+    named = {}
+    for changed in map(_train_flags, _parts(flags.study.gradient)):
         crossed = changed["optimizer"] != PLAIN and "rho" not in changed
-        found += [changed | {"rho": rho} for rho in radii] if crossed else [changed]
-    if not found:
+        for each in [changed | {"rho": rho} for rho in radii] if crossed else [changed]:
+            named[name_of(each)] = each
+    if not named:
         raise ValueError("--gradient is empty; expected names as adam,adam-sam")
-    found = list({name_of(g): g for g in found}.values())
+    found = list(named.values())
     return found + (matched(flags, found) if flags.study.matched else [])
 
 
@@ -45,11 +45,10 @@ def _parts(text: str) -> list[str]:
 def matched(flags, found: list[dict]) -> list[dict]:
     """Adam of as many `times` the steps as a gradient that climbs costs; none that is found."""
     trainings = [train_group(flags, gradient) for gradient in found]
-    known = [train for train in trainings if not climbs(train)]
+    known, added = [train for train in trainings if not climbs(train)], []
     of_one = cost(train_group(flags, {"optimizer": PLAIN}))
-    added = []
-    for times in (cost(train) / of_one for train in trainings if climbs(train)):
-        times = float(f"{times:.3g}")
+    for climbing in filter(climbs, trainings):
+        times = float(f"{cost(climbing) / of_one:.3g}")
         adam = {"optimizer": PLAIN} | ({"times": times} if times != 1 else {})
         train = train_group(flags, adam)
         if train not in known:
@@ -65,15 +64,12 @@ def _train_flags(text: str) -> dict[str, Any]:
     """
     fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
     first, *others = text.split()
-    try:
-        values = {"optimizer": parse.reader(fields["optimizer"])(first)}
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"--gradient {text!r}, optimizer: {error}") from None
-    for name, _, value in (part.partition("=") for part in others):
-        if name in choices.knobs(choices.GRADIENTS, first):
-            values["optimizer"] += f" {name}={value}"
+    values, knobs = {}, []
+    for name, _, value in (part.partition("=") for part in [f"optimizer={first}", *others]):
+        if values and name in choices.knobs(choices.GRADIENTS, first):
+            knobs.append(f"{name}={value}")
             continue
-        if name not in fields or name in NOT_FOR_STUDIES:
+        if values and (name not in fields or name in NOT_FOR_STUDIES):
             raise ValueError(
                 f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
                 "then name=value with flags as rho or sam_sync"
@@ -82,7 +78,7 @@ def _train_flags(text: str) -> dict[str, Any]:
             values[name] = parse.reader(fields[name])(value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
-    return values
+    return values | {"optimizer": " ".join([first, *knobs])}
 
 
 def name_of(gradient: dict) -> str:
@@ -94,13 +90,13 @@ def name_of(gradient: dict) -> str:
 
 def averages_of(flags) -> list[str]:
     """The averages that are measured, as "none", "ema", or of the registry with knobs behind it."""
-    known = ", ".join(["none", *choices.AVERAGES])
+    known = ["none", *choices.AVERAGES]
     found = list(dict.fromkeys(_parts(flags.study.average)))
     for text in found:
-        if text != "none" and text.split()[0] not in choices.AVERAGES:
-            raise ValueError(f"--average: got {text!r}, expected {known}")
+        if text != "none" and text.split()[0] not in known[1:]:
+            raise ValueError(f"--average: got {text!r}, expected {', '.join(known)}")
     if not found:
-        raise ValueError(f"--average is empty; expected some of {known}")
+        raise ValueError(f"--average is empty; expected some of {', '.join(known)}")
     return found
 
 
@@ -142,11 +138,11 @@ def check(flags) -> None:
 
 def features_of(flags) -> str:
     """The features of the Frechet distances, by --features or what else was given."""
-    s = flags.study
-    own_digits = "digits" in flags.presets and "data_dir" not in flags.given
-    return s.features or (
-        "digits" if own_digits else "inception" if s.inception_weights else "lite0"
-    )
+    if flags.study.features:
+        return flags.study.features
+    if "digits" in flags.presets and "data_dir" not in flags.given:
+        return "digits"
+    return "inception" if flags.study.inception_weights else "lite0"
 
 
 # The training of a gradient
@@ -163,20 +159,14 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
     train = dataclasses.replace(flags.train, **{"rho": config.TrainFlags.rho, **own})
     times = gradient.get("times", 1)
     steps = round((train.end_step or train.lr_anneal_steps) * times)
-    swa = {}
+    others = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
+    changed = {"averages": ",".join(others), "end_step": steps, "resume": "auto"}
+    changed["lr_anneal_steps"] = round(train.lr_anneal_steps * times)
     if not train.lr_anneal_steps:
         start = round(train.swa_start * times) if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
-        swa = {"use_swa": True, "swa_start": start, "swa_window": window}
-    own = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
-    return dataclasses.replace(
-        train,
-        **swa,
-        averages=",".join(own),
-        end_step=steps,
-        lr_anneal_steps=round(train.lr_anneal_steps * times),
-        resume="auto",
-    )
+        changed |= {"use_swa": True, "swa_start": start, "swa_window": window}
+    return dataclasses.replace(train, **changed)
 
 
 def climbs(train: config.TrainFlags) -> bool:
