@@ -1,7 +1,4 @@
-"""A Markdown text as one HTML file that opens from disk: no script, no other file, fit for print.
-
-Knows nothing of what stands in it.
-"""
+"""A Markdown text as one HTML file that opens from disk: no script, no other file."""
 
 import base64
 import html
@@ -44,8 +41,6 @@ summary { cursor: pointer; }
   figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } details { display: none; } }
 """
-
-
 TYPES = {"svg": "svg+xml", "png": "png"}
 
 
@@ -57,14 +52,9 @@ def page(title: str, text: str, files: dict[str, bytes]) -> str:
     """
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r'(?<=src=")[^"]+', lambda found: _data(found[0], files), body)
-    body = re.sub(
-        r'<p>(<img alt="([^"]*)"[^>]*>)</p>',
-        r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>',
-        body,
-    )
-    body = body.replace("<table>", '<div class="scroll"><table>').replace(
-        "</table>", "</table></div>"
-    )
+    figure = r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>'
+    body = re.sub(r'<p>(<img alt="([^"]*)"[^>]*>)</p>', figure, body)
+    body = re.sub(r"(?s)<table>.*?</table>", r'<div class="scroll">\g<0></div>', body)
     body = re.sub(r"<td([^>]*)>(holds|does)\b", r'<td class="\2"\1>\2', body)
     body = re.sub(r"<td([^>]*)>(?=[^<]{40})", r'<td class="text"\1>', body)
     return (

@@ -131,7 +131,7 @@ class Maker:
         self.shifts = sorted({row["input_pertub"] for row in rows})
         present = dict.fromkeys(row["average"] for row in rows)
         self.averages = sorted(present, key=lambda average: average != "none")
-        self.raw = _plus(self.averages[0])
+        self.raw = plus(self.averages[0])
 
     def claim(self, text: str, place: str, column: str, a=None, b=None) -> Claim:
         """`a`, `b`: values of sam's and plain's models that differ from the raw weights without
@@ -144,14 +144,14 @@ class Maker:
         """Of every column and average; the text has the {number} of the one, {plus} the other."""
         found = []
         for column, average in itertools.product(columns, self.averages):
-            told = text.format(number=re.search(r"\d+", column)[0], plus=_plus(average))
+            told = text.format(number=re.search(r"\d+", column)[0], plus=plus(average))
             both = {"average": average}
             found.append(self.claim(told, place, column, both, both))
         return found
 
     def flatness(self) -> list[Claim]:
         """Than Adam; then also than an Adam that is averaged, or has input perturbation."""
-        others = [(_plus(a), {"average": a}) for a in self.averages[1:]]
+        others = [(plus(a), {"average": a}) for a in self.averages[1:]]
         if len(self.shifts) > 1:
             shift = {"input_pertub": self.shifts[-1]}
             others.append((f"{self.raw} with input perturbation", shift))
@@ -176,7 +176,8 @@ class Maker:
         return self.each(columns, place, f"{text}, {{number}} steps")
 
 
-def _plus(average: str) -> str:
+def plus(average: str) -> str:
+    """What a name has behind it for its average."""
     return "" if average == "none" else f" + {average.upper()}"
 
 

@@ -76,6 +76,7 @@ def command(argv: list[str]) -> str:
 def commit() -> str:
     """Which source it was: its commit, "-dirty" where files differ from that; the version where
     it is installed."""
+
     def git(*words):
         run = functools.partial(subprocess.check_output, cwd=os.path.dirname(__file__), text=True)
         return run(["git", *words], stderr=subprocess.DEVNULL).strip()

@@ -97,8 +97,7 @@ def by_training(x: np.ndarray, y: np.ndarray, seeds: Sequence[int]) -> Correlati
     products = a @ b.T  # r of an order: the sum of products[i, order[i]]
     blocks = [np.flatnonzero(np.equal(seeds, s)) for s in dict.fromkeys(seeds)]
     orders = math.prod(math.factorial(len(block)) for block in blocks)
-    found = _all_orders if orders <= MOST else _some_orders
-    others = found(products, blocks)
+    others = (_all_orders if orders <= MOST else _some_orders)(products, blocks)
     slack = 1e-9  # equal orders may differ by rounding
     p = 2 * min(np.mean(others <= r + slack), np.mean(others >= r - slack))
     n = len(x)
@@ -110,9 +109,7 @@ def by_training(x: np.ndarray, y: np.ndarray, seeds: Sequence[int]) -> Correlati
 def _all_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
     total = np.zeros(1)
     for block in blocks:
-        part = products[np.ix_(block, block)]
-        each = list(itertools.permutations(range(len(block))))
-        sums = [part[range(len(block)), order].sum() for order in each]
+        sums = [products[block, order].sum() for order in map(list, itertools.permutations(block))]
         total = np.add.outer(total, sums).ravel()
     return total
 
@@ -130,8 +127,6 @@ def _some_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
 def holm(p: Sequence[float]) -> list[float]:
     """Adjusted p-values of claims looked at together (Holm 1979): below 0.05, no more than one
     family in twenty without any effect has a claim decided."""
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.array(p)[order])
+    return np.minimum(adjusted, 1).tolist()

@@ -14,13 +14,12 @@ OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED
 
 def about(report) -> str:
     """What a `report.Report` is of, in a sentence."""
-    settings, models = report.settings, report.models
-    f = settings["flags"]
-    trained = len({m.training.cell.key for m in models})
+    settings, f = report.settings, report.settings["flags"]
+    trained = len({m.training.cell.key for m in report.models})
     seeds = f["study"]["seeds"]
     return (
         f"{trained} trainings ({seeds} seed{'s' * (seeds > 1)} of each kind), "
-        f"{len(models)} models, images of {f['model']['image_size']} pixels; commit "
+        f"{len(report.models)} models, images of {f['model']['image_size']} pixels; commit "
         f"{settings['commit'] or 'unknown'}, torch {settings['torch']}, {settings['device']}."
     )
 
