@@ -45,11 +45,9 @@ class Gradient(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a study's tables: `value` of what the cell's measure shows of a model.
-
-    `title`: its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is
-    flatter than Adam: ..." names it, "" for no such claim.
-    """
+    """A column of a study's tables: `value` of what the cell's measure shows of a model. `title`:
+    its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is flatter than
+    Adam: ..." names it, "" for no such claim."""
 
     cell: str
     value: str
@@ -60,10 +58,8 @@ class Column:
 @dataclasses.dataclass(frozen=True)
 class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
-
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
-    study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these.
-    """
+    study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these."""
 
     verb: str
     cells: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -57,10 +57,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class Preset(argparse.Action):
-    """--preset NAME reads the flags of its string as if they stood in its place.
-
-    Flags that this command line does not have are left out.
-    """
+    """--preset NAME reads the flags of its string as if they stood in its place. Flags that this
+    command line does not have are left out."""
 
     def __call__(self, parser, namespace, name, option_string=None):
         parser.parse_known_args(shlex.split(PRESETS[name]), namespace)
@@ -113,10 +111,8 @@ def group_of(group, values):
 
 def as_trained(group, trained, given, source):
     """The group for use with a checkpoint: what it is was fixed in training, the rest is given.
-
     `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
-    flag contradicts what the network or the chain is.
-    """
+    flag contradicts what the network or the chain is."""
     trained = checked(group, trained, source)
     fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
     for name in sorted(fixed & given.keys()):
@@ -130,10 +126,8 @@ def as_trained(group, trained, given, source):
 
 
 def checked(group, values, source):
-    """The values of a group as a file tells them; ValueError where no flag could have said so.
-
-    Only those that are fixed are looked at: nothing else of a file's is used.
-    """
+    """The values of a group as a file tells them; ValueError where no flag could have said so. Only
+    those that are fixed are looked at: nothing else of a file's is used."""
     if not isinstance(values, dict):
         raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
     for field in dataclasses.fields(group):

@@ -45,11 +45,9 @@ TYPES = {"svg": "svg+xml", "png": "png"}
 
 
 def page(title: str, text: str, files: dict[str, bytes]) -> str:
-    """The page of a Markdown text, whose images are those of `files`, by the names it links.
-
-    An image that is a paragraph has its words below it, and what is wider than a phone scrolls
-    sideways. A cell that begins with "holds" or "does not" has its colour.
-    """
+    """The page of a Markdown text, whose images are those of `files`, by the names it links. An
+    image that is a paragraph has its words below it, and what is wider than a phone scrolls
+    sideways. A cell that begins with "holds" or "does not" has its colour."""
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r'(?<=src=")[^"]+', lambda found: _data(found[0], files), body)
     figure = r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>'

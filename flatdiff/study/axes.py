@@ -58,10 +58,8 @@ def matched(flags, found: list[dict]) -> list[dict]:
 
 
 def _train_flags(text: str) -> dict[str, Any]:
-    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}.
-
-    Knobs of the gradient itself, which are no flags, stay behind its name.
-    """
+    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}. Knobs
+    of the gradient itself, which are no flags, stay behind its name."""
     fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
     first, *others = text.split()
     values, knobs = {}, []
@@ -114,9 +112,6 @@ def lists_of(study: config.StudyFlags) -> dict[str, list[int]]:
     return {name: list(dict.fromkeys(map(int, values))) for name, values in found.items()}
 
 
-# What was asked for
-
-
 def check(flags) -> None:
     """ValueError for flags that a study has no use for, or that do not go together."""
     for name, why in NOT_FOR_STUDIES.items():
@@ -143,9 +138,6 @@ def features_of(flags) -> str:
     if "digits" in flags.presets and "data_dir" not in flags.given:
         return "digits"
     return "inception" if flags.study.inception_weights else "lite0"
-
-
-# The training of a gradient
 
 
 def train_group(flags, gradient: dict) -> config.TrainFlags:

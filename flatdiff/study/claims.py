@@ -38,11 +38,9 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs.
-
-    p: of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
-    smallest true effect that would be found in 80 % of repetitions with this n and this scatter.
-    """
+    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs. p:
+    of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
+    smallest true effect that would be found in 80 % of repetitions with this n and this scatter."""
 
     text: str
     place: str
@@ -74,9 +72,6 @@ def _corrected(family: list[Verdict]) -> list[Verdict]:
         for v in family
     ]
     return [dataclasses.replace(v, holm=told) for v, told in zip(family, holm)]
-
-
-# What the paper says
 
 
 def claims(rows: list[dict]) -> list[Claim]:
@@ -181,9 +176,6 @@ def plus(average: str) -> str:
     return "" if average == "none" else f" + {average.upper()}"
 
 
-# Verdicts
-
-
 def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
     """None where no seed has both models."""
     differences = paired(rows, claim.a, claim.b, claim.column)
@@ -214,10 +206,8 @@ def _underfitted(claim: Claim, rows: list[dict]) -> bool:
 
 
 def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
-    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings.
-
-    Only trainings with all their averages count. None for fewer than two, or without an r.
-    """
+    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings. Only
+    trainings with all their averages count. None for fewer than two, or without an r."""
     trainings = collections.defaultdict(dict)
     for row in rows:
         if None not in (row.get(x), row.get(y)):

@@ -26,10 +26,8 @@ def write(cells: list[Cell], name: str, path: str) -> None:
 
 
 def work(path: str, run: Callable[[list[str]], None]) -> None:
-    """Do what the job file says, all ranks together; `run` does one command line.
-
-    What is done already is left as it is.
-    """
+    """Do what the job file says, all ranks together; `run` does one command line. What is done
+    already is left as it is."""
     for cell in _cells(path):
         with _locked(cell["folder"]):
             if dist_util.broadcast_object(read_result(cell["folder"])) is None:

@@ -33,10 +33,8 @@ LEFT = {"flatness": "flatness.json", "exposure": "exposure_bias.json"}  # by the
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """A command line, of `words` and flags, and the file that it `leaves` in the cell's folder.
-
     `flags` and `made_of` are what its numbers depend on, as values by name; `aside`, the flags that
-    change none of them.
-    """
+    change none of them."""
 
     kind: str
     flags: Mapping[str, Any]

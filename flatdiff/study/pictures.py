@@ -87,9 +87,6 @@ def training(models: list[Model]) -> str:
     return _finish(figure, axes)
 
 
-# How it looks
-
-
 def _groups(models: list[Model]) -> list[list[Model]]:
     """Models that differ by seed alone."""
     found: dict[tuple, list[Model]] = {}

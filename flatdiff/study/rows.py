@@ -99,9 +99,6 @@ def underfits(row: dict, where: str) -> bool:
     return None not in (norm, noise) and norm < UNDERFIT * noise
 
 
-# Over seeds
-
-
 def mean_and_half(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """The mean, and half of its 95 % interval; None for what there are too few values for."""
     known = [v for v in values if v is not None]
@@ -128,10 +125,8 @@ def _measured(row: dict) -> bool:
 
 
 def paired(rows: list[dict], a: dict, b: dict, column: str) -> list[float]:
-    """By seed: the column of the row that has the values of `a`, less that of `b`'s row.
-
-    Seeds that lack a value are left out.
-    """
+    """By seed: the column of the row that has the values of `a`, less that of `b`'s row. Seeds that
+    lack a value are left out."""
     known = [row for row in rows if row.get(column) is not None]
     first, second = (
         {row["seed"]: row[column] for row in known if row.items() >= side.items()}

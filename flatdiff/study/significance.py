@@ -63,10 +63,8 @@ def mean_of(differences: Sequence[float]) -> Mean:
 
 @functools.cache
 def seen_in_errors(n: int) -> float:
-    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %.
-
-    Of the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for three values, 2.8 for many.
-    """
+    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %. Of
+    the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for three values, 2.8 for many."""
     freedom = n - 1
     edge = stats.t.ppf((1 + LEVEL) / 2, freedom)
 

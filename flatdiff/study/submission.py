@@ -20,9 +20,7 @@ Begin = Callable[[list[tuple[list[str], str]]], list[Any]]
 @contextlib.contextmanager
 def here(slots: int, ranks: int) -> Iterator[Begin]:
     """Processes of this machine, `slots` of so many ranks at a time, which end with the block.
-
-    SIGTERM ends them too, as Ctrl-C does; of kill -9 they learn nothing.
-    """
+    SIGTERM ends them too, as Ctrl-C does; of kill -9 they learn nothing."""
     started: list[subprocess.Popen] = []
     environment = dict(os.environ)
     if slots * ranks > 1:  # torch takes all cores in each process
@@ -50,9 +48,7 @@ def here(slots: int, ranks: int) -> Iterator[Begin]:
 
 def cluster(kind: str, text: str, folder: str) -> Begin:
     """Jobs of a cluster, of the `options` in the text; those that begin together are one array.
-
-    They go on after the study was stopped: the same command finds what they did.
-    """
+    They go on after the study was stopped: the same command finds what they did."""
     try:
         import submitit
     except ImportError as error:
