@@ -68,6 +68,7 @@ class Measure(Choice):
 
 
 Table = Mapping[str, Choice]
+NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
@@ -145,11 +146,7 @@ MEASURES: dict[str, Measure] = {
         | {
             f"{norm}_{where}": Column("exposure", f"{norm}_{where}", f"{place}: {title}")
             for where, place in (("start", "nearest t = 0"), ("mean", "mean of the rest"))
-            for norm, title in (
-                ("training", "in training"),
-                ("sampling", "in sampling"),
-                ("gap", "size of the gap"),
-            )
+            for norm, title in NORMS.items()
         },
         "The norms are those of the predicted noise, on real images and along the chain.",
     ),

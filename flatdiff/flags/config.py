@@ -34,9 +34,7 @@ class ModelFlags:
     )
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
-    use_new_attention_order: bool = fixed(
-        False, "split q, k, v before the heads; False: after, as the older files"
-    )
+    use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +84,7 @@ class ClassifierFlags:
     classifier_use_scale_shift_norm: bool = fixed(
         True, "the timestep scales and shifts the norms; False: it is added"
     )
-    classifier_resblock_updown: bool = fixed(
-        True, "residual blocks resample; False: convolutions do"
-    )
+    classifier_resblock_updown: bool = fixed(True, "blocks resample; False: convolutions do")
     classifier_pool: str = fixed(
         "attention",
         "how features become logits",
@@ -138,33 +134,23 @@ class TrainFlags:
     microbatch: int = flag(-1, "images per forward pass, to save memory; -1: the whole batch")
     optimizer: str = flag("adam", "the gradient that the optimizer follows", table=GRADIENTS)
     base_optimizer: str = flag("adamw", "the optimizer that takes the steps", table=OPTIMIZERS)
-    rho: float = flag(
-        0.05, "radius of SAM's ball, l2 over all weights (ASAM: relative); 0: plain Adam", low=0
-    )
-    sam_sync: bool = flag(
-        False, "SAM climbs along the mean gradient of all ranks; False: each along its own"
-    )
+    rho: float = flag(0.05, "radius of SAM's ball, l2 (ASAM: relative); 0: plain Adam", low=0)
+    sam_sync: bool = flag(False, "SAM climbs along the ranks' mean gradient; False: each its own")
     sam_every: int = flag(
-        1,
-        "SAM at every k-th step, plain steps between (SAM-k in Liu et al. 2022); 1: always",
-        low=1,
+        1, "SAM at every k-th step, plain steps between (Liu et al. 2022); 1: always", low=1
     )
     sam_start: int = flag(
-        0, "step from which on SAM is used (Zhou et al. 2025: late is enough); 0: always", low=0
+        0, "first step of SAM (late is enough: Zhou et al. 2025); 0: always", low=0
     )
     sam_share: float = flag(
-        1.0,
-        "share of each rank's batch that SAM climbs on, and that the log shows the loss of (Bahri "
-        "et al. 2022); 1: all of it",
+        1.0, "share of the batch that SAM climbs on, and logs (Bahri et al. 2022); 1: all of it"
     )
     ema_rate: str = flag("0.9999", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
     use_swa: bool = flag(False, "average the weights at the end of each window; False: off")
     swa_window: int = flag(100, "steps per window", low=1)
     swa_start: int = flag(0, "step of the first window, if nothing was resumed", low=0)
     swa_lr_min: float = flag(1e-6, "lr at the end of a window, if lr_anneal_steps > 0", low=0)
-    averages: str = flag(
-        "", "more averages, separated by commas; empty: none", table=AVERAGES, many=True
-    )
+    averages: str = flag("", "more averages, by commas; empty: none", table=AVERAGES, many=True)
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = aside(100, "steps between two lines of the log", low=1)
     save_interval: int = aside(10000, "steps between two checkpoints", low=1)
@@ -205,8 +191,6 @@ class RunFlags:
     """What every script has."""
 
     seed: int = flag(0, "all randomness is a function of this number", low=0)
-    dtype: str = flag(
-        "fp32", "arithmetic of the network; its weights stay fp32", choices=("fp32", "bf16", "fp16")
-    )
+    dtype: str = flag("fp32", "arithmetic; weights stay fp32", choices=("fp32", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

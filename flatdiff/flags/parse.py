@@ -84,7 +84,8 @@ def parse(description, argv=None, **groups):
             if field.name not in known:
                 known.add(field.name)
                 told = {"metavar": _metavar(field), "help": _help(field)}
-                section.add_argument(f"--{field.name}", type=reader(field), **told)
+                reader = functools.partial(read, field)
+                section.add_argument(f"--{field.name}", type=reader, **told)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))
@@ -114,15 +115,15 @@ def as_trained(group, trained, given, source):
     `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
     flag contradicts what the network or the chain is."""
     trained = checked(group, trained, source)
-    fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
-    for name in sorted(fixed & given.keys()):
+    own = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
+    for name in sorted(own & given.keys()):
         if trained[name] != given[name]:
             raise ValueError(
                 f"--{name} {given[name]!r} contradicts the checkpoint, which was trained with "
                 f"--{name} {trained[name]!r} ({source}). Leave the flag out, or give the "
                 "checkpoint that it belongs to."
             )
-    return group_of(group, given | {name: trained[name] for name in fixed})
+    return group_of(group, given | {name: trained[name] for name in own})
 
 
 def checked(group, values, source):
@@ -158,16 +159,12 @@ def to_dict(flags):
     return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
 
 
-def reader(field):
-    """Text -> the field's value; the message names what is expected."""
-
-    def read(text):
-        value = choices.read(type(field.default), text)
-        if problem := _outside(field, value):
-            raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
-        return value
-
-    return read
+def read(field, text):
+    """Text -> the field's value; the ArgumentTypeError names what is expected."""
+    value = choices.read(type(field.default), text)
+    if problem := _outside(field, value):
+        raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
+    return value
 
 
 def _outside(field, value):

@@ -33,9 +33,7 @@ class CompareFlags(FeatureFlags):
     """Runs drawn side by side, and the distances of their samples from real images."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
-    reference: str = flag(
-        "", "real images, npz or folder, to which distances are measured; empty: no distances"
-    )
+    reference: str = flag("", "real images, npz or folder, to measure distances to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +60,9 @@ class FlatnessFlags:
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
-    surface_range: float = part(
-        1.0, "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter"
-    )
+    surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
     batch_size: int = aside(
-        0,
-        "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
-        low=0,
+        0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
 
 
@@ -102,12 +96,8 @@ class RoundingFlags:
         False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
     quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
-    quant_skip: str = fixed(
-        "", "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none"
-    )
-    quant_activations: int = flag(
-        0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
-    )
+    quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
+    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +110,8 @@ class QuantFlags(RoundingFlags):
         "by layer (slower); or convolutions in integers on the CPU (faster)",
         choices=("simulate", "packed", "int8"),
     )
-    save_quantized: str = aside(
-        "", "FILE.safetensors for the packed weights, to give as model_path; empty: not saved"
-    )
-    num_images: int = aside(
-        256, "images of data_dir on which the loss is measured before and after", low=6
-    )
+    save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
+    num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,14 +158,10 @@ class StudyFlags:
         "name=value after a blank: adam-sam,adam-sam sam_sync=True",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
-    average: str = flag(
-        "none,ema,swa", "weights that are measured, all of the same trainings; ema: the first rate"
-    )
+    average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
     input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
     seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
-    matched: bool = flag(
-        True, "beside each gradient that climbs, Adam with as many more steps as it costs"
-    )
+    matched: bool = flag(True, "beside each gradient that climbs, Adam of equal cost")
     sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
@@ -190,13 +172,9 @@ class StudyFlags:
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
-    sigma: str = flag(
-        "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
-    )
-    filter_sigma: str = flag(
-        "0.02,0.05,0.1", "LPF in units of each filter: deviations; tables show the middle one"
-    )
-    radius: str = flag("2,5,10", "MC: lengths of the directions; tables show the middle one")
+    sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
+    filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
+    radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)

@@ -73,7 +73,7 @@ def _train_flags(text: str) -> dict[str, Any]:
                 "then name=value with flags as rho or sam_sync"
             )
         try:
-            values[name] = parse.reader(fields[name])(value)
+            values[name] = parse.read(fields[name], value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
     return values | {"optimizer": " ".join([first, *knobs])}
