@@ -1,7 +1,4 @@
-"""Every knob of every script: here those that make a model, in `use` those of what is done with it.
-
-Nothing here imports torch, so that `--help` answers at once.
-"""
+"""Every knob that makes a model; `use` has those of what is done with one. Imports no torch."""
 
 import dataclasses
 

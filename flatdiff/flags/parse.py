@@ -83,9 +83,8 @@ def parse(description, argv=None, **groups):
         for field in dataclasses.fields(group):
             if field.name not in known:
                 known.add(field.name)
-                told = {"metavar": _metavar(field), "help": _help(field)}
                 reader = functools.partial(read, field)
-                section.add_argument(f"--{field.name}", type=reader, **told)
+                section.add_argument(f"--{field.name}", type=reader, **_told(field))
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))
@@ -144,11 +143,16 @@ def checked(group, values, source):
     return values
 
 
+def parts(text):
+    """What stands between the commas of a text, without blanks around it and without empty ones."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def numbers(name, text, expected, fits=lambda number: True, *, kind=float, empty=False):
     """The numbers of the flag's text, as 0.1,0.5. ValueError, with what is `expected`, where a part
     is no number of that kind or does not fit, and for no numbers unless it may be empty."""
     with contextlib.suppress(ValueError):
-        found = [kind(part) for part in text.split(",") if part.strip()]
+        found = [kind(part) for part in parts(text)]
         if (found or empty) and all(map(fits, found)):
             return found
     raise ValueError(f"--{name} is {text!r}; expected {expected}")
@@ -187,16 +191,14 @@ def _outside(field, value):
     return ""
 
 
-def _help(field):
+def _told(field):
+    """What --help says of the field."""
     table = field.metadata["table"]
+    names = ",".join(field.metadata["choices"] or table or ())
+    kind = {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
     help = field.metadata["help"] + (f". {choices.told(table)}" if table else "")
-    return f"{help} (default: {field.default!r})".replace("%", "%%")
-
-
-def _metavar(field):
-    if names := field.metadata["choices"] or field.metadata["table"]:
-        return "{" + ",".join(names) + "}"
-    return {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
+    help = f"{help} (default: {field.default!r})".replace("%", "%%")
+    return {"metavar": f"{{{names}}}" if names else kind, "help": help}
 
 
 def _unknown(text, known):

@@ -1,7 +1,4 @@
-"""Published flag strings by name: what --preset NAME stands for, of which a script reads its own.
-
-Most are of guided-diffusion's README, for the files named beside them.
-"""
+"""Published flag strings: what --preset NAME stands for. Most are of guided-diffusion's README."""
 
 import shlex
 

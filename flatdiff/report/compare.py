@@ -1,7 +1,4 @@
-"""Pictures of several runs side by side: training curves and sample grids.
-
-Reads what runs leave on disk (progress.csv, samples_*.npz), and knows nothing of how it came about.
-"""
+"""Pictures of runs side by side, from what they leave on disk: progress.csv and samples_*.npz."""
 
 import csv
 import glob

@@ -36,7 +36,7 @@ td img { display: block; width: 12rem; image-rendering: pixelated; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
-  th, td { padding: .15rem .35rem; } th { min-width: 0; }   .scroll { overflow: visible; }
+  th, td { padding: .15rem .35rem; } th { min-width: 0; } .scroll { overflow: visible; }
   td:first-child { min-width: 0; }
   figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } details { display: none; } }

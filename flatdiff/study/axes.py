@@ -1,7 +1,4 @@
-"""The axes of a study, from its flags: gradients, averages, and the training of each gradient.
-
-ValueError says which flag makes no sense, and what was expected.
-"""
+"""The axes of a study, from its flags: gradients, averages, and the training of each gradient."""
 
 import argparse
 import dataclasses
@@ -27,7 +24,7 @@ def gradients(flags) -> list[dict[str, Any]]:
     """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
     named = {}
-    for changed in map(_train_flags, _parts(flags.study.gradient)):
+    for changed in map(_train_flags, parse.parts(flags.study.gradient)):
         crossed = changed["optimizer"] != PLAIN and "rho" not in changed
         for each in [changed | {"rho": rho} for rho in radii] if crossed else [changed]:
             named[name_of(each)] = each
@@ -35,11 +32,6 @@ def gradients(flags) -> list[dict[str, Any]]:
         raise ValueError("--gradient is empty; expected names as adam,adam-sam")
     found = list(named.values())
     return found + (matched(flags, found) if flags.study.matched else [])
-
-
-def _parts(text: str) -> list[str]:
-    """What stands between the commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def matched(flags, found: list[dict]) -> list[dict]:
@@ -89,7 +81,7 @@ def name_of(gradient: dict) -> str:
 def averages_of(flags) -> list[str]:
     """The averages that are measured, as "none", "ema", or of the registry with knobs behind it."""
     known = ["none", *choices.AVERAGES]
-    found = list(dict.fromkeys(_parts(flags.study.average)))
+    found = list(dict.fromkeys(parse.parts(flags.study.average)))
     for text in found:
         if text != "none" and text.split()[0] not in known[1:]:
             raise ValueError(f"--average: got {text!r}, expected {', '.join(known)}")

@@ -1,9 +1,8 @@
 """The paper's claims, each with a verdict from the rows of a study.
 
-A claim says that a number is lower for one kind of model than for another. Differences are paired
-by seed; their 95 % interval is Student's t. A claim holds where the interval is below zero, does
-not where it is above, and is undecided where zero is in it. Beside that, the verdict after Holm's
-correction for all claims of its family: the paper's, and those at equal cost.
+A claim says that a number is lower for one kind of model than for another: it holds where Student's
+95 % interval of the differences, paired by seed, is below zero, does not where it is above, and is
+undecided where zero is in it. Beside that, the verdict after Holm's correction for its family.
 """
 
 import collections

@@ -1,7 +1,4 @@
-"""The figures of a study, as SVG text: a colour for each gradient, a line style for each average.
-
-Curves are means over seeds. Knows nothing of pages.
-"""
+"""The figures of a study, as SVG text: a colour a gradient, a style an average, means of seeds."""
 
 import contextlib
 import io

@@ -1,10 +1,6 @@
-"""What a study found: report.html, report.md with figures/, study.csv, study.json, from the cells.
-
-Written at the end of each run, of whatever is there by then.
-"""
+"""What a study found, from the cells that are done, as report.html, .md, study.csv and .json."""
 
 import dataclasses
-import functools
 import json
 import os
 import shlex
@@ -76,14 +72,11 @@ def command(argv: list[str]) -> str:
 def commit() -> str:
     """Which source it was: its commit, "-dirty" where files differ from that; the version where
     it is installed."""
-
-    def git(*words):
-        run = functools.partial(subprocess.check_output, cwd=os.path.dirname(__file__), text=True)
-        return run(["git", *words], stderr=subprocess.DEVNULL).strip()
-
+    ours = ["git", "ls-files", "--error-unmatch", __file__]  # of no repository around it
+    about = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    how = {"cwd": os.path.dirname(__file__), "stderr": subprocess.DEVNULL, "text": True}
     try:
-        git("ls-files", "--error-unmatch", __file__)  # of no repository around it
-        return git("describe", "--always", "--dirty", "--abbrev=12")
+        return [subprocess.check_output(words, **how) for words in (ours, about)][1].strip()
     except (OSError, subprocess.CalledProcessError):
         return __version__
 

@@ -1,8 +1,7 @@
 """Runs the jobs of a study: here, a few at a time, or on a cluster through submitit.
 
 A job is a process, `[mpirun -n N] flatdiff study --job FILE`, so that one that fails or is killed
-costs itself alone. A training is a job; so are all measurements of one model, which wait for it.
-What is left to do is read from the disk.
+costs itself alone: a training, or all measurements of one model, which wait for its training.
 """
 
 import contextlib

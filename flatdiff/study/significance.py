@@ -39,7 +39,6 @@ class Correlation(NamedTuple):
     p: float
     least: float
     seen: float | None
-    models: int
     trainings: int
 
 
@@ -101,7 +100,7 @@ def by_training(x: np.ndarray, y: np.ndarray, seeds: Sequence[int]) -> Correlati
     n = len(x)
     needed = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)  # of Fisher's z
     seen = math.tanh(needed / math.sqrt(n - 3)) if n > 3 else None
-    return Correlation(r, min(1.0, float(p)), 2 / len(others), seen, x.size, n)
+    return Correlation(r, min(1.0, float(p)), 2 / len(others), seen, n)
 
 
 def _all_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Where the jobs of a study run: here, or on a cluster by submitit.
 
-Both are functions of (command, log) pairs that begin these and return handles: `poll` is the exit
-code, None while the job goes on.
+Both are functions of (command, log) pairs that return a handle each, whose `poll` is the exit code.
 """
 
 import contextlib
@@ -13,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+
+from ..flags.parse import parts
 
 Begin = Callable[[list[tuple[list[str], str]]], list[Any]]
 
@@ -80,7 +81,7 @@ def call(command: list[str], log: str) -> int:
 
 def options(text: str) -> dict:
     """Text as slurm_partition=gpu,timeout_min=600 -> values by name, whole numbers as such."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in parts(text)]
     if not all(name and value for name, _, value in pairs):
         raise ValueError(f"--cluster_options is {text!r}; expected name=value separated by commas")
     return {name.strip(): int(v) if v.isdigit() else v for name, _, v in pairs}

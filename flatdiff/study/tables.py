@@ -7,12 +7,6 @@ from ..report.text import Rows
 from .claims import Verdict, plus
 from .rows import columns_of, mean_and_half
 
-COSTS = {
-    "images": "images, thousands",
-    "seconds": "seconds",
-    "processor_seconds": "processor seconds",
-}
-
 
 def with_error(mean: float | None, error: float | None) -> str:
     """A mean ± half of its interval: two digits of the latter, as many decimals of the former."""
@@ -40,7 +34,7 @@ def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str
     for c in columns:
         header += [f"{distance}, {c[3:]} steps", f"{c[3:]} steps, endless samples"]
     best = {c: min((r[c] for r in summary if r[c] is not None), default=None) for c in columns}
-    rows = [[*header, COSTS["images"], COSTS[seconds]]]
+    rows = [[*header, "images, thousands", seconds.replace("_", " ")]]
     for row in summary:
         cells = [label(row), str(row["seeds"])]
         for c in columns:
