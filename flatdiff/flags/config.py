@@ -96,9 +96,7 @@ class DataFlags:
 
     data_dir: str = aside("", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0")
     class_from: str = flag(
-        "prefix",
-        "a class is the file name before its first _ (prefix), or the folder",
-        choices=("prefix", "folder"),
+        "prefix", "class: file name before its first _, or folder", choices=("prefix", "folder")
     )
     transparent: str = flag(
         "white",

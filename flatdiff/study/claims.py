@@ -128,8 +128,7 @@ class Maker:
         self.raw = plus(self.averages[0])
 
     def claim(self, text: str, place: str, column: str, a=None, b=None) -> Claim:
-        """`a`, `b`: values of sam's and plain's models that differ from the raw weights without
-        input perturbation."""
+        """`a`, `b`: where sam's and plain's models differ from raw weights of the least shift."""
         base = {"average": self.averages[0], "input_pertub": self.shifts[0]}
         sam, plain = base | {"gradient": self.sam}, base | {"gradient": self.plain}
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))

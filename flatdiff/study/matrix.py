@@ -163,18 +163,11 @@ class Cells:
         run = dataclasses.replace(flags.run, seed=seed, log_dir="")
         diffusion = dataclasses.replace(flags.diffusion, input_pertub=pertub)
         counted, aside = changed(run, flags.data, train, flags.model, diffusion)
-        aside["log_dir"] = FOLDER
         made_of = {"data": self.data, "ranks": ranks}
-        return Training(
-            gradient=axes.name_of(gradient),
-            climbs=axes.climbs(train),
-            matched="times" in gradient,
-            input_pertub=pertub,
-            seed=seed,
-            steps=train.end_step,
-            cost=axes.cost(train) * ranks,
-            cell=Cell("train", counted, made_of, self.store, ("train",), aside),
-        )
+        aside["log_dir"] = FOLDER
+        cell = Cell("train", counted, made_of, self.store, ("train",), aside)
+        what = axes.name_of(gradient), axes.climbs(train), "times" in gradient, pertub, seed
+        return Training(*what, train.end_step, axes.cost(train) * ranks, cell)
 
     def of_model(self, training: Training, average: str) -> dict[str, Cell]:
         """By name: samples and their distances, what the registry measures, the real images."""
@@ -194,12 +187,12 @@ class Cells:
 
     def _reference(self, num_images: int) -> Cell:
         """All real images as training sees them, or as many as a distance is measured to."""
-        data, size = self.flags.data, self.flags.model.image_size
+        data, size, file = self.flags.data, self.flags.model.image_size, "reference.npz"
         flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
         aside = {"data_dir": data.data_dir, "transparent": data.transparent}
-        aside["out"] = os.path.join(FOLDER, "reference.npz")
-        what = flags, {"data": self.data}, self.store, ("data", "to_npz"), aside
-        return Cell("reference", *what, "reference.npz")
+        aside["out"] = os.path.join(FOLDER, file)
+        made_of, words = {"data": self.data}, ("data", "to_npz")
+        return Cell("reference", flags, made_of, self.store, words, aside, file)
 
     def _samples(self, steps: int, bits: int, made_of: dict, aside: dict) -> Cell:
         n, size = self.study.num_samples, self.flags.model.image_size
