@@ -9,13 +9,15 @@ mu, sigma, mu_s, sigma_s in the reference are used for FID and sFID.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1]))  # where flatdiff is not installed
+if importlib.util.find_spec("flatdiff") is None:
+    sys.path.append(str(Path(__file__).parents[1]))
 
 
 def create_argparser() -> argparse.ArgumentParser:

@@ -2,7 +2,6 @@
 
 import ast
 import difflib
-import runpy
 import sys
 from pathlib import Path
 
@@ -45,9 +44,11 @@ def run(argv: list[str]) -> None:
         print(__version__)
     elif word in scripts:
         sys.argv = [f"flatdiff {word}", *others]
-        if (home := str(scripts[word].parent)) not in sys.path:
+        path = scripts[word]
+        if (home := str(path.parent)) not in sys.path:
             sys.path.insert(0, home)  # where its neighbours are
-        runpy.run_path(str(scripts[word]), run_name="__main__")
+        code = compile(path.read_text(), path, "exec")  # runpy would tell errors as the file's
+        exec(code, {"__name__": "__main__", "__file__": str(path)})
     else:
         near = difflib.get_close_matches(word, scripts, 1)
         hint = f"; did you mean {near[0]}?" if near else ""

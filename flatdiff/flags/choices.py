@@ -45,11 +45,9 @@ class Gradient(Choice):
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a study's tables: `value` of what the cell's measure shows of a model.
-
-    `title`: its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is
-    flatter than Adam: ..." names it, "" for no such claim.
-    """
+    """A column of a study's tables: `value` of what the cell's measure shows of a model. `title`:
+    its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is flatter than
+    Adam: ..." names it, "" for no such claim."""
 
     cell: str
     value: str
@@ -60,10 +58,8 @@ class Column:
 @dataclasses.dataclass(frozen=True)
 class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
-
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
-    study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these.
-    """
+    study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these."""
 
     verb: str
     cells: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -72,6 +68,7 @@ class Measure(Choice):
 
 
 Table = Mapping[str, Choice]
+NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
@@ -81,9 +78,7 @@ SAMPLERS: dict[str, Choice] = {
 GRADIENTS: dict[str, Gradient] = {
     "adam": Gradient("weights.gradients:plain", "here", passes=1),
     "adam-sam": Gradient(
-        "weights.gradients:sam",
-        "at the ridge, rho away (Foret et al. 2021)",
-        passes=2,
+        "weights.gradients:sam", "at the ridge, rho away (Foret et al. 2021)", passes=2
     ),
     "adam-asam": Gradient(
         "weights.gradients:asam", "the ball in units of |w| (Kwon et al. 2021)", passes=2
@@ -151,11 +146,7 @@ MEASURES: dict[str, Measure] = {
         | {
             f"{norm}_{where}": Column("exposure", f"{norm}_{where}", f"{place}: {title}")
             for where, place in (("start", "nearest t = 0"), ("mean", "mean of the rest"))
-            for norm, title in (
-                ("training", "in training"),
-                ("sampling", "in sampling"),
-                ("gap", "size of the gap"),
-            )
+            for norm, title in NORMS.items()
         },
         "The norms are those of the predicted noise, on real images and along the chain.",
     ),

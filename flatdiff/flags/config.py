@@ -1,13 +1,9 @@
-"""Every knob of every script, one line each; see `flags` for how they are read.
-
-Here are those that make a model; those of what is done with one are in `config_use`. Nothing here
-imports torch, so that `--help` answers at once.
-"""
+"""Every knob that makes a model; `use` has those of what is done with one. Imports no torch."""
 
 import dataclasses
 
 from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
-from .parse import as_trained, checked, flag, group_of, parse, run, to_dict  # noqa: F401
+from .parse import as_trained, aside, checked, fixed, flag, group_of, parse, run, sampling, to_dict  # noqa: F401
 from .use import *  # noqa: F403
 from .use import FeatureFlags
 
@@ -16,63 +12,47 @@ from .use import FeatureFlags
 class ModelFlags:
     """The network: guided-diffusion's names and defaults."""
 
-    image_size: int = flag(64, "side of the square images, in pixels", low=1, fixed=True)
-    num_channels: int = flag(128, "base width; widths must divide by 32", low=1, fixed=True)
-    num_res_blocks: int = flag(2, "residual blocks per level", low=1, fixed=True)
-    num_heads: int = flag(4, "attention heads, if num_head_channels is -1", fixed=True)
-    num_heads_upsample: int = flag(-1, "heads on the way up; -1: as num_heads", fixed=True)
-    num_head_channels: int = flag(-1, "channels per head; -1: use num_heads", fixed=True)
-    attention_resolutions: str = flag(
-        "16,8", "feature-map sizes, in pixels, that get attention; empty: none", fixed=True
+    image_size: int = fixed(64, "side of the square images, in pixels", low=1)
+    num_channels: int = fixed(128, "base width; widths must divide by 32", low=1)
+    num_res_blocks: int = fixed(2, "residual blocks per level", low=1)
+    num_heads: int = fixed(4, "attention heads, if num_head_channels is -1")
+    num_heads_upsample: int = fixed(-1, "heads on the way up; -1: as num_heads")
+    num_head_channels: int = fixed(-1, "channels per head; -1: use num_heads")
+    attention_resolutions: str = fixed(
+        "16,8", "feature-map sizes, in pixels, that get attention; empty: none"
     )
-    channel_mult: str = flag(
-        "", "width factor of each level, as 1,2,2,2; empty: by image_size", fixed=True
-    )
+    channel_mult: str = fixed("", "width factor of each level, as 1,2,2,2; empty: by image_size")
     dropout: float = flag(0.0, "share of features dropped in training; 0: off", low=0)
-    class_cond: bool = flag(False, "condition on a class label; False: off", fixed=True)
-    num_classes: int = flag(1000, "number of classes if class_cond", low=1, fixed=True)
+    class_cond: bool = fixed(False, "condition on a class label; False: off")
+    num_classes: int = fixed(1000, "number of classes if class_cond", low=1)
     use_checkpoint: bool = flag(False, "recompute activations to save memory; False: off")
-    use_scale_shift_norm: bool = flag(
-        True, "the timestep scales and shifts the norms (FiLM); False: it is added", fixed=True
+    use_scale_shift_norm: bool = fixed(
+        True, "the timestep scales and shifts the norms (FiLM); False: it is added"
     )
-    resblock_updown: bool = flag(
-        False, "residual blocks resample; False: convolutions do", fixed=True
-    )
+    resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
-    use_new_attention_order: bool = flag(
-        False, "split q, k, v before the heads; False: after, as the older files", fixed=True
-    )
+    use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionFlags:
     """The chain: guided-diffusion's names, epsilon scaling, input perturbation."""
 
-    learn_sigma: bool = flag(False, "the network predicts the variance too", fixed=True)
-    diffusion_steps: int = flag(1000, "timesteps T of the chain", low=1, fixed=True)
-    noise_schedule: str = flag("linear", "how betas grow", choices=("linear", "cosine"), fixed=True)
-    timestep_respacing: str = flag(
-        "",
-        "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all",
-        changes="sampling",
+    learn_sigma: bool = fixed(False, "the network predicts the variance too")
+    diffusion_steps: int = fixed(1000, "timesteps T of the chain", low=1)
+    noise_schedule: str = fixed("linear", "how betas grow", choices=("linear", "cosine"))
+    timestep_respacing: str = sampling(
+        "", "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all"
     )
     use_kl: bool = flag(False, "train on the variational bound; False: on the noise's MSE")
-    predict_xstart: bool = flag(
-        False, "the network predicts the image; False: the noise", fixed=True
-    )
-    rescale_timesteps: bool = flag(
-        False, "the network sees t * 1000 / T; False: t itself", fixed=True
-    )
+    predict_xstart: bool = fixed(False, "the network predicts the image; False: the noise")
+    rescale_timesteps: bool = fixed(False, "the network sees t * 1000 / T; False: t itself")
     rescale_learned_sigmas: bool = flag(False, "weigh the variational term by T / 1000")
-    eps_scaler: float = flag(
-        1.0,
-        "sampling: the predicted noise is divided by this (Ning et al. 2024); 1: off",
-        changes="sampling",
+    eps_scaler: float = sampling(
+        1.0, "sampling: the predicted noise is divided by this (Ning et al. 2024); 1: off"
     )
-    eps_scaler_slope: float = flag(
-        0.0,
-        "sampling: the divisor grows by this per respaced step above step 0; 0: constant",
-        changes="sampling",
+    eps_scaler_slope: float = sampling(
+        0.0, "sampling: the divisor grows by this per respaced step above step 0; 0: constant"
     )
     input_pertub: float = flag(
         0.0, "training: noise added to x_t's noise, as its share (Ning et al. 2023); 0: off", low=0
@@ -83,47 +63,40 @@ class DiffusionFlags:
 class SuperResFlags:
     """The two sizes of a super-resolution model."""
 
-    large_size: int = flag(256, "side of the output images, in pixels", low=1, fixed=True)
-    small_size: int = flag(64, "side of the input images, in pixels", low=1, fixed=True)
+    large_size: int = fixed(256, "side of the output images, in pixels", low=1)
+    small_size: int = fixed(64, "side of the input images, in pixels", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierFlags:
     """The noisy classifier of classifier guidance."""
 
-    image_size: int = flag(64, "side of the square images, in pixels", low=1, fixed=True)
+    image_size: int = fixed(64, "side of the square images, in pixels", low=1)
     classifier_use_fp16: bool = flag(False, "half-precision torso; False: off")
-    classifier_width: int = flag(128, "base width", low=1, fixed=True)
-    classifier_depth: int = flag(2, "residual blocks per level", low=1, fixed=True)
-    classifier_attention_resolutions: str = flag(
-        "32,16,8", "feature-map sizes, in pixels, that get attention; empty: none", fixed=True
+    classifier_width: int = fixed(128, "base width", low=1)
+    classifier_depth: int = fixed(2, "residual blocks per level", low=1)
+    classifier_attention_resolutions: str = fixed(
+        "32,16,8", "feature-map sizes, in pixels, that get attention; empty: none"
     )
-    classifier_use_scale_shift_norm: bool = flag(
-        True, "the timestep scales and shifts the norms; False: it is added", fixed=True
+    classifier_use_scale_shift_norm: bool = fixed(
+        True, "the timestep scales and shifts the norms; False: it is added"
     )
-    classifier_resblock_updown: bool = flag(
-        True, "residual blocks resample; False: convolutions do", fixed=True
-    )
-    classifier_pool: str = flag(
+    classifier_resblock_updown: bool = fixed(True, "blocks resample; False: convolutions do")
+    classifier_pool: str = fixed(
         "attention",
         "how features become logits",
         choices=("attention", "adaptive", "spatial", "spatial_v2"),
-        fixed=True,
     )
-    num_classes: int = flag(1000, "number of classes", low=1, fixed=True)
+    num_classes: int = fixed(1000, "number of classes", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFlags:
     """The images: where they are, and how they are read."""
 
-    data_dir: str = flag(
-        "", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0", changes="nothing"
-    )
+    data_dir: str = aside("", "folder of images (jpg, png, gif, webp), zip, or npz with arr_0")
     class_from: str = flag(
-        "prefix",
-        "a class is the file name before its first _ (prefix), or the folder",
-        choices=("prefix", "folder"),
+        "prefix", "class: file name before its first _, or folder", choices=("prefix", "folder")
     )
     transparent: str = flag(
         "white",
@@ -131,9 +104,7 @@ class DataFlags:
         "colours that they hide, as in guided-diffusion",
         choices=("white", "refuse", "drop"),
     )
-    num_workers: int = flag(
-        2, "processes that decode images, if they do not fit memory", low=0, changes="nothing"
-    )
+    num_workers: int = aside(2, "processes that decode images, if they do not fit memory", low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,45 +129,29 @@ class TrainFlags:
     microbatch: int = flag(-1, "images per forward pass, to save memory; -1: the whole batch")
     optimizer: str = flag("adam", "the gradient that the optimizer follows", table=GRADIENTS)
     base_optimizer: str = flag("adamw", "the optimizer that takes the steps", table=OPTIMIZERS)
-    rho: float = flag(
-        0.05, "radius of SAM's ball, l2 over all weights (ASAM: relative); 0: plain Adam", low=0
-    )
-    sam_sync: bool = flag(
-        False, "SAM climbs along the mean gradient of all ranks; False: each along its own"
-    )
+    rho: float = flag(0.05, "radius of SAM's ball, l2 (ASAM: relative); 0: plain Adam", low=0)
+    sam_sync: bool = flag(False, "SAM climbs along the ranks' mean gradient; False: each its own")
     sam_every: int = flag(
-        1,
-        "SAM at every k-th step, plain steps between (SAM-k in Liu et al. 2022); 1: always",
-        low=1,
+        1, "SAM at every k-th step, plain steps between (Liu et al. 2022); 1: always", low=1
     )
     sam_start: int = flag(
-        0, "step from which on SAM is used (Zhou et al. 2025: late is enough); 0: always", low=0
+        0, "first step of SAM (late is enough: Zhou et al. 2025); 0: always", low=0
     )
     sam_share: float = flag(
-        1.0,
-        "share of each rank's batch that SAM climbs on, and that the log shows the loss of (Bahri "
-        "et al. 2022); 1: all of it",
+        1.0, "share of the batch that SAM climbs on, and logs (Bahri et al. 2022); 1: all of it"
     )
     ema_rate: str = flag("0.9999", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
     use_swa: bool = flag(False, "average the weights at the end of each window; False: off")
     swa_window: int = flag(100, "steps per window", low=1)
     swa_start: int = flag(0, "step of the first window, if nothing was resumed", low=0)
     swa_lr_min: float = flag(1e-6, "lr at the end of a window, if lr_anneal_steps > 0", low=0)
-    averages: str = flag(
-        "", "more averages, separated by commas; empty: none", table=AVERAGES, many=True
-    )
+    averages: str = flag("", "more averages, by commas; empty: none", table=AVERAGES, many=True)
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
-    log_interval: int = flag(100, "steps between two lines of the log", low=1, changes="nothing")
-    save_interval: int = flag(10000, "steps between two checkpoints", low=1, changes="nothing")
-    keep_last: int = flag(
-        0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0, changes="nothing"
-    )
-    sample_interval: int = flag(
-        0, "steps between two grids of samples; 0: none", low=0, changes="nothing"
-    )
-    resume: str = flag(
-        "", "auto: go on from log_dir's newest checkpoint; empty: off", changes="nothing"
-    )
+    log_interval: int = aside(100, "steps between two lines of the log", low=1)
+    save_interval: int = aside(10000, "steps between two checkpoints", low=1)
+    keep_last: int = aside(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
+    sample_interval: int = aside(0, "steps between two grids of samples; 0: none", low=0)
+    resume: str = aside("", "auto: go on from log_dir's newest checkpoint; empty: off")
     resume_checkpoint: str = flag("", "modelNNNNNN.pt to go on from; empty: start anew")
     init_from: str = flag("", "file whose weights alone start a new run; empty: random weights")
 
@@ -209,7 +164,7 @@ class ClassifierTrainFlags(TrainFlags):
     batch_size: int = flag(4, "images per rank and step; the global batch is ranks x this", low=1)
     random_crop: bool = flag(True, "crop at random; False: at the centre")
     ema_rate: str = flag("", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
-    log_interval: int = flag(10, "steps between two lines of the log", low=1, changes="nothing")
+    log_interval: int = aside(10, "steps between two lines of the log", low=1)
     iterations: int = flag(150000, "steps in all, if there is no end_step", low=1)
     anneal_lr: bool = flag(False, "lr falls to 0 at the last step; False: lr stays")
     noised: bool = flag(True, "classify noised images, for guidance; False: clean ones")
@@ -231,10 +186,6 @@ class RunFlags:
     """What every script has."""
 
     seed: int = flag(0, "all randomness is a function of this number", low=0)
-    dtype: str = flag(
-        "fp32", "arithmetic of the network; its weights stay fp32", choices=("fp32", "bf16", "fp16")
-    )
+    dtype: str = flag("fp32", "arithmetic; weights stay fp32", choices=("fp32", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
-    log_dir: str = flag(
-        "", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one", changes="nothing"
-    )
+    log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

@@ -11,16 +11,15 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
+from . import parse
+
 ASIDE = {"result": ("nothing",), "part": ("nothing", "parts")}  # of it: see flags.flag
 
 
 def changes(groups: Iterable) -> dict[str, str]:
     """What each flag of the groups (or of their classes) says that it changes."""
-    found: dict[str, str] = {}
-    for group in groups:
-        for field in dataclasses.fields(group):
-            found.setdefault(field.name, field.metadata["changes"])
-    return found
+    fields = [field for group in groups for field in dataclasses.fields(group)]
+    return {field.name: field.metadata["changes"] for field in reversed(fields)}
 
 
 def names(groups: Iterable, of: str) -> set[str]:
@@ -30,12 +29,9 @@ def names(groups: Iterable, of: str) -> set[str]:
 
 def values(flags: SimpleNamespace, of: str) -> dict[str, dict[str, Any]]:
     """The flags of a parsed command line that count, as plain dicts by group."""
-    groups = {k: v for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
-    kept = names(groups.values(), of)
-    return {
-        title: {k: v for k, v in dataclasses.asdict(group).items() if k in kept}
-        for title, group in groups.items()
-    }
+    kept = names(filter(dataclasses.is_dataclass, vars(flags).values()), of)
+    groups = parse.to_dict(flags).items()
+    return {title: {k: v for k, v in group.items() if k in kept} for title, group in groups}
 
 
 def key(flags: SimpleNamespace, of: str, **made_of: Any) -> str:

@@ -5,8 +5,10 @@ several groups. A name that two groups share is one flag, and each group keeps i
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import functools
 import shlex
 from types import SimpleNamespace
 
@@ -19,15 +21,7 @@ LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
 def flag(
-    default,
-    help,
-    *,
-    choices=None,
-    table=None,
-    many=False,
-    low=None,
-    fixed=False,
-    changes="numbers",
+    default, help, *, choices=None, table=None, many=False, low=None, fixed=False, changes="numbers"
 ):
     """A field that is a flag. Its type is its default's.
 
@@ -48,6 +42,11 @@ def flag(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+fixed = functools.partial(flag, fixed=True)
+sampling = functools.partial(flag, changes="sampling")
+part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that says what was meant."""
 
@@ -58,10 +57,8 @@ class Parser(argparse.ArgumentParser):
 
 
 class Preset(argparse.Action):
-    """--preset NAME reads the flags of its string as if they stood in its place.
-
-    Flags that this command line does not have are left out.
-    """
+    """--preset NAME reads the flags of its string as if they stood in its place. Flags that this
+    command line does not have are left out."""
 
     def __call__(self, parser, namespace, name, option_string=None):
         parser.parse_known_args(shlex.split(PRESETS[name]), namespace)
@@ -75,31 +72,19 @@ def parse(description, argv=None, **groups):
     preset; and `presets`, name -> flag string of those named. Exits with status 2 and one line on a
     flag that is unknown or malformed. A flag given twice: the last one wins.
     """
-    parser = Parser(
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument(
-        "--preset",
-        action=Preset,
-        choices=PRESETS,
-        metavar="NAME",
-        help=f"published flags, read here; later ones win: {', '.join(PRESETS)}",
-    )
-    known = {}
+    how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=description, formatter_class=raw, **how)
+    help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
+    known = set()
     for title, group in groups.items():
         section = parser.add_argument_group(title)
         for field in dataclasses.fields(group):
             if field.name not in known:
-                known[field.name] = field
-                section.add_argument(
-                    f"--{field.name}",
-                    type=reader(field),
-                    metavar=_metavar(field),
-                    help=_help(field),
-                )
+                known.add(field.name)
+                reader = functools.partial(read, field)
+                section.add_argument(f"--{field.name}", type=reader, **_told(field))
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))
@@ -126,27 +111,23 @@ def group_of(group, values):
 
 def as_trained(group, trained, given, source):
     """The group for use with a checkpoint: what it is was fixed in training, the rest is given.
-
     `trained`: the checkpoint's values; `given`: what was typed. Raises ValueError where a given
-    flag contradicts what the network or the chain is.
-    """
+    flag contradicts what the network or the chain is."""
     trained = checked(group, trained, source)
-    fixed = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
-    for name in sorted(fixed & given.keys()):
+    own = {f.name for f in dataclasses.fields(group) if f.metadata["fixed"]} & trained.keys()
+    for name in sorted(own & given.keys()):
         if trained[name] != given[name]:
             raise ValueError(
                 f"--{name} {given[name]!r} contradicts the checkpoint, which was trained with "
                 f"--{name} {trained[name]!r} ({source}). Leave the flag out, or give the "
                 "checkpoint that it belongs to."
             )
-    return group_of(group, given | {name: trained[name] for name in fixed})
+    return group_of(group, given | {name: trained[name] for name in own})
 
 
 def checked(group, values, source):
-    """The values of a group as a file tells them; ValueError where no flag could have said so.
-
-    Only those that are fixed are looked at: nothing else of a file's is used.
-    """
+    """The values of a group as a file tells them; ValueError where no flag could have said so. Only
+    those that are fixed are looked at: nothing else of a file's is used."""
     if not isinstance(values, dict):
         raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
     for field in dataclasses.fields(group):
@@ -162,21 +143,32 @@ def checked(group, values, source):
     return values
 
 
+def parts(text):
+    """What stands between the commas of a text, without blanks around it and without empty ones."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(name, text, expected, fits=lambda number: True, *, kind=float, empty=False):
+    """The numbers of the flag's text, as 0.1,0.5. ValueError, with what is `expected`, where a part
+    is no number of that kind or does not fit, and for no numbers unless it may be empty."""
+    with contextlib.suppress(ValueError):
+        found = [kind(part) for part in parts(text)]
+        if (found or empty) and all(map(fits, found)):
+            return found
+    raise ValueError(f"--{name} is {text!r}; expected {expected}")
+
+
 def to_dict(flags):
     """All groups of a parsed command line as plain nested dicts, for config.json."""
     return {k: dataclasses.asdict(v) for k, v in vars(flags).items() if dataclasses.is_dataclass(v)}
 
 
-def reader(field):
-    """Text -> the field's value; the message names what is expected."""
-
-    def read(text):
-        value = choices.read(type(field.default), text)
-        if problem := _outside(field, value):
-            raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
-        return value
-
-    return read
+def read(field, text):
+    """Text -> the field's value; the ArgumentTypeError names what is expected."""
+    value = choices.read(type(field.default), text)
+    if problem := _outside(field, value):
+        raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
+    return value
 
 
 def _outside(field, value):
@@ -199,16 +191,14 @@ def _outside(field, value):
     return ""
 
 
-def _help(field):
+def _told(field):
+    """What --help says of the field."""
     table = field.metadata["table"]
+    names = ",".join(field.metadata["choices"] or table or ())
+    kind = {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
     help = field.metadata["help"] + (f". {choices.told(table)}" if table else "")
-    return f"{help} (default: {field.default!r})".replace("%", "%%")
-
-
-def _metavar(field):
-    if names := field.metadata["choices"] or field.metadata["table"]:
-        return "{" + ",".join(names) + "}"
-    return {bool: "BOOL", int: "N", float: "X", str: "TEXT"}[type(field.default)]
+    help = f"{help} (default: {field.default!r})".replace("%", "%%")
+    return {"metavar": f"{{{names}}}" if names else kind, "help": help}
 
 
 def _unknown(text, known):

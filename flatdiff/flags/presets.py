@@ -1,8 +1,4 @@
-"""Published flag strings by name: what --preset NAME stands for.
-
-Most are of guided-diffusion's README, for the files named beside them. A script reads those flags
-that it has.
-"""
+"""Published flag strings: what --preset NAME stands for. Most are of guided-diffusion's README."""
 
 import shlex
 
@@ -41,9 +37,7 @@ PRESETS = {
     "imagenet256_uncond": UNCONDITIONAL_256,
     "imagenet512": f"{HEADS_64}--image_size 512 --class_cond True --use_fp16 False",
     # lsun_bedroom.pt and so on
-    "lsun_bedroom": LSUN_256,
-    "lsun_cat": LSUN_256,
-    "lsun_horse": LSUN_256,
+    **dict.fromkeys(("lsun_bedroom", "lsun_cat", "lsun_horse"), LSUN_256),
     # 64_256_upsampler.pt, 128_512_upsampler.pt
     "upsampler64_256": (
         f"{UPSAMPLER}--large_size 256 --small_size 64 --attention_resolutions 32,16,8 --num_heads 4"
@@ -53,10 +47,10 @@ PRESETS = {
         "--num_head_channels 64"
     ),
     # 64x64_classifier.pt and so on
-    "classifier64": (f"{CLASSIFIER}--image_size 64 --classifier_depth 4 --noise_schedule cosine"),
-    "classifier128": (f"{CLASSIFIER}--image_size 128 --classifier_depth 2 --noise_schedule linear"),
-    "classifier256": (f"{CLASSIFIER}--image_size 256 --classifier_depth 2 --noise_schedule linear"),
-    "classifier512": (f"{CLASSIFIER}--image_size 512 --classifier_depth 2 --noise_schedule linear"),
+    "classifier64": f"{CLASSIFIER}--image_size 64 --classifier_depth 4 --noise_schedule cosine",
+    "classifier128": f"{CLASSIFIER}--image_size 128 --classifier_depth 2 --noise_schedule linear",
+    "classifier256": f"{CLASSIFIER}--image_size 256 --classifier_depth 2 --noise_schedule linear",
+    "classifier512": f"{CLASSIFIER}--image_size 512 --classifier_depth 2 --noise_schedule linear",
     # the three of the study of flatness
     "cifar10": (
         "--image_size 32 --num_channels 128 --num_res_blocks 3 --learn_sigma True --dropout 0.3 "
@@ -83,7 +77,7 @@ STUDIES = {
     "digits": (
         "--end_step 800 --lr_anneal_steps 0 --save_interval 200 --jobs 2 --num_samples 400 "
         "--num_images 128 --num_draws 10 --measure_batch 250"
-    ),
+    )
 }
 
 
@@ -91,7 +85,6 @@ def with_study(argv):
     """The command line, with what a study adds to each preset right behind it."""
     found = []
     for word, before in zip(argv, ["", *argv]):
-        name = word if before == "--preset" else word.removeprefix("--preset=")
-        added = before == "--preset" or word.startswith("--preset=")
-        found += [word, *(shlex.split(STUDIES.get(name, "")) if added else [])]
+        name = word if before == "--preset" else word.partition("--preset=")[2]
+        found += [word, *shlex.split(STUDIES.get(name, ""))]
     return found

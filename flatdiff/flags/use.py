@@ -1,19 +1,19 @@
-"""The knobs of what is done with a checkpoint: sampling and measuring. See `config`."""
+"""The knobs of what is done with a checkpoint: sampling and measuring."""
 
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
 from .choices import FEATURES, FLATNESS, QUANTIZERS, SAMPLERS
-from .parse import flag
+from .parse import aside, fixed, flag, part
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
     """Images from a checkpoint."""
 
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
-    num_samples: int = flag(10000, "number of images", low=1, changes="parts")
-    batch_size: int = flag(16, "images per rank and network call", low=1, changes="nothing")
+    model_path: str = aside("", "checkpoint: model*, ema_* or swa_*")
+    num_samples: int = part(10000, "number of images", low=1)
+    batch_size: int = aside(16, "images per rank and network call", low=1)
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     use_ddim: bool = flag(False, "the same as --sampler ddim")
@@ -25,7 +25,7 @@ class FeatureFlags:
     """What a distance between sets of images is measured on."""
 
     features: str = flag("lite0", "what is compared", table=FEATURES)
-    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid", changes="nothing")
+    inception_weights: str = aside("", f"{INCEPTION_FILE} of pytorch-fid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,7 @@ class CompareFlags(FeatureFlags):
     """Runs drawn side by side, and the distances of their samples from real images."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
-    reference: str = flag(
-        "", "real images, npz or folder, to which distances are measured; empty: no distances"
-    )
+    reference: str = flag("", "real images, npz or folder, to measure distances to; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,45 +41,28 @@ class FlatnessFlags:
     """How flat the loss is around the weights of one checkpoint or several."""
 
     flatness: str = flag("LPF", "what is measured", table=FLATNESS)
-    model_path: str = flag(
-        "", "checkpoints, separated by commas; * and ? stand for any letters", changes="nothing"
-    )
-    sigma: str = flag(
+    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    sigma: str = part(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "
         "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
-        changes="parts",
     )
-    radius: str = flag(
-        "1,2,5,10,20", "MC: lengths of the directions, l2 over all weights", changes="parts"
-    )
+    radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
     noise_scale: str = flag(
         "absolute",
         "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
         choices=("absolute", "filter"),
     )
-    num_draws: int = flag(
-        20,
-        "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace",
-        low=2,
-        changes="parts",
+    num_draws: int = part(
+        20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
     )
     num_images: int = flag(512, "images, each with a timestep and a noise, on every network", low=6)
     t_range: int = flag(0, "timesteps 0 .. t_range-1 of the chain; 0: all of them", low=0)
-    num_eigenvalues: int = flag(5, "HESSIAN: how many", low=1, changes="parts")
-    surface_points: int = flag(
-        21, "SURFACE: points along a side of the plane, odd", low=3, changes="parts"
-    )
-    surface_range: float = flag(
-        1.0,
-        "SURFACE: half a side of the plane; 1: as long as the weights, filter by filter",
-        changes="parts",
-    )
-    batch_size: int = flag(
-        0,
-        "images per network call, halved while memory is short; 0: 64 on a CPU, all on a GPU",
-        low=0,
-        changes="nothing",
+    num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
+    surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
+    surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
+    batch_size: int = aside(
+        0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
 
 
@@ -89,11 +70,9 @@ class FlatnessFlags:
 class ExposureFlags:
     """Exposure bias: the network along the sampling chain, against real images."""
 
-    model_path: str = flag(
-        "", "checkpoints, as FILE,FILE or runs/*/model100000.pt", changes="nothing"
-    )
+    model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
     num_images: int = flag(256, "real images, and chains of each kind", low=3)
-    batch_size: int = flag(64, "images per rank and network call", low=1, changes="nothing")
+    batch_size: int = aside(64, "images per rank and network call", low=1)
     sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     prior_shift: str = flag(
@@ -107,29 +86,18 @@ class ExposureFlags:
 class RoundingFlags:
     """How weights, and inputs of layers, are rounded to few bits."""
 
-    quant: int = flag(
-        0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off", fixed=True
-    )
-    quant_granularity: str = flag(
+    quant: int = fixed(0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off")
+    quant_granularity: str = fixed(
         "tensor",
         "what shares a grid: a whole weight tensor, or each output channel of it",
         choices=("tensor", "channel"),
-        fixed=True,
     )
-    quant_symmetric: bool = flag(
-        False,
-        "the grid reaches as far below zero as above; False: from least to largest weight",
-        fixed=True,
+    quant_symmetric: bool = fixed(
+        False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
-    quant_range: str = flag("minmax", "where the grid ends", table=QUANTIZERS, fixed=True)
-    quant_skip: str = flag(
-        "",
-        "layers kept in fp32, as names or patterns: out.*,input_blocks.0.0; empty: none",
-        fixed=True,
-    )
-    quant_activations: int = flag(
-        0, "bits of the inputs of these layers, ranged image by image at each call; 0: off"
-    )
+    quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
+    quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
+    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,26 +110,15 @@ class QuantFlags(RoundingFlags):
         "by layer (slower); or convolutions in integers on the CPU (faster)",
         choices=("simulate", "packed", "int8"),
     )
-    save_quantized: str = flag(
-        "",
-        "FILE.safetensors for the packed weights, to give as model_path; empty: not saved",
-        changes="nothing",
-    )
-    num_images: int = flag(
-        256,
-        "images of data_dir on which the loss is measured before and after",
-        low=6,
-        changes="nothing",
-    )
+    save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
+    num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
 
 
 @dataclasses.dataclass(frozen=True)
 class GuidanceFlags:
     """Guidance by a noisy classifier (Dhariwal & Nichol 2021)."""
 
-    classifier_path: str = flag(
-        "", "checkpoint of classifier_train: model* (or ema_*, swa_*)", changes="nothing"
-    )
+    classifier_path: str = aside("", "checkpoint of classifier_train: model* (or ema_*, swa_*)")
     classifier_scale: float = flag(1.0, "factor of the classifier's gradient; 0: no guidance")
 
 
@@ -169,18 +126,16 @@ class GuidanceFlags:
 class BaseFlags:
     """What a super-resolution network enlarges."""
 
-    base_samples: str = flag(
-        "", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels", changes="nothing"
-    )
+    base_samples: str = aside("", "npz of small images: arr_0 uint8 [N, h, w, 3], arr_1 labels")
 
 
 @dataclasses.dataclass(frozen=True)
 class NllFlags:
     """The variational bound of images, in bits per dimension."""
 
-    model_path: str = flag("", "checkpoint: model*, ema_* or swa_*", changes="nothing")
+    model_path: str = aside("", "checkpoint: model*, ema_* or swa_*")
     num_samples: int = flag(1000, "images, chosen at random by the seed, none twice", low=1)
-    batch_size: int = flag(1, "images per rank and network call", low=1, changes="nothing")
+    batch_size: int = aside(1, "images per rank and network call", low=1)
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
 
 
@@ -203,14 +158,10 @@ class StudyFlags:
         "name=value after a blank: adam-sam,adam-sam sam_sync=True",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
-    average: str = flag(
-        "none,ema,swa", "weights that are measured, all of the same trainings; ema: the first rate"
-    )
+    average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
     input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
     seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
-    matched: bool = flag(
-        True, "beside each gradient that climbs, Adam with as many more steps as it costs"
-    )
+    matched: bool = flag(True, "beside each gradient that climbs, Adam of equal cost")
     sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
@@ -221,13 +172,9 @@ class StudyFlags:
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
-    sigma: str = flag(
-        "2e-3,5e-3,1e-2", "LPF: deviations of the weight noise; tables show the middle one"
-    )
-    filter_sigma: str = flag(
-        "0.02,0.05,0.1", "LPF in units of each filter: deviations; tables show the middle one"
-    )
-    radius: str = flag("2,5,10", "MC: lengths of the directions; tables show the middle one")
+    sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
+    filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
+    radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)

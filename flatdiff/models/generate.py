@@ -19,7 +19,7 @@ from ..chain.samplers import last, walk
 from ..data import classes
 from ..data.image_datasets import to_uint8
 from ..data.image_files import save_grid
-from ..flags import choices, keys
+from ..flags import choices, keys, parse
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite
 from ..world import dist_util, logger
@@ -93,7 +93,9 @@ def labels_of(flags, num_classes, known=()):
     Those at random occur in training, by `known`, the network's classes. None for a network without
     classes, whose num_classes is None. ValueError for labels that the network has no row for.
     """
-    wanted = _class_labels(flags.sample.class_labels)
+    expected = "labels separated by commas, as 0,3,5"
+    given = flags.sample.class_labels
+    wanted = parse.numbers("class_labels", given, expected, kind=int, empty=True)
     if num_classes is None and wanted:
         raise ValueError("--class_labels was given, but the network is not class-conditional")
     if num_classes is None:
@@ -144,15 +146,6 @@ def key(flags, *files):
     """What the images of these flags depend on, as text: flags, checkpoint, and other files."""
     paths = (flags.sample.model_path, *files)
     return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
-
-
-def _class_labels(text):
-    try:
-        return [int(y) for y in text.split(",") if y]
-    except ValueError:
-        raise ValueError(
-            f"--class_labels {text!r}: expected labels separated by commas, as 0,3,5"
-        ) from None
 
 
 def save_samples(sample, flags, folder, *files, suffix="", known=()):

@@ -1,7 +1,4 @@
-"""Pictures of several runs side by side: training curves and sample grids.
-
-Reads what runs leave on disk (progress.csv, samples_*.npz), and knows nothing of how it came about.
-"""
+"""Pictures of runs side by side, from what they leave on disk: progress.csv and samples_*.npz."""
 
 import csv
 import glob
@@ -16,7 +13,11 @@ from ..store import disk, finite
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-CURVES = ("mse", "vb", "loss")
+CURVES = {
+    "mse": "squared error of the noise",
+    "vb": "variational term [bits per dimension]",
+    "loss": "training loss",
+}
 WIDTH_OF_RUN, HEIGHT = 4.5, 4.2  # inches
 REAL = "real images"  # in place of a run
 
@@ -24,18 +25,12 @@ REAL = "real images"  # in place of a run
 def training_curves(folders: list[str], path: str) -> str:
     """Loss against step, one line a run, and its variational part where there is one."""
     runs = {run_name(f): progress(f) for f in folders}
-    keys = [k for k in CURVES if all(k in rows for rows in runs.values())]
-    keys = keys if len(keys) == 3 else ["loss"]
+    keys = list(CURVES) if all(rows.keys() >= CURVES.keys() for rows in runs.values()) else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
-    labels = {
-        "mse": "squared error of the noise",
-        "vb": "variational term [bits per dimension]",
-        "loss": "training loss",
-    }
     for axis, key in zip(np.atleast_1d(axes), keys):
         for name, rows in runs.items():
             axis.plot(rows["step"], rows[key], label=name)
-        axis.set(xlabel="optimizer step", ylabel=labels[key], yscale="log")
+        axis.set(xlabel="optimizer step", ylabel=CURVES[key], yscale="log")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     return _save(figure, path)
@@ -71,10 +66,9 @@ def distances(rows: list[dict], path: str) -> str:
         label = f"{row['num_samples']} {REAL}"
         axis.axhline(row["value"], linestyle=":", color="0.3", label=label)
     axis.set_xticks(range(len(kinds)), kinds)
-    axis.set_xlim(-0.5, len(kinds) - 0.5)
     axis.set(xlabel="weights sampled with", ylabel=f"{rows[0]['metric']} (lower is closer)")
+    axis.set(xlim=(-0.5, len(kinds) - 0.5), ylim=(0, None))
     axis.set_title("bars: one standard error over samples", fontsize="medium")
-    axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend()
     return _save(figure, path)
@@ -91,9 +85,8 @@ def samples_of(folder: str) -> dict[str, str]:
     named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
     found = {match[1]: file for match, file in named if match}
     if not found:
-        raise ValueError(
-            f"no samples_*.npz in {os.path.abspath(folder)}: draw some with scripts/image_sample.py"
-        )
+        where = os.path.abspath(folder)
+        raise ValueError(f"no samples_*.npz in {where}: draw some with scripts/image_sample.py")
     return {kind: found[kind] for kind in sorted(found, key=_order)}
 
 
@@ -110,13 +103,11 @@ def _order(kind: str) -> tuple[int, str]:
 
 def _tile(images, num_columns):
     """[N, H, W, 3] -> one picture with a light line between images."""
-    rows = -(-len(images) // num_columns)
-    height, width = images.shape[1:3]
-    sheet = np.full((rows * (height + 1), num_columns * (width + 1), 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        y, x = (i // num_columns) * (height + 1), (i % num_columns) * (width + 1)
-        sheet[y : y + height, x : x + width] = image
-    return sheet[:-1, :-1]
+    rows, (height, width) = -(-len(images) // num_columns), images.shape[1:3]
+    tiles = np.full((rows * num_columns, height + 1, width + 1, 3), 255, np.uint8)
+    tiles[: len(images), :-1, :-1] = images
+    tiles = tiles.reshape(rows, num_columns, height + 1, width + 1, 3).swapaxes(1, 2)
+    return tiles.reshape(rows * (height + 1), -1, 3)[:-1, :-1]
 
 
 def progress(folder: str) -> dict[str, np.ndarray]:

@@ -1,7 +1,4 @@
-"""A Markdown text as one HTML file that opens from disk: no script, no other file, fit for print.
-
-Knows nothing of what stands in it.
-"""
+"""A Markdown text as one HTML file that opens from disk: no script, no other file."""
 
 import base64
 import html
@@ -39,32 +36,23 @@ td img { display: block; width: 12rem; image-rendering: pixelated; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
-  th, td { padding: .15rem .35rem; } th { min-width: 0; }   .scroll { overflow: visible; }
+  th, td { padding: .15rem .35rem; } th { min-width: 0; } .scroll { overflow: visible; }
   td:first-child { min-width: 0; }
   figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } details { display: none; } }
 """
-
-
 TYPES = {"svg": "svg+xml", "png": "png"}
 
 
 def page(title: str, text: str, files: dict[str, bytes]) -> str:
-    """The page of a Markdown text, whose images are those of `files`, by the names it links.
-
-    An image that is a paragraph has its words below it, and what is wider than a phone scrolls
-    sideways. A cell that begins with "holds" or "does not" has its colour.
-    """
+    """The page of a Markdown text, whose images are those of `files`, by the names it links. An
+    image that is a paragraph has its words below it, and what is wider than a phone scrolls
+    sideways. A cell that begins with "holds" or "does not" has its colour."""
     body = markdown.markdown(text, extensions=["tables"])
     body = re.sub(r'(?<=src=")[^"]+', lambda found: _data(found[0], files), body)
-    body = re.sub(
-        r'<p>(<img alt="([^"]*)"[^>]*>)</p>',
-        r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>',
-        body,
-    )
-    body = body.replace("<table>", '<div class="scroll"><table>').replace(
-        "</table>", "</table></div>"
-    )
+    figure = r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>'
+    body = re.sub(r'<p>(<img alt="([^"]*)"[^>]*>)</p>', figure, body)
+    body = re.sub(r"(?s)<table>.*?</table>", r'<div class="scroll">\g<0></div>', body)
     body = re.sub(r"<td([^>]*)>(holds|does)\b", r'<td class="\2"\1>\2', body)
     body = re.sub(r"<td([^>]*)>(?=[^<]{40})", r'<td class="text"\1>', body)
     return (

@@ -1,15 +1,11 @@
-"""The axes of a study, from its flags: gradients, averages, and the training of each gradient.
-
-ValueError says which flag makes no sense, and what was expected.
-"""
+"""The axes of a study, from its flags: gradients, averages, and the training of each gradient."""
 
 import argparse
 import dataclasses
 import math
 from typing import Any
 
-from ..flags import choices, config
-from ..flags.parse import reader
+from ..flags import choices, config, parse
 
 PLAIN = "adam"  # the gradient that all others are compared with
 NOT_FOR_STUDIES = {  # flags of its command line, and why
@@ -27,30 +23,24 @@ NOT_FOR_STUDIES = {  # flags of its command line, and why
 def gradients(flags) -> list[dict[str, Any]]:
     """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
-    found = []
-    for text in _parts(flags.study.gradient):
-        changed = _train_flags(text)
+    named = {}
+    for changed in map(_train_flags, parse.parts(flags.study.gradient)):
         crossed = changed["optimizer"] != PLAIN and "rho" not in changed
-        found += [changed | {"rho": rho} for rho in radii] if crossed else [changed]
-    if not found:
+        for each in [changed | {"rho": rho} for rho in radii] if crossed else [changed]:
+            named[name_of(each)] = each
+    if not named:
         raise ValueError("--gradient is empty; expected names as adam,adam-sam")
-    found = list({name_of(g): g for g in found}.values())
+    found = list(named.values())
     return found + (matched(flags, found) if flags.study.matched else [])
-
-
-def _parts(text: str) -> list[str]:
-    """What stands between the commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def matched(flags, found: list[dict]) -> list[dict]:
     """Adam of as many `times` the steps as a gradient that climbs costs; none that is found."""
     trainings = [train_group(flags, gradient) for gradient in found]
-    known = [train for train in trainings if not climbs(train)]
+    known, added = [train for train in trainings if not climbs(train)], []
     of_one = cost(train_group(flags, {"optimizer": PLAIN}))
-    added = []
-    for times in (cost(train) / of_one for train in trainings if climbs(train)):
-        times = float(f"{times:.3g}")
+    for climbing in filter(climbs, trainings):
+        times = float(f"{cost(climbing) / of_one:.3g}")
         adam = {"optimizer": PLAIN} | ({"times": times} if times != 1 else {})
         train = train_group(flags, adam)
         if train not in known:
@@ -60,30 +50,25 @@ def matched(flags, found: list[dict]) -> list[dict]:
 
 
 def _train_flags(text: str) -> dict[str, Any]:
-    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}.
-
-    Knobs of the gradient itself, which are no flags, stay behind its name.
-    """
+    """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}. Knobs
+    of the gradient itself, which are no flags, stay behind its name."""
     fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
     first, *others = text.split()
-    try:
-        values = {"optimizer": reader(fields["optimizer"])(first)}
-    except argparse.ArgumentTypeError as error:
-        raise ValueError(f"--gradient {text!r}, optimizer: {error}") from None
-    for name, _, value in (part.partition("=") for part in others):
-        if name in choices.knobs(choices.GRADIENTS, first):
-            values["optimizer"] += f" {name}={value}"
+    values, knobs = {}, []
+    for name, _, value in (part.partition("=") for part in [f"optimizer={first}", *others]):
+        if values and name in choices.knobs(choices.GRADIENTS, first):
+            knobs.append(f"{name}={value}")
             continue
-        if name not in fields or name in NOT_FOR_STUDIES:
+        if values and (name not in fields or name in NOT_FOR_STUDIES):
             raise ValueError(
                 f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
                 "then name=value with flags as rho or sam_sync"
             )
         try:
-            values[name] = reader(fields[name])(value)
+            values[name] = parse.read(fields[name], value)
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
-    return values
+    return values | {"optimizer": " ".join([first, *knobs])}
 
 
 def name_of(gradient: dict) -> str:
@@ -95,42 +80,28 @@ def name_of(gradient: dict) -> str:
 
 def averages_of(flags) -> list[str]:
     """The averages that are measured, as "none", "ema", or of the registry with knobs behind it."""
-    known = ", ".join(["none", *choices.AVERAGES])
-    found = list(dict.fromkeys(_parts(flags.study.average)))
+    known = ["none", *choices.AVERAGES]
+    found = list(dict.fromkeys(parse.parts(flags.study.average)))
     for text in found:
-        if text != "none" and text.split()[0] not in choices.AVERAGES:
-            raise ValueError(f"--average: got {text!r}, expected {known}")
+        if text != "none" and text.split()[0] not in known[1:]:
+            raise ValueError(f"--average: got {text!r}, expected {', '.join(known)}")
     if not found:
-        raise ValueError(f"--average is empty; expected some of {known}")
+        raise ValueError(f"--average is empty; expected some of {', '.join(known)}")
     return found
 
 
 def numbers(name: str, text: str) -> list[float]:
     """Numbers of 0 or more, each once."""
-    try:
-        values = [float(part) for part in _parts(text)]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= v < math.inf for v in values):
-        raise ValueError(
-            f"--{name} is {text!r}; expected numbers of 0 or more, separated by commas"
-        )
-    return list(dict.fromkeys(values))
+    expected = "numbers of 0 or more, separated by commas"
+    return list(dict.fromkeys(parse.numbers(name, text, expected, lambda v: 0 <= v < math.inf)))
 
 
 def lists_of(study: config.StudyFlags) -> dict[str, list[int]]:
-    """The flags that are lists of whole numbers, which may be empty."""
-    found = {}
-    for name in ("sampling_steps", "bits"):
-        text = getattr(study, name)
-        values = numbers(name, text) if text.strip() else []
-        if any(v < 1 or v % 1 for v in values):
-            raise ValueError(f"--{name} is {text!r}; expected whole numbers separated by commas")
-        found[name] = list(map(int, values))
-    return found
-
-
-# What was asked for
+    """The flags that are lists of whole numbers, each once, which may be empty."""
+    how = "whole numbers separated by commas", lambda v: v >= 1 and v % 1 == 0
+    texts = {name: getattr(study, name) for name in ("sampling_steps", "bits")}
+    found = {name: parse.numbers(name, text, *how, empty=True) for name, text in texts.items()}
+    return {name: list(dict.fromkeys(map(int, values))) for name, values in found.items()}
 
 
 def check(flags) -> None:
@@ -154,14 +125,11 @@ def check(flags) -> None:
 
 def features_of(flags) -> str:
     """The features of the Frechet distances, by --features or what else was given."""
-    s = flags.study
-    own_digits = "digits" in flags.presets and "data_dir" not in flags.given
-    return s.features or (
-        "digits" if own_digits else "inception" if s.inception_weights else "lite0"
-    )
-
-
-# The training of a gradient
+    if flags.study.features:
+        return flags.study.features
+    if "digits" in flags.presets and "data_dir" not in flags.given:
+        return "digits"
+    return "inception" if flags.study.inception_weights else "lite0"
 
 
 def train_group(flags, gradient: dict) -> config.TrainFlags:
@@ -175,20 +143,14 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
     train = dataclasses.replace(flags.train, **{"rho": config.TrainFlags.rho, **own})
     times = gradient.get("times", 1)
     steps = round((train.end_step or train.lr_anneal_steps) * times)
-    swa = {}
+    others = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
+    changed = {"averages": ",".join(others), "end_step": steps, "resume": "auto"}
+    changed["lr_anneal_steps"] = round(train.lr_anneal_steps * times)
     if not train.lr_anneal_steps:
         start = round(train.swa_start * times) if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)
-        swa = {"use_swa": True, "swa_start": start, "swa_window": window}
-    own = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
-    return dataclasses.replace(
-        train,
-        **swa,
-        averages=",".join(own),
-        end_step=steps,
-        lr_anneal_steps=round(train.lr_anneal_steps * times),
-        resume="auto",
-    )
+        changed |= {"use_swa": True, "swa_start": start, "swa_window": window}
+    return dataclasses.replace(train, **changed)
 
 
 def climbs(train: config.TrainFlags) -> bool:

@@ -1,5 +1,6 @@
 """What a study shows while it runs: on a terminal a table that stays, else a line a job."""
 
+import collections
 import shutil
 import sys
 import time
@@ -11,12 +12,9 @@ class Board:
     """`show` draws the table anew; `tell` says that a job is over."""
 
     def __init__(self, jobs, slots):
-        self.jobs, self.slots = jobs, slots
-        self.live = sys.stdout.isatty()
-        self.height = 0
-        self.begun = time.monotonic()
-        known = self._count("done")
-        if known:
+        self.jobs, self.slots, self.height = jobs, slots, 0
+        self.live, self.begun = sys.stdout.isatty(), time.monotonic()
+        if known := sum(job.state == "done" for job in jobs):
             print(f"{known} of {len(jobs)} jobs are done already")
 
     def show(self) -> None:
@@ -32,14 +30,14 @@ class Board:
 
     def tell(self, job) -> None:
         self._clear()
-        end = (
-            f"; see {job.log}" if job.state == "failed" else "" if self.live else f"; {self.left()}"
-        )
-        print(f"{job.state:>9}  {clock(job.seconds):>8}  {job.name}{end}", flush=True)
+        more = "" if self.live else f"; {self.left()}"
+        more = f"; see {job.log}" if job.state == "failed" else more
+        print(f"{job.state:>9}  {clock(job.seconds):>8}  {job.name}{more}", flush=True)
 
     def summary(self) -> str:
-        counts = {s: self._count(s) for s in ("done", "running", "left", "failed")}
-        told = ", ".join(f"{n} {s}" for s, n in counts.items() if n or s != "failed")
+        counts = collections.Counter(job.state for job in self.jobs)
+        states = ["done", "running", "left"] + ["failed"] * ("failed" in counts)
+        told = ", ".join(f"{counts[state]} {state}" for state in states)
         return f"{told}; {clock(time.monotonic() - self.begun)} gone, {self.left()}"
 
     def left(self) -> str:
@@ -57,9 +55,6 @@ class Board:
         known = [f"about {clock(total / min(self.slots, len(self.jobs)))}"]
         return ", ".join([*(known if total or not unknown else []), *unknown]) + " left"
 
-    def _count(self, state: str) -> int:
-        return sum(job.state == state for job in self.jobs)
-
     def _clear(self) -> None:
         if self.height:
             print(f"\x1b[{self.height}A\x1b[J", end="")
@@ -76,6 +71,7 @@ class Board:
 
 
 def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss, or m:ss below an hour."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,12 +1,13 @@
 """The paper's claims, each with a verdict from the rows of a study.
 
-A claim says that a number is lower for one kind of model than for another. Differences are paired
-by seed; their 95 % interval is Student's t. A claim holds where the interval is below zero, does
-not where it is above, and is undecided where zero is in it. Beside that, the verdict after Holm's
-correction for all claims of its family: the paper's, and those at equal cost.
+A claim says that a number is lower for one kind of model than for another: it holds where Student's
+95 % interval of the differences, paired by seed, is below zero, does not where it is above, and is
+undecided where zero is in it. Beside that, the verdict after Holm's correction for its family.
 """
 
+import collections
 import dataclasses
+import itertools
 import math
 import re
 from typing import Any
@@ -18,7 +19,6 @@ from .rows import columns_of, paired, underfits
 from .significance import LEVEL
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-VERDICTS = (HOLDS, FAILS, UNDECIDED)
 FAIR = "not in the paper"  # the place of claims at equal cost
 SAME_COST = 0.02  # costs that differ by no more are equal
 GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the rest of the chain"}
@@ -37,11 +37,9 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs.
-
-    p: of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
-    smallest true effect that would be found in 80 % of repetitions with this n and this scatter.
-    """
+    """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs. p:
+    of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
+    smallest true effect that would be found in 80 % of repetitions with this n and this scatter."""
 
     text: str
     place: str
@@ -61,24 +59,18 @@ def verdicts(rows: list[dict]) -> list[Verdict]:
     """On every claim that the rows have something to say about."""
     found = [judge(claim, rows) for claim in claims(rows)]
     found += [correlated(rows, sharpness(), c) for c in rounding(rows)]
-    found = [verdict for verdict in found if verdict]
-    paper = _corrected([v for v in found if v.place != FAIR])
-    return paper + _corrected([v for v in found if v.place == FAIR])
+    paper = _corrected([v for v in found if v and v.place != FAIR])
+    return paper + _corrected([v for v in found if v and v.place == FAIR])
 
 
 def _corrected(family: list[Verdict]) -> list[Verdict]:
     """The same, with `holm`; those without a p do not count."""
-    tested = [v for v in family if v.p is not None]
-    adjusted = dict(zip(map(id, tested), significance.holm([v.p for v in tested])))
-    return [
-        v
-        if v.p is None
-        else dataclasses.replace(v, holm=v.verdict if adjusted[id(v)] < 1 - LEVEL else UNDECIDED)
+    adjusted = iter(significance.holm([v.p for v in family if v.p is not None]))
+    holm = [
+        "" if v.p is None else v.verdict if next(adjusted) < 1 - LEVEL else UNDECIDED
         for v in family
     ]
-
-
-# What the paper says
+    return [dataclasses.replace(v, holm=told) for v, told in zip(family, holm)]
 
 
 def claims(rows: list[dict]) -> list[Claim]:
@@ -133,51 +125,43 @@ class Maker:
         self.shifts = sorted({row["input_pertub"] for row in rows})
         present = dict.fromkeys(row["average"] for row in rows)
         self.averages = sorted(present, key=lambda average: average != "none")
-        self.raw = self.averages[0]
+        self.raw = plus(self.averages[0])
 
     def claim(self, text: str, place: str, column: str, a=None, b=None) -> Claim:
-        """`a`, `b`: values of sam's and plain's models that differ from the raw weights without
-        input perturbation."""
-        base = {"average": self.raw, "input_pertub": self.shifts[0]}
+        """`a`, `b`: where sam's and plain's models differ from raw weights of the least shift."""
+        base = {"average": self.averages[0], "input_pertub": self.shifts[0]}
         sam, plain = base | {"gradient": self.sam}, base | {"gradient": self.plain}
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
     def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
         """Of every column and average; the text has the {number} of the one, {plus} the other."""
-        return [
-            self.claim(
-                text.format(number=re.search(r"\d+", column)[0], plus=_plus(average)),
-                place,
-                column,
-                {"average": average},
-                {"average": average},
-            )
-            for column in columns
-            for average in self.averages
-        ]
+        found = []
+        for column, average in itertools.product(columns, self.averages):
+            told = text.format(number=re.search(r"\d+", column)[0], plus=plus(average))
+            both = {"average": average}
+            found.append(self.claim(told, place, column, both, both))
+        return found
 
     def flatness(self) -> list[Claim]:
         """Than Adam; then also than an Adam that is averaged, or has input perturbation."""
-        raw, place = _plus(self.raw), "abstract"
-        better = f"{self.name}{raw} is flatter than Adam{raw}"
-        found = [self.claim(f"{better}: {told}", place, c) for c, told in flatness().items()]
-        others = [(_plus(a), {"average": a}) for a in self.averages if a != self.raw]
+        others = [(plus(a), {"average": a}) for a in self.averages[1:]]
         if len(self.shifts) > 1:
-            others.append((f"{raw} with input perturbation", {"input_pertub": self.shifts[-1]}))
-        alone, column = f"{self.name}{raw or ' alone'} is flatter than Adam", sharpness()
-        told = flatness()[column]
-        return found + [
-            self.claim(f"{alone}{what}: {told}", place, column, b=b) for what, b in others
-        ]
+            shift = {"input_pertub": self.shifts[-1]}
+            others.append((f"{self.raw} with input perturbation", shift))
+        better = f"{self.name}{self.raw} is flatter than Adam{self.raw}"
+        alone = f"{self.name}{self.raw or ' alone'} is flatter than Adam"
+        column = sharpness()
+        told = [(f"{better}: {name}", c, None) for c, name in flatness().items()]
+        told += [(f"{alone}{what}: {flatness()[column]}", column, b) for what, b in others]
+        return [self.claim(text, "abstract", column, b=b) for text, column, b in told]
 
     def quantization(self) -> list[Claim]:
         text = f"{self.name} loses less distance at {{number}} bits than Adam{{plus}}"
         return self.each(rounding(self.rows), "quantization", text)
 
     def exposure(self) -> list[Claim]:
-        raw, place = _plus(self.raw), "exposure bias"
-        text = f"{self.name}{raw} has a smaller epsilon-norm gap than Adam{raw}"
-        return [self.claim(f"{text}, {told}", place, column) for column, told in GAPS.items()]
+        text = f"{self.name}{self.raw} has a smaller epsilon-norm gap than Adam{self.raw}"
+        return [self.claim(f"{text}, {told}", "exposure bias", c) for c, told in GAPS.items()]
 
     def quality(self, against: str, place: str, how: str = "") -> list[Claim]:
         columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
@@ -185,11 +169,9 @@ class Maker:
         return self.each(columns, place, f"{text}, {{number}} steps")
 
 
-def _plus(average: str) -> str:
+def plus(average: str) -> str:
+    """What a name has behind it for its average."""
     return "" if average == "none" else f" + {average.upper()}"
-
-
-# Verdicts
 
 
 def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
@@ -213,7 +195,7 @@ def _underfitted(claim: Claim, rows: list[dict]) -> bool:
     if claim.column not in GAPS:
         return False
     where = claim.column.removeprefix("gap_")
-    sides = [r for r in rows for k in (claim.a, claim.b) if all(r[n] == v for n, v in k.items())]
+    sides = [r for r in rows for k in (claim.a, claim.b) if r.items() >= k.items()]
     by_training, by_sampling = (
         abs(math.fsum(paired(rows, claim.a, claim.b, f"{norm}_{where}")))
         for norm in ("training", "sampling")
@@ -222,28 +204,24 @@ def _underfitted(claim: Claim, rows: list[dict]) -> bool:
 
 
 def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
-    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings.
-
-    Only trainings with all their averages count. None for fewer than two, or without an r.
-    """
-    trainings: dict[tuple, dict] = {}
+    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings. Only
+    trainings with all their averages count. None for fewer than two, or without an r."""
+    trainings = collections.defaultdict(dict)
     for row in rows:
         if None not in (row.get(x), row.get(y)):
             key = row["gradient"], row["input_pertub"], row["seed"]
-            trainings.setdefault(key, {})[row["average"]] = row[x], row[y]
-    averages = {row["average"] for row in rows}
+            trainings[key][row["average"]] = row[x], row[y]
+    averages = sorted({row["average"] for row in rows})
     whole = {key: found for key, found in trainings.items() if len(found) == len(averages)}
     if len(whole) < 2:
         return None
-    pairs = np.array([[found[a] for a in sorted(averages)] for found in whole.values()])
-    found = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
-    if found is None:
+    pairs = np.array([[found[a] for a in averages] for found in whole.values()])
+    r = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
+    if r is None:
         return None
     bits = y.removeprefix("rise_w")
     text = f"Sharper models lose more at {bits} bits: r of {flatness()[x]} and the loss"
-    decided = HOLDS if found.r > 0 else FAILS
-    verdict, why = (decided if found.p < 1 - LEVEL else UNDECIDED), ""
-    if found.least >= 1 - LEVEL:
-        why = f"{found.trainings} trainings cannot decide it"
-    about = text, "theorem 2", "r", verdict, found.r, None, None, found.trainings, why
-    return Verdict(*about, found.p, seen=found.seen)
+    verdict = UNDECIDED if r.p >= 1 - LEVEL else HOLDS if r.r > 0 else FAILS
+    why = f"{r.trainings} trainings cannot decide it" if r.least >= 1 - LEVEL else ""
+    about = text, "theorem 2", "r", verdict, r.r, None, None, r.trainings, why
+    return Verdict(*about, r.p, seen=r.seen)

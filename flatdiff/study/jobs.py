@@ -19,24 +19,18 @@ WITHOUT_RANKS = ("data", "evaluate")  # the commands that one rank does for all
 
 def write(cells: list[Cell], name: str, path: str) -> None:
     """The job file of these cells; what needs another's file comes after it."""
-    content = [
-        {"kind": c.kind, "folder": c.folder, "argv": c.argv, "leaves": c.leaves}
-        | {"flags": c.flags, "made_of": c.made_of}
-        for c in cells
-    ]
+    names = ("kind", "folder", "argv", "leaves", "flags", "made_of")
+    content = [{name: getattr(cell, name) for name in names} for cell in cells]
     os.makedirs(os.path.dirname(path), exist_ok=True)
     checkpoint.save_json({"name": name, "cells": content}, path)
 
 
 def work(path: str, run: Callable[[list[str]], None]) -> None:
-    """Do what the job file says, all ranks together; `run` does one command line.
-
-    What is done already is left as it is.
-    """
+    """Do what the job file says, all ranks together; `run` does one command line. What is done
+    already is left as it is."""
     for cell in _cells(path):
         with _locked(cell["folder"]):
-            known = dist_util.broadcast_object(read_result(cell["folder"]))
-            if known is None:
+            if dist_util.broadcast_object(read_result(cell["folder"])) is None:
                 _do(cell, run)
 
 
@@ -71,9 +65,9 @@ def _do(cell: dict, run: Callable[[list[str]], None]) -> None:
 
 @contextlib.contextmanager
 def _timed(folder: str):
-    """A dict that holds the seconds of a training: of all its steps, at the pace of those done in
-    the block, since a run may have been killed. The processor's are rank 0's, and say more where
-    jobs share cores."""
+    """Yields a dict that then has the seconds of a training: of all its steps, at the pace of those
+    done in the block, since a run may have been killed. The processor's are rank 0's, and say more
+    where jobs share cores."""
     before = max(checkpoint.complete_steps(folder), default=0)
     wall, processor, times = time.monotonic(), time.process_time(), {}
     yield times

@@ -23,8 +23,7 @@ from ..measure.evaluation import LARGEST_REFERENCE
 from ..store import checkpoint
 from . import axes
 
-VERSIONS = {"train": 1}  # of the cells by kind: a higher number makes all old ones void
-VERSION = 3  # of all other kinds
+VERSIONS = {"train": 1}  # of the cells by kind, others 3: a higher one makes all old ones void
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
@@ -34,10 +33,8 @@ LEFT = {"flatness": "flatness.json", "exposure": "exposure_bias.json"}  # by the
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """A command line, of `words` and flags, and the file that it `leaves` in the cell's folder.
-
     `flags` and `made_of` are what its numbers depend on, as values by name; `aside`, the flags that
-    change none of them.
-    """
+    change none of them."""
 
     kind: str
     flags: Mapping[str, Any]
@@ -49,8 +46,8 @@ class Cell:
 
     @functools.cached_property
     def key(self) -> str:
-        version = VERSIONS.get(self.kind, VERSION)
-        text = json.dumps([version, self.kind, self.flags, self.made_of], sort_keys=True)
+        made_of = [VERSIONS.get(self.kind, 3), self.kind, self.flags, self.made_of]
+        text = json.dumps(made_of, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -65,8 +62,8 @@ class Cell:
     @property
     def argv(self) -> list[str]:
         """What `flatdiff` is told."""
-        flags = {**self.flags, **self.aside}
-        words = [*self.words, *(w for name, v in flags.items() for w in (f"--{name}", str(v)))]
+        flags = {**self.flags, **self.aside}.items()
+        words = [*self.words, *(word for name, v in flags for word in (f"--{name}", str(v)))]
         return [word.replace(FOLDER, self.folder) for word in words]
 
     def result(self) -> dict | None:
@@ -143,13 +140,8 @@ def fingerprint(dataset: ImageDataset) -> str:
 def images_of(flags) -> ImageDataset:
     """The images that the networks are trained on."""
     data, model = flags.data, flags.model
-    return ImageDataset(
-        data.data_dir,
-        model.image_size,
-        model.class_cond,
-        data.class_from,
-        transparent=data.transparent,
-    )
+    how = data.data_dir, model.image_size, model.class_cond, data.class_from
+    return ImageDataset(*how, transparent=data.transparent)
 
 
 class Cells:
@@ -157,6 +149,8 @@ class Cells:
 
     def __init__(self, flags, store: str):
         self.flags, self.store, self.study = flags, store, flags.study
+        self.lists = axes.lists_of(flags.study)
+        self.run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
         images = images_of(flags)
         self.data = fingerprint(images)
         self.reference = self._reference(images.num_images)
@@ -164,63 +158,45 @@ class Cells:
 
     def training(self, gradient: dict, pertub: float, seed: int) -> Training:
         """The training of one gradient, input perturbation and seed."""
-        flags = self.flags
+        flags, ranks = self.flags, self.study.ranks
         train = axes.train_group(flags, gradient)
-        groups = (
-            dataclasses.replace(flags.run, seed=seed, log_dir=""),
-            flags.data,
-            train,
-            flags.model,
-            dataclasses.replace(flags.diffusion, input_pertub=pertub),
-        )
-        counted, aside = changed(*groups)
+        run = dataclasses.replace(flags.run, seed=seed, log_dir="")
+        diffusion = dataclasses.replace(flags.diffusion, input_pertub=pertub)
+        counted, aside = changed(run, flags.data, train, flags.model, diffusion)
+        made_of = {"data": self.data, "ranks": ranks}
         aside["log_dir"] = FOLDER
-        made_of = {"data": self.data, "ranks": flags.study.ranks}
-        return Training(
-            gradient=axes.name_of(gradient),
-            climbs=axes.climbs(train),
-            matched="times" in gradient,
-            input_pertub=pertub,
-            seed=seed,
-            steps=train.end_step,
-            cost=axes.cost(train) * flags.study.ranks,
-            cell=Cell("train", counted, made_of, self.store, ("train",), aside),
-        )
+        cell = Cell("train", counted, made_of, self.store, ("train",), aside)
+        what = axes.name_of(gradient), axes.climbs(train), "times" in gradient, pertub, seed
+        return Training(*what, train.end_step, axes.cost(train) * ranks, cell)
 
     def of_model(self, training: Training, average: str) -> dict[str, Cell]:
         """By name: samples and their distances, what the registry measures, the real images."""
         made_of = {"training": training.cell.key, "average": average}
         aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
-        cells, lists = {}, axes.lists_of(self.study)
-        fewest, *_ = chains = lists["sampling_steps"]
-        for steps, bits in [(n, 0) for n in chains] + [(fewest, b) for b in lists["bits"]]:
-            name = f"fd_{steps}" + (f"_w{bits}" if bits else "")
-            samples = self._samples(steps, bits, made_of, aside)
-            cells[f"samples{name[2:]}"] = samples
-            cells |= {"reference": self.reference}
-            cells[name] = self._distance("distance", [samples.file], {}, {"samples": samples.key})
+        cells, chains = {}, self.lists["sampling_steps"]
+        for steps, bits in [(n, 0) for n in chains] + [(chains[0], b) for b in self.lists["bits"]]:
+            name = f"{steps}_w{bits}" if bits else f"{steps}"
+            cells[f"samples_{name}"] = samples = self._samples(steps, bits, made_of, aside)
+            cells["reference"] = self.reference
+            distance = self._distance("distance", [samples.file], {}, {"samples": samples.key})
+            cells[f"fd_{name}"] = distance
         for kind, measure in MEASURES.items():
             for name, text in measure.cells.items():
                 cells[name] = self._measured(kind, measure, text, made_of, aside)
         return cells | {"floor": self.floor}
 
-    @property
-    def _run(self) -> dict[str, Any]:
-        return {"seed": self.flags.run.seed, "dtype": self.flags.run.dtype}
-
     def _reference(self, num_images: int) -> Cell:
         """All real images as training sees them, or as many as a distance is measured to."""
-        data, size = self.flags.data, self.flags.model.image_size
+        data, size, file = self.flags.data, self.flags.model.image_size, "reference.npz"
         flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
         aside = {"data_dir": data.data_dir, "transparent": data.transparent}
-        aside["out"] = os.path.join(FOLDER, "reference.npz")
-        made_of = {"data": self.data}
-        words = ("data", "to_npz")
-        return Cell("reference", flags, made_of, self.store, words, aside, "reference.npz")
+        aside["out"] = os.path.join(FOLDER, file)
+        made_of, words = {"data": self.data}, ("data", "to_npz")
+        return Cell("reference", flags, made_of, self.store, words, aside, file)
 
     def _samples(self, steps: int, bits: int, made_of: dict, aside: dict) -> Cell:
         n, size = self.study.num_samples, self.flags.model.image_size
-        flags = self._run | {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
+        flags = self.run | {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
         aside = aside | {"batch_size": self.study.measure_batch}
         leaves = f"samples_{n}x{size}x{size}x3{f'_w{bits}' if bits else ''}.npz"
         return Cell("samples", flags, made_of, self.store, ("sample",), aside, leaves)
@@ -236,16 +212,14 @@ class Cells:
 
     def _measured(self, kind: str, measure: Measure, text: str, made_of: dict, aside: dict) -> Cell:
         """A measure of the registry, with the flags of one of its `cells`."""
-        study = vars(self.study) | axes.lists_of(self.study)
+        study = vars(self.study) | self.lists
         words = [word.format(**study) for word in text.split()]
         own = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2])}
         counted, more = changed(self.flags.data)
-        flags = self._run | counted | {"num_images": self.study.num_images} | own
-        if measure.verb == "flatness":
-            flags["flatness"] = kind
-        made_of, aside = made_of | {"data": self.data}, aside | more
-        words = (measure.verb,)
-        return Cell(kind, flags, made_of, self.store, words, aside, LEFT[measure.verb])
+        flags = self.run | counted | {"num_images": self.study.num_images} | own
+        flags |= {"flatness": kind} if measure.verb == "flatness" else {}
+        what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
+        return Cell(kind, *what, LEFT[measure.verb])
 
 
 def changed(*groups) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -264,6 +238,5 @@ def _checkpoint(training: Training, average: str) -> str:
     labels = {"ema": f"ema_{float(rates.split(',')[0] or 0)}", "swa": "swa"}
     label = labels.get(average, "_".join(["average", *average.split()]))
     name = checkpoint.average_name(label, training.steps)
-    if average == "none":
-        name = checkpoint.model_name(training.steps)
+    name = checkpoint.model_name(training.steps) if average == "none" else name
     return os.path.join(training.cell.folder, name)

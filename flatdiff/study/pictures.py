@@ -1,7 +1,4 @@
-"""The figures of a study, as SVG text: a colour for each gradient, a line style for each average.
-
-Curves are means over seeds. Knows nothing of pages.
-"""
+"""The figures of a study, as SVG text: a colour a gradient, a style an average, means of seeds."""
 
 import contextlib
 import io
@@ -28,9 +25,7 @@ def measured(models: list[Model], verb: str) -> str:
             for group in _groups(models):
                 records = [r for model in group if (r := record_of(model, kind, cell))]
                 for lines in zip(*map(measure.load().lines, records)):
-                    title = (
-                        f"{lines[0].title} ({cell})" if len(measure.cells) > 1 else lines[0].title
-                    )
+                    title = lines[0].title + (f" ({cell})" if len(measure.cells) > 1 else "")
                     panels.setdefault((cell, title), []).append((group[0], lines))
     figure, axes = frame.panels(max(1, len(panels)))
     shared = {}
@@ -53,13 +48,13 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
     figure, axes = frame.panels(max(1, len(rises)))
     for axis, y in zip(axes, rises):
         known = [row for row in rows if None not in (row[x], row[y])]
-        for model in (group[0] for group in _groups(models)):
+        for model, *_ in _groups(models):
             points = [(r[x], r[y]) for r in known if r.items() >= model.kind.items()]
             if points:
                 axis.plot(*zip(*points), **_look(models, model) | {"linestyle": ""})
         r = correlation([row[x] for row in known], [row[y] for row in known])
-        title = f"{y.removeprefix('rise_w')} bits"
-        title += "" if r is None else f": r = {r:.2f}, {len(known)} models"
+        told = "" if r is None else f": r = {r:.2f}, {len(known)} models"
+        title = f"{y.removeprefix('rise_w')} bits{told}"
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set(title=title, xlabel=columns_of()[x].title, ylabel="distance lost to rounding")
         axis.locator_params(axis="x", nbins=4)
@@ -81,15 +76,12 @@ def training(models: list[Model]) -> str:
         losses = np.mean([run["loss"][:length] for run in runs], axis=0)
         look = _look(models, group[0], marked=False) | {"linestyle": "-"}
         look["label"] = label(group[0].kind | {"average": "none"})
-        each = group[0].training.cost / group[0].training.steps / 1000
-        for axis, scale in zip(axes, (1, each)):
+        thousands = group[0].training.cost / group[0].training.steps / 1000
+        for axis, scale in zip(axes, (1, thousands)):
             axis.plot(runs[0]["step"][:length] * scale, losses, **look)
     for axis, text in zip(axes, ("optimizer steps", "thousand images with a gradient")):
         axis.set(xlabel=text, ylabel="training loss", yscale="log")
     return _finish(figure, axes)
-
-
-# How it looks
 
 
 def _groups(models: list[Model]) -> list[list[Model]]:
@@ -104,13 +96,9 @@ def _look(models: list[Model], model: Model, marked: bool = True) -> dict:
     averages = list(dict.fromkeys(m.average for m in models))
     kinds = list(dict.fromkeys((m.training.gradient, m.training.input_pertub) for m in models))
     i = averages.index(model.average) % len(STYLES)
-    return {
-        "color": f"C{kinds.index((model.training.gradient, model.training.input_pertub))}",
-        "linestyle": STYLES[i],
-        "marker": MARKERS[i] if marked else "",
-        "markersize": 4,
-        "label": label(model.kind),
-    }
+    colour = f"C{kinds.index((model.training.gradient, model.training.input_pertub))}"
+    look = {"color": colour, "linestyle": STYLES[i], "marker": MARKERS[i] if marked else ""}
+    return look | {"markersize": 4, "label": label(model.kind)}
 
 
 def _finish(figure, axes) -> str:

@@ -1,10 +1,6 @@
-"""What a study found: report.html, report.md with figures/, study.csv, study.json, from the cells.
-
-Written at the end of each run, of whatever is there by then.
-"""
+"""What a study found, from the cells that are done, as report.html, .md, study.csv and .json."""
 
 import dataclasses
-import functools
 import json
 import os
 import shlex
@@ -27,7 +23,6 @@ from .matrix import Model
 from .rows import columns_of, measures_of, rows_of, summary
 
 TITLE = "Flatness: what it costs, what it buys"
-FILES = ("report.html", "report.md", "study.csv", "study.json")
 
 
 def write(models: list[Model], flags) -> list[str]:
@@ -37,25 +32,23 @@ def write(models: list[Model], flags) -> list[str]:
         print(f"no report yet: none of the {len(models)} models of this study is trained")
         return []
     found, settings = claims.verdicts(rows), settings_of(flags)
-    folder = flags.run.log_dir
-    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
     content = Report(models, rows, found, settings)
     text = content.markdown()
     more = page.details("Every setting", json.dumps(settings, indent=2))
     html = page.page(TITLE, f"{text}\n{more}\n", content.files)
-    html_path, text_path, table_path, json_path = (os.path.join(folder, name) for name in FILES)
-    texts = {html_path: html.encode(), text_path: text.encode()}
-    for path, data in (
-        texts | {os.path.join(folder, k): v for k, v in content.files.items()}
-    ).items():
-        with writing(path) as file:
+    texts = {"report.html": html.encode(), "report.md": text.encode()}
+    folder = flags.run.log_dir
+    os.makedirs(os.path.join(folder, "figures"), exist_ok=True)
+    for name, data in (texts | content.files).items():
+        with writing(os.path.join(folder, name)) as file:
             file.write(data)
+    paths = [os.path.join(folder, name) for name in (*texts, "study.csv", "study.json")]
     hidden = ("climbs", "matched")
-    write_csv([{k: v for k, v in row.items() if k not in hidden} for row in rows], table_path)
+    write_csv([{k: v for k, v in row.items() if k not in hidden} for row in rows], paths[2])
     told = {"settings": settings, "rows": rows, "summary": content.summary}
-    verdicts = [dataclasses.asdict(v) for v in found]
-    checkpoint.save_json(told | {"claims": verdicts}, json_path)
-    return [html_path, text_path, table_path, json_path]
+    told["claims"] = [dataclasses.asdict(v) for v in found]
+    checkpoint.save_json(told, paths[3])
+    return paths
 
 
 def settings_of(flags) -> dict:
@@ -79,12 +72,11 @@ def command(argv: list[str]) -> str:
 def commit() -> str:
     """Which source it was: its commit, "-dirty" where files differ from that; the version where
     it is installed."""
-    git = functools.partial(
-        subprocess.run, cwd=os.path.dirname(__file__), capture_output=True, text=True, check=True
-    )
+    ours = ["git", "ls-files", "--error-unmatch", __file__]  # of no repository around it
+    about = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    how = {"cwd": os.path.dirname(__file__), "stderr": subprocess.DEVNULL, "text": True}
     try:
-        git(["git", "ls-files", "--error-unmatch", __file__])  # of no repository around it
-        return git(["git", "describe", "--always", "--dirty", "--abbrev=12"]).stdout.strip()
+        return [subprocess.check_output(words, **how) for words in (ours, about)][1].strip()
     except (OSError, subprocess.CalledProcessError):
         return __version__
 
@@ -111,20 +103,17 @@ class Report:
         parts += ["## Figures", *self.figures(), *self.grids()]
         parts += ["## How to read this", bullets(words.notes(self))]
         parts += ["## Command", f"    {self.settings['command']}"]
-        return "\n\n".join(filter(None, parts)) + "\n"
+        return "\n\n".join(parts) + "\n"
 
     def tables(self) -> dict[str, str]:
         """By title, in Markdown."""
         seconds = "processor_seconds" if self.on_cpu else "seconds"
         samples = self.settings["flags"]["study"]["num_samples"]
-        results = (model.cells["floor"].result() for model in self.models)
-        floor = next((r["floor"] for r in results if r), None)
+        floor = (self.models[0].cells["floor"].result() or {}).get("floor")  # of all models
         quality = tables.quality(self.summary, self.distance, floor, seconds, samples)
         told = tables.claims(self.found)
-        found = {
-            "Quality and cost": markdown(quality),
-            "The claims": markdown(told, left=(0, 1, 2, len(told[0]) - 1)),
-        }
+        found = {"Quality and cost": markdown(quality)}
+        found["The claims"] = markdown(told, left=(0, 1, 2, len(told[0]) - 1))
         for verb in self.verbs:
             columns, title = columns_of(verb), words.measured(verb)
             more = {}
@@ -139,40 +128,26 @@ class Report:
 
     def figures(self) -> list[str]:
         """Each a link to its picture."""
-        return [
-            *(
-                self._linked(verb, pictures.measured(self.models, verb), words.measured(verb))
-                for verb in self.verbs
-            ),
-            self._linked(
-                "rounding",
-                pictures.flatness_and_rounding(self.models, self.rows),
-                "Does sharpness cost quality under rounded weights? A point is a model.",
-            ),
-            self._linked(
-                "training", pictures.training(self.models), "Training, by steps and cost."
-            ),
-        ]
-
-    def _linked(self, name: str, svg: str, caption: str) -> str:
-        self.files[f"figures/{name}.svg"] = svg.encode()
-        return f"![{caption}](figures/{name}.svg)"
+        drawn = {v: (pictures.measured(self.models, v), words.measured(v)) for v in self.verbs}
+        caption = "Does sharpness cost quality under rounded weights? A point is a model."
+        drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
+        drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
+        self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}
+        return [f"![{caption}](figures/{name}.svg)" for name, (_, caption) in drawn.items()]
 
     def grids(self) -> list[str]:
         """The first seed's samples: a row for each gradient, a column for each number of bits."""
         names = [n for n in self.models[0].cells if n.startswith("samples_")]
         names = [n for n in names if n.split("_")[1] == names[0].split("_")[1]]  # fewest steps
         seed = self.models[0].training.seed
-        averages = dict.fromkeys(m.average for m in self.models if m.average != "none")
-        average = next(iter(averages), "none")
+        average = next((m.average for m in self.models if m.average != "none"), "none")
         rows = [["", *(f"{name.partition('_w')[2] or 32} bits" for name in names)]]
         for model in self.models:
-            if model.training.seed == seed and model.average == average:
+            if (model.training.seed, model.average) == (seed, average):
                 cells = [self._picture(model.cells[name]) for name in names]
                 rows += [[tables.label(model.kind), *cells]] if all(cells) else []
-        if len(rows) == 1:
-            return []
-        return [f"## Samples of seed {seed}, each from the same noise", markdown(rows)]
+        told = [f"## Samples of seed {seed}, each from the same noise", markdown(rows)]
+        return told if len(rows) > 1 else []
 
     def _picture(self, cell) -> str:
         """A link to the grid of a cell of samples; "" where there is none."""

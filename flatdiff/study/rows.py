@@ -12,8 +12,10 @@ from ..measure.exposure import UNDERFIT
 from .matrix import Model
 from .significance import half_width
 
-NAMES = ("gradient", "climbs", "matched", "input_pertub", "average", "seed")
+KIND = ("gradient", "climbs", "matched", "input_pertub", "average")  # its seeds are repetitions
+NAMES = (*KIND, "seed")
 COSTS = ("steps", "images", "seconds", "processor_seconds")
+ENDS = ("", "_error", "_infinity")  # of the names of distances
 
 
 def rows_of(models: list[Model]) -> list[dict]:
@@ -32,13 +34,8 @@ def rows_of(models: list[Model]) -> list[dict]:
 
 def not_finite(models: list[Model]) -> list[str]:
     """In words, each number that `rows_of` left out because it is none."""
-    return [
-        f"{name} of {model.name}"
-        for model in models
-        if model.training.cell.result()
-        for name, value in _row(model).items()
-        if not _finite(value)
-    ]
+    rows = ((m.name, _row(m)) for m in models if m.training.cell.result())
+    return [f"{k} of {name}" for name, row in rows for k, v in row.items() if not _finite(v)]
 
 
 def _finite(value) -> bool:
@@ -51,15 +48,10 @@ def _row(model: Model) -> dict:
     row = {name: about[name] for name in NAMES} | {"steps": t.steps, "images": t.cost}
     row |= {name: trained.get(name) for name in ("seconds", "processor_seconds")}
     for name in (name for name in model.cells if name.startswith("fd_")):
-        row |= _distance(name, model.cells[name].result())
+        found = model.cells[name].result() or {"features": "", "metrics": {}}
+        metric, values = distance_name(found["features"]), found["metrics"]
+        row |= {f"{name}{end}": values.get(f"{metric}{end}") for end in ENDS}
     return row | _quantized(row) | measured(model)
-
-
-def _distance(name: str, found: dict | None) -> dict:
-    metric, values = distance_name(found["features"] if found else ""), (found or {}).get("metrics")
-    return {
-        f"{name}{end}": (values or {}).get(f"{metric}{end}") for end in ("", "_error", "_infinity")
-    }
 
 
 def _quantized(row: dict) -> dict:
@@ -107,18 +99,10 @@ def underfits(row: dict, where: str) -> bool:
     return None not in (norm, noise) and norm < UNDERFIT * noise
 
 
-# Over seeds
-
-
 def mean_and_half(values: Iterable[float | None]) -> tuple[float | None, float | None]:
     """The mean, and half of its 95 % interval; None for what there are too few values for."""
     known = [v for v in values if v is not None]
     return (math.fsum(known) / len(known) if known else None), half_width(known)
-
-
-def kind_of(row: dict) -> tuple:
-    """What seeds are repetitions of."""
-    return tuple(row[name] for name in NAMES if name != "seed")
 
 
 def summary(rows: list[dict]) -> list[dict]:
@@ -126,14 +110,11 @@ def summary(rows: list[dict]) -> list[dict]:
     interval), and "seeds", those that have a measurement."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault(kind_of(row), []).append(row)
-    columns = [name for name in (rows[0] if rows else ()) if name not in NAMES]
+        groups.setdefault(tuple(row[name] for name in KIND), []).append(row)
     table = []
     for kind, group in groups.items():
-        line = dict(zip([n for n in NAMES if n != "seed"], kind)) | {
-            "seeds": sum(map(_measured, group))
-        }
-        for name in columns:
+        line = dict(zip(KIND, kind)) | {"seeds": sum(map(_measured, group))}
+        for name in (name for name in rows[0] if name not in NAMES):
             line[name], line[f"{name}_half"] = mean_and_half(row[name] for row in group)
         table.append(line)
     return table
@@ -144,16 +125,11 @@ def _measured(row: dict) -> bool:
 
 
 def paired(rows: list[dict], a: dict, b: dict, column: str) -> list[float]:
-    """By seed: the column of the row that has the values of `a`, less that of `b`'s row.
-
-    Seeds that lack a value are left out.
-    """
+    """By seed: the column of the row that has the values of `a`, less that of `b`'s row. Seeds that
+    lack a value are left out."""
+    known = [row for row in rows if row.get(column) is not None]
     first, second = (
-        {
-            row["seed"]: row[column]
-            for row in rows
-            if row.get(column) is not None and all(row[k] == v for k, v in picked.items())
-        }
-        for picked in (a, b)
+        {row["seed"]: row[column] for row in known if row.items() >= side.items()}
+        for side in (a, b)
     )
     return [first[seed] - second[seed] for seed in first if seed in second]

@@ -39,7 +39,6 @@ class Correlation(NamedTuple):
     p: float
     least: float
     seen: float | None
-    models: int
     trainings: int
 
 
@@ -63,10 +62,8 @@ def mean_of(differences: Sequence[float]) -> Mean:
 
 @functools.cache
 def seen_in_errors(n: int) -> float:
-    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %.
-
-    Of the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for three values, 2.8 for many.
-    """
+    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %. Of
+    the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for three values, 2.8 for many."""
     freedom = n - 1
     edge = stats.t.ppf((1 + LEVEL) / 2, freedom)
 
@@ -97,22 +94,19 @@ def by_training(x: np.ndarray, y: np.ndarray, seeds: Sequence[int]) -> Correlati
     products = a @ b.T  # r of an order: the sum of products[i, order[i]]
     blocks = [np.flatnonzero(np.equal(seeds, s)) for s in dict.fromkeys(seeds)]
     orders = math.prod(math.factorial(len(block)) for block in blocks)
-    found = _all_orders if orders <= MOST else _some_orders
-    others = found(products, blocks)
+    others = (_all_orders if orders <= MOST else _some_orders)(products, blocks)
     slack = 1e-9  # equal orders may differ by rounding
     p = 2 * min(np.mean(others <= r + slack), np.mean(others >= r - slack))
     n = len(x)
     needed = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)  # of Fisher's z
     seen = math.tanh(needed / math.sqrt(n - 3)) if n > 3 else None
-    return Correlation(r, min(1.0, float(p)), 2 / len(others), seen, x.size, n)
+    return Correlation(r, min(1.0, float(p)), 2 / len(others), seen, n)
 
 
 def _all_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
     total = np.zeros(1)
     for block in blocks:
-        part = products[np.ix_(block, block)]
-        each = list(itertools.permutations(range(len(block))))
-        sums = [part[range(len(block)), order].sum() for order in each]
+        sums = [products[block, order].sum() for order in map(list, itertools.permutations(block))]
         total = np.add.outer(total, sums).ravel()
     return total
 
@@ -130,8 +124,6 @@ def _some_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
 def holm(p: Sequence[float]) -> list[float]:
     """Adjusted p-values of claims looked at together (Holm 1979): below 0.05, no more than one
     family in twenty without any effect has a claim decided."""
-    adjusted, largest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(np.argsort(p, kind="stable")):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = largest
-    return adjusted
+    order, adjusted = np.argsort(p, kind="stable"), np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.array(p)[order])
+    return np.minimum(adjusted, 1).tolist()

@@ -1,47 +1,76 @@
-"""Jobs of a cluster, by submitit; those that are ready together are one array."""
+"""Where the jobs of a study run: here, or on a cluster by submitit.
 
+Both are functions of (command, log) pairs that return a handle each, whose `poll` is the exit code.
+"""
+
+import contextlib
+import functools
+import os
+import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from ..flags.parse import parts
+
+Begin = Callable[[list[tuple[list[str], str]]], list[Any]]
 
 
-class Cluster:
-    """Takes (command, log) pairs. They go on after the study was stopped."""
+@contextlib.contextmanager
+def here(slots: int, ranks: int) -> Iterator[Begin]:
+    """Processes of this machine, `slots` of so many ranks at a time, which end with the block.
+    SIGTERM ends them too, as Ctrl-C does; of kill -9 they learn nothing."""
+    started: list[subprocess.Popen] = []
+    environment = dict(os.environ)
+    if slots * ranks > 1:  # torch takes all cores in each process
+        cores = max(1, (os.cpu_count() or 1) // (slots * ranks))
+        environment.setdefault("OMP_NUM_THREADS", str(cores))
 
-    slots = 10**6  # the cluster has its own queue
+    def begin(commands):
+        for command, log in commands:
+            with open(log, "a") as file:
+                how = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+                started.append(subprocess.Popen(command, env=environment, **how))
+        return started[len(started) - len(commands) :]
 
-    def __init__(self, cluster: str, text: str, folder: str):
-        try:
-            import submitit
-        except ImportError as error:
-            raise ValueError(
-                "--cluster needs submitit: pip install submitit, or leave it out to run here"
-            ) from error
-        self.executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-        self.executor.update_parameters(**options(text))
-
-    def submit(self, commands: list[tuple[list[str], str]]) -> list["Submitted"]:
-        if not commands:
-            return []
-        with self.executor.batch():
-            handles = [self.executor.submit(call, *each) for each in commands]
-        return [Submitted(handle) for handle in handles]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        """The same command finds what they did."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield begin
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        running = [process for process in started if process.poll() is None]
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
 
 
-class Submitted:
-    """A job of submitit, asked as a process is."""
+def cluster(kind: str, text: str, folder: str) -> Begin:
+    """Jobs of a cluster, of the `options` in the text; those that begin together are one array.
+    They go on after the study was stopped: the same command finds what they did."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError(
+            "--cluster needs submitit: pip install submitit, or leave it out to run here"
+        ) from error
+    executor = submitit.AutoExecutor(folder=folder, cluster=kind)
+    executor.update_parameters(**options(text))
 
-    def __init__(self, handle):
-        self.handle = handle
+    def begin(commands):
+        with executor.batch() if commands else contextlib.nullcontext():
+            jobs = [executor.submit(call, *each) for each in commands]
+        return [SimpleNamespace(poll=functools.partial(_code, job)) for job in jobs]
 
-    def poll(self) -> int | None:
-        if not self.handle.done():
-            return None
-        return 1 if self.handle.exception() else self.handle.result()
+    return begin
+
+
+def _code(job) -> int | None:
+    if not job.done():
+        return None
+    return 1 if job.exception() else job.result()
 
 
 def call(command: list[str], log: str) -> int:
@@ -52,7 +81,7 @@ def call(command: list[str], log: str) -> int:
 
 def options(text: str) -> dict:
     """Text as slurm_partition=gpu,timeout_min=600 -> values by name, whole numbers as such."""
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in parts(text)]
     if not all(name and value for name, _, value in pairs):
         raise ValueError(f"--cluster_options is {text!r}; expected name=value separated by commas")
     return {name.strip(): int(v) if v.isdigit() else v for name, _, v in pairs}

@@ -4,14 +4,8 @@ import math
 
 from ..report.compare import REAL
 from ..report.text import Rows
-from .claims import Verdict
+from .claims import Verdict, plus
 from .rows import columns_of, mean_and_half
-
-COSTS = {
-    "images": "images, thousands",
-    "seconds": "seconds",
-    "processor_seconds": "processor seconds",
-}
 
 
 def with_error(mean: float | None, error: float | None) -> str:
@@ -29,8 +23,7 @@ def with_error(mean: float | None, error: float | None) -> str:
 def label(row: dict) -> str:
     """What was trained, as the paper's tables name it."""
     pertub = f" + IP {row['input_pertub']:g}" if row["input_pertub"] else ""
-    average = "" if row["average"] == "none" else f" + {row['average'].upper()}"
-    return f"{row['gradient']}{pertub}{average}"
+    return f"{row['gradient']}{pertub}{plus(row['average'])}"
 
 
 def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str, n: int) -> Rows:
@@ -41,7 +34,7 @@ def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str
     for c in columns:
         header += [f"{distance}, {c[3:]} steps", f"{c[3:]} steps, endless samples"]
     best = {c: min((r[c] for r in summary if r[c] is not None), default=None) for c in columns}
-    rows = [[*header, COSTS["images"], COSTS[seconds]]]
+    rows = [[*header, "images, thousands", seconds.replace("_", " ")]]
     for row in summary:
         cells = [label(row), str(row["seeds"])]
         for c in columns:
@@ -61,8 +54,7 @@ def _told(row: dict, name: str) -> str:
 
 def measured(summary: list[dict], verb: str, more: dict[str, str]) -> Rows:
     """What the measures of one command say, and `more` columns by their titles."""
-    titles = {name: column.title for name, column in columns_of(verb).items() if column.title}
-    titles |= more
+    titles = {k: column.title for k, column in columns_of(verb).items() if column.title} | more
     rows = [[label(row), *(_told(row, name) for name in titles)] for row in summary]
     return [["", *titles.values()], *rows]
 
@@ -70,8 +62,7 @@ def measured(summary: list[dict], verb: str, more: dict[str, str]) -> Rows:
 def claims(verdicts: list[Verdict]) -> Rows:
     """The verdicts, a row each."""
     header = ["claim", "verdict", "after Holm", "difference", "95 % interval", "p"]
-    header += ["smallest effect it would find", "seeds", "where"]
-    rows = [header]
+    rows = [[*header, "smallest effect it would find", "seeds", "where"]]
     for v in verdicts:
         correlation = v.column == "r"
         interval = "" if v.low is None else f"{v.low:.3g} to {v.high:.3g}"

@@ -14,13 +14,12 @@ OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED
 
 def about(report) -> str:
     """What a `report.Report` is of, in a sentence."""
-    settings, models = report.settings, report.models
-    f = settings["flags"]
-    trained = len({m.training.cell.key for m in models})
+    settings, f = report.settings, report.settings["flags"]
+    trained = len({m.training.cell.key for m in report.models})
     seeds = f["study"]["seeds"]
     return (
         f"{trained} trainings ({seeds} seed{'s' * (seeds > 1)} of each kind), "
-        f"{len(models)} models, images of {f['model']['image_size']} pixels; commit "
+        f"{len(report.models)} models, images of {f['model']['image_size']} pixels; commit "
         f"{settings['commit'] or 'unknown'}, torch {settings['torch']}, {settings['device']}."
     )
 
@@ -60,11 +59,9 @@ def fair(rows: list[dict], found: list[claims.Verdict]) -> list[str]:
         name, _, against = v.text.partition(" has a lower distance than ")
         side = "lower (better)" if v.estimate < 0 else "higher (worse)"
         interval = "" if v.low is None else f" (95 % interval {v.low:+.3g} to {v.high:+.3g})"
-        told.append(
-            f"{name} against {against.replace(' at equal cost', '')}: {side} by "
-            f"{abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
-        )
-    alone = [sam for sam in claims.climbing(rows) if not claims.of_equal_cost(rows, sam)]
+        size = f"{side} by {abs(v.estimate):.3g}{interval}: {OUTCOME[v.verdict]}"
+        told.append(f"{name} against {against.replace(' at equal cost', '')}: {size}")
+    alone = (name for name in claims.climbing(rows) if not claims.of_equal_cost(rows, name))
     return told + [f"{name}: no Adam of the same cost stands beside it" for name in alone]
 
 

@@ -32,4 +32,4 @@ def test_what_changes_images_is_off_by_default():
 def test_each_default_is_a_value_that_its_flag_takes(group):
     for field in dataclasses.fields(group):
         if field.default != "":  # which means that nothing was said
-            assert parse.reader(field)(str(field.default)) == field.default
+            assert parse.read(field, str(field.default)) == field.default

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flatdiff.study import claims, significance, tables
+from flatdiff.study import claims, significance
 from flatdiff.study.claims import Claim
 from flatdiff.study.rows import mean_and_half, paired, summary
 
@@ -214,18 +214,3 @@ def test_summary_is_mean_and_interval_over_seeds():
     assert adam["lpf"] - adam["lpf_half"] == pytest.approx(interval.low)
     assert mean_and_half([None]) == (None, None)
     assert mean_and_half([2.0, None]) == (2.0, None)
-
-
-@pytest.mark.parametrize(
-    ("mean", "error", "text"),
-    [
-        (12.3456, 0.234, "12.35 ± 0.23"),
-        (12.3456, 1.26, "12.3 ± 1.3"),
-        (1234.5, 56.7, "1234 ± 57"),
-        (1.5e-6, 2.5e-8, "1.5e-06 ± 2.5e-08"),
-        (1.23456, None, "1.235"),
-        (None, None, ""),
-    ],
-)
-def test_numbers_are_told_with_the_digits_that_are_known(mean, error, text):
-    assert tables.with_error(mean, error) == text

@@ -1,7 +1,6 @@
 """Studies as users run them: two cells end to end, a kill, a failure, a cluster's stand-in."""
 
 import csv
-import fcntl
 import json
 import os
 import re
@@ -16,9 +15,7 @@ import pytest
 import torch
 from launch import ROOT, run, start
 
-from flatdiff.report import page
-from flatdiff.study import jobs, runner, submission
-from flatdiff.study.board import Board, clock
+from flatdiff.study import runner
 from flatdiff.study.matrix import Cell
 
 pytestmark = pytest.mark.slow
@@ -241,31 +238,6 @@ def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys, monkeyp
     assert told.index("train adam, seed 0") < told.index("measure adam none, seed 0")
 
 
-def test_two_processes_do_not_work_on_one_cell(tmp_path):
-    def lock():
-        with open(tmp_path / "a/lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    with jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
-        lock()
-    lock()
-
-
-def test_without_submitit_a_cluster_is_refused_in_words(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(ValueError, match="pip install submitit"):
-        runner.run(jobs_in(tmp_path), flags_of(tmp_path, cluster="slurm"))
-
-
-def test_cluster_options_are_names_and_values():
-    assert submission.options("slurm_partition=gpu, timeout_min=600") == {
-        "slurm_partition": "gpu",
-        "timeout_min": 600,
-    }
-    with pytest.raises(ValueError, match="expected name=value"):
-        submission.options("gpu")
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -278,23 +250,3 @@ def test_what_is_missing_is_one_sentence(argv, message, tmp_path):
     done = run([sys.executable, ROOT / "scripts/study.py", *argv], OPENAI_LOGDIR="")
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
-
-
-def test_time_left_is_by_the_pace_of_each_kind():
-    def job(kind, state, cost, seconds=0.0):
-        return SimpleNamespace(name="", kind=kind, state=state, cost=cost, seconds=seconds)
-
-    jobs = [job("train", "done", 2, 60), job("train", "running", 4, 20), job("train", "left", 1)]
-    assert Board(jobs, 1).left() == "about 2:10 left"  # 30 s a unit: 120 - 20, and 30
-    assert Board(jobs, 2).left() == "about 1:05 left"
-    assert Board([*jobs, job("measure", "left", 1)], 1).left() == ("about 2:10, 1 to measure left")
-    assert clock(3723.4) == "1:02:03"
-
-
-def test_verdicts_are_coloured_and_pictures_are_in_the_page():
-    text = "| a | b |\n| --- | ---: |\n| x < y | holds |\n| **1.2** | does not hold |\n\n"
-    html = page.page("<a>", f"{text}![it grows](figures/a.svg)", {"figures/a.svg": b"<svg/>"})
-    assert "<title>&lt;a&gt;" in html and "x &lt; y" in html and "<strong>1.2</strong>" in html
-    assert '<td class="holds"' in html and '<td class="does"' in html
-    assert "data:image/svg+xml;base64,PHN2Zy8+" in html and "<figcaption>it grows<" in html
-    assert "&lt;x&gt;" in page.details("all", "<x>")

@@ -1,0 +1,16 @@
+"""The command `flatdiff`: it is named in what its scripts say."""
+
+import sys
+
+import pytest
+
+from flatdiff import __main__
+
+
+@pytest.mark.parametrize("verb", ["study", "compare", "evaluate"])
+def test_a_verb_tells_errors_under_its_own_name(verb, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["flatdiff"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit):
+        __main__.run([verb, "--no_such_flag", "1"])
+    assert f"flatdiff {verb}: error: " in capsys.readouterr().err
