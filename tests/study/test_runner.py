@@ -101,7 +101,8 @@ class Sources(HTMLParser):
 def test_jobs_of_two_ranks(data, tmp_path):
     few = ("--ranks", 2, "--end_step", 5, "--average", "ema", "--store", tmp_path / "store")
     done = run(command(data, tmp_path, *few))
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = "".join(path.read_text() for path in tmp_path.glob("jobs/*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
     with open(tmp_path / "study.csv") as file:
         (row,) = csv.DictReader(file)
     assert row["images"] == "40" and all(row.values())
