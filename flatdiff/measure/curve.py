@@ -9,8 +9,8 @@ curvature at small d. A rise has two standard errors, over draws and over images
 """
 
 import functools
-import itertools
 import math
+import statistics
 from collections.abc import Callable
 
 import numpy as np
@@ -26,7 +26,6 @@ from .frame import number
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
-PARTS = ("all", "quarter 1", "quarter 2", "quarter 3", "quarter 4")  # of the timesteps
 LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
 
@@ -54,8 +53,7 @@ def perturbation(
 ) -> perturb.Perturbation:
     """w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
 
-    :param noise: perturb.gaussian, whose size is sigma, or perturb.sphere, whose size is the radius
-        (l2 over all weights).
+    :param noise: perturb.gaussian, by whose size sigma is meant, or perturb.sphere, by radius.
     :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
     """
     pair, mirrored = divmod(draw, 2)
@@ -93,17 +91,18 @@ class Curve(frame.Measure):
         self.first = None  # network, and its rises [terms, N] at each size
 
     def _move(self, size: float, seed: int, draw: int) -> perturb.Perturbation:
-        filterwise = self.noise_scale == "filter"
-        return perturbation(type(self).noise, size, seed, draw, filterwise)
+        return perturbation(type(self).noise, size, seed, draw, self.noise_scale == "filter")
 
     def tasks(self, subject) -> dict[str, frame.Task]:
         """Give the losses at each draw of each size; warn where the dtype sees other moves."""
         moves = ((size, self._move(size, subject.seed, 0)) for size in self.sizes)
         rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)
+
+        def at(size: float, draw: int) -> dict:
+            return subject.at(self._move(size, subject.seed, draw), each=True)
+
         return {
-            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(
-                lambda *which: subject.at(self._move(*which), each=True), size, subject.seed, draw
-            )
+            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(at, size, draw)
             for size in self.sizes
             for draw in range(self.num_draws)
         }
@@ -119,32 +118,30 @@ class Curve(frame.Measure):
         rises = [sum(unpacked(r["rises"]) for r in row) / n for row in rows]
         self.first = self.first or (subject, rises)
         other, others = self.first
-        return {
-            "curve": [
-                {
-                    "size": size,
-                    "distances": [r["distance"] for r in row],
-                    "losses": by_term(subject, row),
-                    "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
-                    "minus_first_errors_images": of_difference(subject, rise, other, of_other),
-                }
-                for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
-            ]
-        }
+        curve = [
+            {
+                "size": size,
+                "distances": [r["distance"] for r in row],
+                "losses": by_term(subject, row),
+                "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
+                "minus_first_errors_images": of_difference(subject, rise, other, of_other),
+            }
+            for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
+        ]
+        return {"curve": curve}
 
     def rows(self, record: dict) -> list[dict]:
         """Return a row for each network, size, term of the loss, and part of the timesteps.
 
         A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and
-        noise, and `error_images` over these, image by image, at fixed draws. `error_larger` is the
-        larger one, and is what tables and pictures show. minus_first: the rise, minus that of the
-        first network on the same draws and images, so that what either does to both cancels; None
-        for itself.
+        noise, and `error_images` over these, image by image, at fixed draws; tables and pictures
+        show `error_larger`, the larger one. minus_first: the rise, less that of the first network
+        on the same draws and images, so that what either does to both cancels; None for itself.
         """
         rows, of_first = [], {}
         for model in record["models"]:
             for point in model["curve"]:
-                distance = math.fsum(point["distances"]) / len(point["distances"])
+                distance = statistics.fmean(point["distances"])
                 start = {"model": model["name"], self.size: point["size"], "distance": distance}
                 for term in point["losses"]:
                     rise = rises(model, point, term)
@@ -180,14 +177,12 @@ class Curve(frame.Measure):
     def _quarters(self, rows: list[dict]) -> str:
         """Write the rise of the headline by quarter of the timesteps, low noise first."""
         term, size = rows[0]["term"], self.size
-        header = [f"rise of {term} at t in", size]
-        lines = {}
-        for row in rows:
-            if row["term"] == term and row["part"] != "all":
-                line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
-                line += [number(row["rise"]), number(row["error_larger"])]
-                if len(lines) == 1:
-                    header += [row["timesteps"], "+-"]
+        header, lines = [f"rise of {term} at t in", size], {}
+        for row in (row for row in rows if row["term"] == term and row["part"] != "all"):
+            line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
+            line += [number(row["rise"]), number(row["error_larger"])]
+            if len(lines) == 1:
+                header += [row["timesteps"], "+-"]
         return table([header, *lines.values()])
 
     def figures(self, record: dict) -> dict[str, Figure]:
@@ -198,30 +193,24 @@ class Curve(frame.Measure):
         for axis, term in zip(axes, terms):
             shown = [row for row in rows if row["term"] == term]
             for name in dict.fromkeys(row["model"] for row in shown):
-                x, rise, error = np.array(
-                    [
-                        [r[self.size], r["rise"], r["error_larger"]]
-                        for r in shown
-                        if r["model"] == name
-                    ]
-                ).T
+                mine = [row for row in shown if row["model"] == name]
+                columns = (self.size, "rise", "error_larger")
+                x, rise, error = (np.array([row[k] for row in mine]) for k in columns)
                 (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
-                axis.fill_between(
-                    x, rise - error, rise + error, alpha=0.25, color=drawn.get_color()
-                )
+                band = {"alpha": 0.25, "color": drawn.get_color()}
+                axis.fill_between(x, rise - error, rise + error, **band)
             axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
             _positive_scale(axis, [row["rise"] for row in shown])
-            axis.grid(alpha=0.3)
         note = "one standard error to each side, the larger of those over draws and over images"
         frame.legend(figure, axes[0], f"bands: {note}")
         return {"": figure}
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """Give the headline's loss at the weights, and its mean rise at the middle size."""
-        term = next(iter(model["at_w"]))
-        rise = rises(model, middle(model), term).mean(dim=0)[0]
-        return {"at_w": model["at_w"][term]["losses"][0], "rise": float(rise)}
+        """Give the headline's loss at the weights, and its mean rise at the middle size; of two,
+        at the larger."""
+        term, _, rise = _along(model)
+        return {"at_w": model["at_w"][term]["losses"][0], "rise": rise[len(rise) // 2]}
 
 
 class LPF(Curve):
@@ -263,11 +252,6 @@ class MC(Curve):
 # Numbers
 
 
-def middle(model: dict) -> dict:
-    """Return the point of the middle size of a curve, in ascending order; of two, the larger."""
-    return model["curve"][len(model["curve"]) // 2]
-
-
 def rises(model: dict, point: dict, term: str) -> Tensor:
     """L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan for
     one without an image, which in json is null."""
@@ -279,7 +263,7 @@ def rises(model: dict, point: dict, term: str) -> Tensor:
 def _along(model: dict) -> tuple[str, list[float], list[float]]:
     """The headline; of each size, the mean length of the moves, and the mean rise."""
     term, curve = next(iter(model["at_w"])), model["curve"]
-    lengths = [math.fsum(p["distances"]) / len(p["distances"]) for p in curve]
+    lengths = [statistics.fmean(point["distances"]) for point in curve]
     return term, lengths, [float(rises(model, p, term).mean(dim=0)[0]) for p in curve]
 
 
@@ -291,9 +275,9 @@ def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, l
     for term in (t for t in subject.terms if t in other.terms):
         ours, theirs = rise[subject.terms.index(term)], of_other[other.terms.index(term)]
         if paired:
-            error = subject.errors_of((ours - theirs)[None])[0]
+            error = subject.errors_of(ours - theirs)
         else:
-            error = torch.hypot(subject.errors_of(ours[None]), other.errors_of(theirs[None]))[0]
+            error = torch.hypot(subject.errors_of(ours), other.errors_of(theirs))
         found[term] = error.tolist()
     return found
 
@@ -312,20 +296,21 @@ def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) ->
 
 def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, list[float]]:
     """Return columns of [5]: the mean of pairs [P, 5], its error over these, the error `images`,
-    and the larger one."""
+    and the larger one, nan where either is."""
     mean, draws = (column.tolist() for column in mean_and_error(values))
-    larger = [max(both, key=frame.unknown_is_large) for both in zip(draws, images)]
+    larger = np.maximum(draws, images).tolist()
     return {name: mean, error: draws, f"{error}_images": images, f"{error}_larger": larger}
 
 
 def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
     edges = [-(-t_range * q // 4) for q in range(5)]
-    ranges = [(0, t_range), *itertools.pairwise(edges)]
+    parts = {"all": (0, t_range)}
+    parts |= {f"quarter {q}": (edges[q - 1], edges[q]) for q in range(1, 5)}
     return [
         start
         | {"part": part, "timesteps": f"{low}..{high - 1}" if low < high else ""}
         | {name: column[i] for name, column in columns.items()}
-        for i, (part, (low, high)) in enumerate(zip(PARTS, ranges))
+        for i, (part, (low, high)) in enumerate(parts.items())
     ]
 
 

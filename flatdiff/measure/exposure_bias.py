@@ -42,15 +42,12 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """Is one call of the network, at timestep t: the x_t it saw, [N, C, ...], the eps it predicted.
+    """Is one call of the network, [N, C, ...]: the x_t it saw, the eps it predicted, and a chain's
+    x_{t-1}, the image at t = 0."""
 
-    x_next: x_{t-1} of a chain, the image at t = 0; None where images were noised.
-    """
-
-    t: int
     x_t: Tensor
     eps: Tensor
-    x_next: Tensor | None
+    x_next: Tensor | None = None
 
 
 class Estimate(NamedTuple):
@@ -73,7 +70,7 @@ def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
     for i in reversed(range(diffusion.num_timesteps)):
         t = _times(i, batch.x_start)
         x_t = diffusion.q_sample(batch.x_start, t, noise)
-        yield Step(i, x_t, predicted_noise(model, diffusion, x_t, t, batch.model_kwargs), None)
+        yield Step(x_t, predicted_noise(model, diffusion, x_t, t, batch.model_kwargs))
 
 
 def walked(
@@ -82,23 +79,29 @@ def walked(
     batch: Batch,
     sampler: str = "ddpm",
     clip_denoised: bool = True,
-    prior: tuple[float, float] = NORMAL,
+    prior: tuple[float, float] | None = NORMAL,
 ) -> Iterator[Step]:
-    """Ask it as in sampling, t = T-1 .. 0: the chain begins at N(mu, s^2), prior = (mu, s)."""
-    mu, s = prior
-    randn = batch.stream()
-    x = mu + s * randn(batch.x_start)
-    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
+    """Ask it as in sampling, t = T-1 .. 0, in a chain that begins at N(mu, s^2), prior = (mu, s);
+    None: at the noised x_start, with the same noises."""
+    randn, steps, output = batch.stream(), range(diffusion.num_timesteps)[::-1], None
+    x = randn(batch.x_start)
+    if prior is None:
+        x = diffusion.q_sample(batch.x_start, _times(steps[0], x), x)
+    else:
+        x = prior[0] + prior[1] * x
 
+    def watched(*args, **kwargs):
+        nonlocal output
+        output = model(*args, **kwargs)
+        return output
 
-def returned(
-    model: Callable, diffusion, batch: Batch, sampler: str = "ddpm", clip_denoised: bool = True
-) -> Iterator[Step]:
-    """Do the same for a chain that begins at the noised x_start, with the noises of `walked`."""
-    randn = batch.stream()
-    t = _times(diffusion.num_timesteps - 1, batch.x_start)
-    x = diffusion.q_sample(batch.x_start, t, randn(batch.x_start))
-    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
+    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
+    given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
+    loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
+    for i, out in zip(steps, loop):
+        eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
+        yield Step(x, eps, out["sample"])
+        x = out["sample"]
 
 
 def predicted_noise(
@@ -113,24 +116,6 @@ def predicted_noise(
         return diffusion._predict_eps_from_xstart(x_t, t, p["pred_xstart"])
 
 
-def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator[Step]:
-    """Walk a sampler's loop from x_T = x, with the network's output kept at each step."""
-    output = None
-
-    def watched(*args, **kwargs):
-        nonlocal output
-        output = model(*args, **kwargs)
-        return output
-
-    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
-    given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
-    loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
-    for i, out in zip(reversed(range(diffusion.num_timesteps)), loop):
-        eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
-        yield Step(i, x, eps, out["sample"])
-        x = out["sample"]
-
-
 def _times(i: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), i, device=x.device)
 
@@ -142,27 +127,14 @@ def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     """Return ||eps||_2 of each image at t = 0 .. T-1, float64 [N, T], CPU; and the last x_next."""
     columns = []
     for step in steps:
-        flat = step.eps.flatten(1)
-        columns.append(torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).cpu())
+        norm = torch.linalg.vector_norm(step.eps.flatten(1), dim=1, dtype=torch.float64)
+        columns.append(norm.cpu())
     return torch.stack(columns[::-1], dim=1), step.x_next
 
 
-def drifts(
-    chains: Sequence[Iterator[Step]], batches: Sequence[Batch], diffusion
-) -> Iterator[list[Tensor]]:
-    """Yield x_t - sqrt(abar_t) x_start of each batch [n, C, ...] on the CPU, for t = T-1 .. 0.
-
-    The chains, made by `returned`, walk side by side, so that all images are seen at one t.
-    """
-    for signal in diffusion.sqrt_alphas_cumprod[::-1]:
-        yield [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
-
-
 def spread(drift: Tensor) -> tuple[float, np.ndarray]:
-    """Return the standard deviation of drift [N, C, ...] over N, averaged over pixels.
-
-    And the same with each image left out, [N], for the jackknife.
-    """
+    """Return the standard deviation of drift [N, C, ...] over N, averaged over pixels; and the same
+    with each image left out, [N], for the jackknife."""
     flat = drift.flatten(1).numpy().astype(np.float64)
     n = len(flat)
     flat -= flat.mean(axis=0)
@@ -190,10 +162,8 @@ def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) ->
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Return, of each image [N, C, ...], float64, CPU: mean and mean square [N, C], clipped [N].
-
-    clipped: the share of values that lie at -1 or 1 or beyond.
-    """
+    """Return, of each image [N, C, ...], float64, CPU: mean and mean square [N, C], and the share
+    clipped [N] of values that lie at -1 or 1 or beyond."""
     flat = x.double().flatten(2).cpu()
     clipped = (flat.abs() >= 1).double().mean(dim=(1, 2))
     return {"mean": flat.mean(dim=2), "square": (flat**2).mean(dim=2), "clipped": clipped}
@@ -201,8 +171,7 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
 
 def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, float]) -> Tensor:
     """Return mean (eps - noise)^2 of each image at its t, noise ~ N(mu, s^2): float64 [N], CPU."""
-    mu, s = prior
-    noise = mu + s * batch.stream()(batch.x_start)
+    noise = prior[0] + prior[1] * batch.stream()(batch.x_start)
     x_t = diffusion.q_sample(batch.x_start, batch.t, noise)
     eps = predicted_noise(model, diffusion, x_t, batch.t, batch.model_kwargs)
     return ((eps - noise) ** 2).double().flatten(1).mean(dim=1).cpu()
@@ -241,8 +210,12 @@ def parts(
         return {"norms": gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()}
 
     def spreads():
-        chains = [returned(model, diffusion, b, **sampling) for b in batches]
-        found = [spread(gather(drift)) for drift in drifts(chains, batches, diffusion)]
+        # side by side, so that all images are seen at one t; each signal is sqrt(abar_t)
+        chains = [walked(model, diffusion, b, prior=None, **sampling) for b in batches]
+        found = []
+        for signal in diffusion.sqrt_alphas_cumprod[::-1]:
+            drift = [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
+            found.append(spread(gather(drift)))
         std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*found))
         return {"std": std, "std_parts": std_parts}
 
@@ -256,8 +229,8 @@ def parts(
         }
         return {name: gather(of_batches).numpy() for name, of_batches in columns.items()}
 
-    every = {f"prior {mu} {s}": partial(begun, (mu, s)) for mu, s in priors}
-    return {"training": training, "spread": spreads} | every
+    of_priors = {f"prior {mu} {s}": partial(begun, (mu, s)) for mu, s in priors}
+    return {"training": training, "spread": spreads} | of_priors
 
 
 def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NORMAL,)) -> Measured:
@@ -293,10 +266,9 @@ def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
 def delta(measured: Measured, diffusion) -> Estimate:
     """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the abar of that t.
 
-    So are the authors' published values, but that a square of what has an error is too large by
-    that error's square: the jackknife takes it off, and a delta near 0 may come out below. It is 0
-    at T-1, where the chain begins at noised images, and for an exact network on one image; for
-    others see `forgetful_delta`.
+    So are the published values, but for the jackknife, which takes off the square of the error, by
+    which a square is too large: a delta near 0 may come out below. It is 0 at T-1, where the chain
+    begins at noised images, and for an exact network on one image; else see `forgetful_delta`.
     """
     sigma = diffusion.sqrt_one_minus_alphas_cumprod
     return left_out(lambda std: (std - sigma) ** 2, measured.std, measured.std_parts)

@@ -36,26 +36,21 @@ class Measure:
     def tasks(self, subject) -> dict[str, Task]:
         """Name what to compute of a `subject.Subject`: by key, functions that give plain values.
 
-        A result is kept on disk under its key, so that an interrupted study goes on; the key names
-        what the result depends on beside the checkpoint, the images and the flags that change
-        numbers: the size of the move, the number of the draw.
+        An interrupted study finds a result under its key, which names what it depends on beside the
+        checkpoint, the images and the flags that change numbers: the size of a move, the draw.
         """
         raise NotImplementedError
 
     def result(self, subject, found: list) -> dict:
         """Return what the results of the tasks, in order, say of a network: plain values by name.
 
-        It is an item of the record's "models", after name, path, sha256, num_weights, image_size,
-        timesteps, t_range, batch_size, and at_w: by term of the loss, headline first, its "losses"
-        [5] (over all timesteps, and each quarter of them) and their "errors".
+        It is an item of the record's "models", after what `Subject.about` says: name, at_w, ...
         """
         raise NotImplementedError
 
     def rows(self, record: dict) -> list[dict]:
-        """Return numbers and texts by column, "model" the first, of "settings" and "models".
-
-        They become the record's "rows", of which the rest is told.
-        """
+        """Return the record's "rows", of which the rest is told: numbers and texts by column,
+        "model" the first, of "settings" and "models"."""
         raise NotImplementedError
 
     def tables(self, record: dict) -> dict[str, list[dict]]:
@@ -69,8 +64,7 @@ class Measure:
         return table([columns, *([number(row.get(column)) for column in columns] for row in rows)])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Draw the pictures, by the end of their names: here, a panel for each column of numbers,
-        a line of its rows for each model."""
+        """Draw the pictures, by the end of their names: here, of each column, a line a model."""
         rows = record["rows"]
         columns = [name for name, value in rows[0].items() if isinstance(value, (int, float))]
         figure, axes = panels(len(columns))
@@ -79,7 +73,6 @@ class Measure:
                 values = [row[column] for row in rows if row.get("model") == model]
                 axis.plot(range(1, len(values) + 1), values, marker="o", label=str(model))
             axis.set(xlabel="row", ylabel=column)
-            axis.grid(alpha=0.3)
         legend(figure, axes[0])
         return {"": figure}
 
@@ -150,20 +143,17 @@ def number(value: float | str | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def unknown_is_large(error: float) -> float:
-    """Return the key of an error by which what is not known is larger than what is."""
-    return math.inf if math.isnan(error) else error
-
-
 # Pictures
 
 
-def panels(count: int) -> tuple[Figure, np.ndarray]:
-    """Make a figure of at most three panels in a row, and its axes [count]."""
-    columns = min(count, 3)
+def panels(count: int, most: int = 3) -> tuple[Figure, np.ndarray]:
+    """Make a figure of at most so many panels in a row, with grids, and its axes [count]."""
+    columns = min(count, most)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
     for axis in axes[count:]:
         axis.axis("off")
     return figure, axes[:count]

@@ -5,6 +5,7 @@ so that 1 means "as large as the weights themselves" in every network.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,10 +29,8 @@ def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
 
     The same noise for all networks of one shape; each rescales it to its own filters.
     """
-    return [
-        [z.clone() for z in perturb.noise(weights, seed, draw, filterwise=True)]
-        for draw in range(2)
-    ]
+    both = (perturb.noise(weights, seed, draw, filterwise=True) for draw in range(2))
+    return [[z.clone() for z in noise] for noise in both]
 
 
 def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb.Perturbation:
@@ -65,11 +64,8 @@ class SURFACE(frame.Measure):
     def tasks(self, subject) -> dict[str, frame.Task]:
         both = directions(subject.weights, subject.seed)
         return {
-            f"plane {a} {b}": functools.partial(
-                lambda *steps: subject.at(plane(both, *steps)), a, b
-            )
-            for a in self.axis
-            for b in self.axis
+            f"plane {a} {b}": functools.partial(lambda a, b: subject.at(plane(both, a, b)), a, b)
+            for a, b in itertools.product(self.axis, repeat=2)
         }
 
     def result(self, subject, found: list) -> dict:
@@ -99,14 +95,12 @@ class SURFACE(frame.Measure):
         """Return the loss at each point; a and b are steps along the two directions."""
         rows = []
         for model in record["models"]:
-            axis = model["axis"]
-            for i, a in enumerate(axis):
-                for j, b in enumerate(axis):
-                    losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
-                    rows.append({"model": model["name"], "a": a, "b": b} | losses)
-                    if a == b == 0:
-                        at_w = model["at_w"].items()
-                        rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
+            for (i, a), (j, b) in itertools.product(enumerate(model["axis"]), repeat=2):
+                losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
+                rows.append({"model": model["name"], "a": a, "b": b} | losses)
+                if a == b == 0:
+                    at_w = model["at_w"].items()
+                    rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
         return rows
 
     def text(self, record: dict) -> str:
@@ -151,6 +145,7 @@ def _planes(models: list[dict]) -> Figure:
         norm = LogNorm() if positive else None
         drawn = axis.contourf(model["axis"], model["axis"], loss.T, levels=levels, norm=norm)
         axis.plot(0, 0, "r+", markersize=10)
+        axis.grid(False)
         axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
         axis.set_title(model["name"], fontsize="medium")
     figure.colorbar(drawn, ax=list(axes), label=TERM[term], format="%.3g")
@@ -183,7 +178,6 @@ def _line(between: dict, models: list[dict]) -> Figure:
         axis.set(xlabel="alpha, share of the second network", ylabel=TERM[term])
         for alpha in (0, 1):
             axis.axvline(alpha, color="grey", linewidth=0.8)
-        axis.grid(alpha=0.3)
     names = " to ".join(model["name"] for model in models)
     figure.suptitle(f"on the line from {names}", fontsize="medium")
     return figure

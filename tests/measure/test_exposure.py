@@ -13,7 +13,7 @@ from launch import ROOT, mpirun
 
 from flatdiff.data.image_datasets import to_uint8
 from flatdiff.flags import config
-from flatdiff.measure import exposure, run
+from flatdiff.measure import exposure, exposure_report, run
 from flatdiff.measure import exposure_bias as eb
 from flatdiff.models import generate, networks
 from flatdiff.store import checkpoint
@@ -153,7 +153,7 @@ def test_the_tables_say_what_the_record_says(record, files):
 
 
 def test_the_table_shows_some_timesteps(record):
-    lines = exposure.table(record, num_rows=2).splitlines()
+    lines = exposure_report.table(record, num_rows=2).splitlines()
     assert lines.pop(0) == "±: standard error over images"
     assert [line.split()[0] for line in lines[3:6]] == ["0", "16", "39"]
     gap = record["models"][0]["gap"]
@@ -166,7 +166,7 @@ def test_underfitting_is_told_by_the_norm_in_training(record):
     about = {"timesteps": [0, 8, 16, 23], "noise_norm": 10.0}
 
     def told(*norms):
-        return exposure.underfitting(about, {"training": {"value": norms}})
+        return exposure_report.underfitting(about, {"training": {"value": norms}})
 
     assert told(9.1, 9.5, 10, 9.9) == ""
     assert "at timestep 0 the norm in training is below 90% of the noise's, 10 (45% at 0)" in (
@@ -174,7 +174,7 @@ def test_underfitting_is_told_by_the_norm_in_training(record):
     )
     assert "at 3 timesteps from 0 to 16" in told(4.5, 6, 8.9, 9.9)
     underfit = any(v < 0.9 * 192**0.5 for m in record["models"] for v in m["training"]["value"])
-    assert ("underfitting: at" in exposure.table(record)) == underfit
+    assert ("underfitting: at" in exposure_report.table(record)) == underfit
 
 
 def test_chains_are_those_of_image_sample(folder):
@@ -215,7 +215,7 @@ def test_an_interrupted_study_goes_on(record, folder, tmp_path, monkeypatch):
 
     def walked(*args, **kwargs):
         seen.append(kwargs["prior"])
-        if len(seen) == 6:  # of four batches at each prior: within the second prior's
+        if len(seen) == 10:  # of four batches at images and at each prior: within the second prior
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
@@ -223,10 +223,10 @@ def test_an_interrupted_study_goes_on(record, folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run.exposure(flags_of(folder), str(tmp_path))
     again = run.exposure(flags_of(folder), str(tmp_path))
-    assert again == record and len(seen) == 6 + 4 * 5
-    assert run.exposure(flags_of(folder), str(tmp_path)) == record and len(seen) == 26
+    assert again == record and len(seen) == 10 + 4 * 6
+    assert run.exposure(flags_of(folder), str(tmp_path)) == record and len(seen) == 34
     run.exposure(flags_of(folder, sampler="ddim"), str(tmp_path))
-    assert len(seen) == 26 + 4 * 6, "another sampler's chains are others"
+    assert len(seen) == 34 + 4 * 8, "another sampler's chains are others"
 
 
 def test_batches_go_back_in_order(monkeypatch):
