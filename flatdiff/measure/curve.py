@@ -1,11 +1,10 @@
 """How much the loss rises when the weights are moved at random, and how well that is known.
 
-    LPF (Bisla et al. 2022):      E L(w + d),           d ~ N(0, sigma^2 I)
-    MC  (SWAD, Cha et al. 2021): E L(w + d) - L(w),    d uniform with ||d|| = radius
+    LPF (Bisla et al. 2022):     E L(w + d),           d ~ N(0, sigma^2 I)
+    MC (SWAD, Cha et al. 2021):  E L(w + d) - L(w),    d uniform with ||d|| = radius
 
-Draws come in mirrored pairs, d and -d. Both are as likely, so no expectation changes; and the
-odd terms of the loss in d, the gradient's above all, cancel within a pair, instead of hiding the
-curvature at small d. A rise has two standard errors, over draws and over images: see `LPF.rows`.
+Draws come in mirrored pairs, d and -d, both as likely: within a pair the odd terms of the loss in
+d, the gradient's above all, cancel instead of hiding the curvature at small d.
 """
 
 import functools
@@ -30,11 +29,8 @@ LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
 
 
-# Draws and their means
-
-
 def pairs(values: Tensor) -> Tensor:
-    """Return the means [P, ...] of mirrored pairs [2 P, ...], independent of each other."""
+    """Return the means [P, ...] of mirrored pairs [2 P, ...], which are independent."""
     if len(values) % 2 or len(values) < 4:
         raise ValueError(
             f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
@@ -71,9 +67,6 @@ def sizes(name: str, text: str) -> list[float]:
             f"--{name} is {text!r}; expected positive numbers separated by commas, as 0.001,0.01"
         )
     return values
-
-
-# The measures
 
 
 class Curve(frame.Measure):
@@ -200,7 +193,9 @@ class Curve(frame.Measure):
                 band = {"alpha": 0.25, "color": drawn.get_color()}
                 axis.fill_between(x, rise - error, rise + error, **band)
             axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
-            _positive_scale(axis, [row["rise"] for row in shown])
+            values = [row["rise"] for row in shown]
+            near = {} if min(values) > 0 else {"linthresh": max(np.median(np.abs(values)), 1e-12)}
+            axis.set_yscale("symlog" if near else "log", **near)
         note = "one standard error to each side, the larger of those over draws and over images"
         frame.legend(figure, axes[0], f"bands: {note}")
         return {"": figure}
@@ -225,7 +220,7 @@ class LPF(Curve):
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """The loss against the length of the noise."""
+        """Give the loss against the length of the noise."""
         term, lengths, rise = _along(model)
         at_w = model["at_w"][term]["losses"][0]
         y = [at_w, *(at_w + r for r in rise)]
@@ -244,24 +239,21 @@ class MC(Curve):
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """The rise of the loss against the length of the direction."""
+        """Give the rise of the loss against the length of the direction."""
         term, lengths, rise = _along(model)
         return [frame.Line("random directions", lengths, rise, LENGTH, f"rise of {term}", "log")]
 
 
-# Numbers
-
-
 def rises(model: dict, point: dict, term: str) -> Tensor:
-    """L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan for
-    one without an image, which in json is null."""
+    """Return L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan
+    for one without an image, which in json is null."""
     losses = (model["at_w"][term]["losses"], point["losses"][term])
     at_w, moved = (torch.from_numpy(np.array(values, np.float64)) for values in losses)
     return pairs(moved - at_w)
 
 
 def _along(model: dict) -> tuple[str, list[float], list[float]]:
-    """The headline; of each size, the mean length of the moves, and the mean rise."""
+    """Return the headline; of each size, the mean length of the moves, and the mean rise."""
     term, curve = next(iter(model["at_w"])), model["curve"]
     lengths = [statistics.fmean(point["distances"]) for point in curve]
     return term, lengths, [float(rises(model, p, term).mean(dim=0)[0]) for p in curve]
@@ -271,20 +263,18 @@ def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, l
     """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
     image, where these have the same timesteps in both."""
     paired = torch.equal(subject.plan.t, other.plan.t)
-    found = {}
-    for term in (t for t in subject.terms if t in other.terms):
-        ours, theirs = rise[subject.terms.index(term)], of_other[other.terms.index(term)]
-        if paired:
-            error = subject.errors_of(ours - theirs)
-        else:
-            error = torch.hypot(subject.errors_of(ours), other.errors_of(theirs))
-        found[term] = error.tolist()
+    both, found = dict(zip(other.terms, of_other)), {}
+    for term, ours in zip(subject.terms, rise):
+        if term in both and paired:
+            found[term] = subject.errors_of(ours - both[term]).tolist()
+        elif term in both:
+            errors = subject.errors_of(ours), other.errors_of(both[term])
+            found[term] = torch.hypot(*errors).tolist()
     return found
 
 
 def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) -> dict[str, list]:
-    losses = torch.tensor(at_w["losses"], dtype=torch.float64)
-    mean = rise.mean(dim=0)
+    losses, mean = torch.tensor(at_w["losses"], dtype=torch.float64), rise.mean(dim=0)
     columns = {"at_w": at_w["losses"], "moved": (losses + mean).tolist()}
     columns |= estimate("rise", "error", rise, point["errors_images"][term])
     columns["relative"] = (mean / losses).tolist()
@@ -312,11 +302,3 @@ def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
         | {name: column[i] for name, column in columns.items()}
         for i, (part, (low, high)) in enumerate(parts.items())
     ]
-
-
-def _positive_scale(axis, values: list[float]) -> None:
-    """Make it logarithmic, and linear around 0 where some values are not above it."""
-    if min(values) > 0:
-        axis.set_yscale("log")
-    else:
-        axis.set_yscale("symlog", linthresh=max(np.median(np.abs(values)), 1e-12))

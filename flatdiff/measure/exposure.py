@@ -141,9 +141,6 @@ def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
     return {key: packed(torch.from_numpy(values), np.float64) for key, values in arrays.items()}
 
 
-# What was asked for
-
-
 def priors_of(text: str) -> list[tuple[float, float]]:
     """Read text such as 0.1:1,0:1.2: pairs (mu, s), after (0, 1), the prior as it should be."""
     try:
@@ -169,9 +166,6 @@ def check_one_chain(networks: dict) -> None:
                 f"{name} has another image_size or noise schedule than {first}, so their curves "
                 "do not compare: study them in runs of their own"
             )
-
-
-# Numbers
 
 
 def about(x_start: Tensor, labels: dict[str, Tensor], diffusion, models: list[dict]) -> dict:

@@ -1,6 +1,6 @@
 """Exposure bias: along the sampling chain the network sees other inputs than in training.
 
-Two readings of it, at each timestep t of the chain (Ning et al. 2024):
+Two readings of it, at each timestep t (Ning et al. 2024):
 
     ||eps(x_t, t)||_2 on really noised images, against that along the chain; their gap
     delta_t = (std(x_t - sqrt(abar_t) x_start) - sqrt(1 - abar_t))^2 on chains begun at images
@@ -30,15 +30,14 @@ STATISTICS = ("mean", "square", "clipped")
 class Batch:
     """Holds some of the images, and what is random about their chains.
 
-    x_start: [N, C, ...]. stream(): a new function x -> noise like x, the same sequence of noises
-    for each call of `stream`; its first noise is that of x_T, and that of the noised images.
-    t: [N] int64, where an image's loss is taken. model_kwargs: name -> [N, ...], as y.
+    stream(): a new function x -> noise like x, the same sequence of noises for each call of
+    `stream`; its first noise is that of x_T, and that of the noised images.
     """
 
-    x_start: Tensor
+    x_start: Tensor  # [N, C, ...]
     stream: Callable[[], Callable[[Tensor], Tensor]]
-    t: Tensor
-    model_kwargs: dict[str, Tensor]
+    t: Tensor  # [N] int64, where an image's loss is taken
+    model_kwargs: dict[str, Tensor]  # each [N, ...], as y
 
 
 class Step(NamedTuple):
@@ -55,9 +54,6 @@ class Estimate(NamedTuple):
 
     value: np.ndarray
     error: np.ndarray
-
-
-# The network at work
 
 
 def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
@@ -120,9 +116,6 @@ def _times(i: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), i, device=x.device)
 
 
-# What is measured on it
-
-
 def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     """Return ||eps||_2 of each image at t = 0 .. T-1, float64 [N, T], CPU; and the last x_next."""
     columns = []
@@ -147,10 +140,9 @@ def spread(drift: Tensor) -> tuple[float, np.ndarray]:
 def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) -> np.ndarray:
     """Return [T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
 
-    For delta_t counts more than errors: x_T says next to nothing of x_start, so that even a perfect
-    chain ends at some other image, and data of variance v (per pixel) add 2 abar_t v to the
-    variance of x_t - sqrt(abar_t) x_start. That is most of the 0.47 published for CIFAR-10 at
-    t = 0. It is 0 for data of one point.
+    For x_T says next to nothing of x_start, so that even a perfect chain ends at some other image,
+    and data of variance v (per pixel) add 2 abar_t v to the variance of x_t - sqrt(abar_t) x_start.
+    That is most of the 0.47 published for CIFAR-10 at t = 0, and 0 for data of one point.
     """
     flat = x_start.double().cpu().flatten(1)
     labels = torch.zeros(len(flat), dtype=torch.int64) if labels is None else labels.cpu()
@@ -181,14 +173,13 @@ def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, f
 class Measured:
     """Holds what one network does, as float64 arrays over images and the timesteps t = 0 .. T-1.
 
-    training: norms on noised images [N, T]. std: `spread` of chains begun at images [T], std_parts:
-    with each image left out [N, T]. begun: by prior (mu, s), the chains begun there: norms [N, T],
-    loss [N] under this prior, and `image_statistics` of their images.
+    begun: by prior (mu, s), the chains begun there: norms [N, T], loss [N] under this prior, and
+    `image_statistics` of their images.
     """
 
-    training: np.ndarray
-    std: np.ndarray
-    std_parts: np.ndarray
+    training: np.ndarray  # norms on noised images [N, T]
+    std: np.ndarray  # `spread` of chains begun at images [T]
+    std_parts: np.ndarray  # the same with each image left out [N, T]
     begun: dict[tuple[float, float], dict[str, np.ndarray]]
 
 
@@ -202,8 +193,8 @@ def parts(
 ) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what there is to measure of a network in eval mode: functions that give arrays.
 
-    gather: a CPU tensor for each of the batches -> the rows of all images; where ranks share the
-    batches, it is called by all of them, and knows the order. sampling: sampler, clip_denoised.
+    gather: a CPU tensor for each batch -> the rows of all images; where ranks share the batches,
+    all of them call it, and it knows the order. sampling: sampler, clip_denoised.
     """
 
     def training():
@@ -237,9 +228,6 @@ def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NOR
     """Put together what the functions of `parts` gave, in their order."""
     training, spreads, *begun = found
     return Measured(training["norms"], **spreads, begun=dict(zip(priors, begun)))
-
-
-# Means and their errors
 
 
 def mean(values: np.ndarray) -> Estimate:

@@ -22,9 +22,6 @@ SHIFTED = {  # what is drawn of each prior, and its axis
 BAND = 1.96
 
 
-# Rows
-
-
 def curve_rows(record: dict) -> list[dict]:
     """Return a row for each model and timestep."""
     return [
@@ -63,9 +60,6 @@ def _columns(estimates: dict, names, i: int | None = None, suffix: str = "") -> 
         if name in estimates
         for kind, end in (("value", ""), ("error", "_error"))
     }
-
-
-# Tables
 
 
 def table(record: dict, num_rows: int = 10) -> str:
@@ -119,9 +113,6 @@ def _of_prior(prior: dict) -> str:
 def _text(estimate: dict, style: str, t: int | None = None) -> str:
     value, error = (estimate[k] if t is None else estimate[k][t] for k in ("value", "error"))
     return f"{value:{style}} ± {error:{style.lstrip('+')}}"
-
-
-# Pictures
 
 
 def curves(record: dict) -> Figure:

@@ -133,17 +133,11 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-# Tables to read
-
-
 def number(value: float | str | None) -> str:
     """Write a cell of a table: four digits; a text as it is; empty for None and nan."""
     if isinstance(value, str):
         return value
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
-
-
-# Pictures
 
 
 def panels(count: int, most: int = 3) -> tuple[Figure, np.ndarray]:

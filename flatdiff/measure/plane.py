@@ -34,7 +34,7 @@ def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
 
 
 def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb.Perturbation:
-    """w' = w + a d1 + b d2."""
+    """Return w' = w + a d1 + b d2."""
 
     def move(weights: list[Tensor]) -> None:
         for direction, scale in zip(directions, (a, b), strict=True):
@@ -44,7 +44,7 @@ def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb
 
 
 def between(others: Sequence[Tensor], alpha: float) -> perturb.Perturbation:
-    """w' = (1 - alpha) w + alpha others: at 0 the weights, at 1 the others, both exactly."""
+    """Return w' = (1 - alpha) w + alpha others: at 0 the weights, at 1 the others, both exactly."""
     return lambda weights: torch._foreach_lerp_(weights, list(others), alpha)
 
 
@@ -129,20 +129,19 @@ class SURFACE(frame.Measure):
 
     def figures(self, record: dict) -> dict[str, Figure]:
         models, line = record["models"], record.get("line")
-        found = {"": _planes(models), "_1D": _slices(models)}
+        term = next(iter(models[0]["plane"]))  # the headline
+        shown = models, term, [np.array(model["plane"][term])[:, :, 0] for model in models]
+        found = {"": _planes(*shown), "_1D": _slices(*shown)}
         return found | ({"_line": _line(line, models)} if line else {})
 
 
-def _planes(models: list[dict]) -> Figure:
-    """Draw the headline around each network, all on one scale."""
-    term = next(iter(models[0]["plane"]))
-    losses = [np.array(model["plane"][term])[:, :, 0] for model in models]
+def _planes(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
+    """Draw the headline [P, P] around each network, all on one scale."""
     low, high = min(map(np.min, losses)), max(map(np.max, losses))
-    positive = low > 0
-    levels = np.geomspace(low, high, 25) if positive else np.linspace(low, high, 25)
+    levels = (np.geomspace if low > 0 else np.linspace)(low, high, 25)
     figure, axes = frame.panels(len(models))
     for axis, model, loss in zip(axes, models, losses):
-        norm = LogNorm() if positive else None
+        norm = LogNorm() if low > 0 else None
         drawn = axis.contourf(model["axis"], model["axis"], loss.T, levels=levels, norm=norm)
         axis.plot(0, 0, "r+", markersize=10)
         axis.grid(False)
@@ -152,15 +151,13 @@ def _planes(models: list[dict]) -> Figure:
     return figure
 
 
-def _slices(models: list[dict]) -> Figure:
+def _slices(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
     """Draw the headline along each of the two directions alone."""
-    term = next(iter(models[0]["plane"]))
     figure, axes = frame.panels(2)
-    for model in models:
-        loss, axis = np.array(model["plane"][term])[:, :, 0], model["axis"]
-        middle = len(axis) // 2
+    for model, loss in zip(models, losses):
+        middle = len(loss) // 2
         for panel, values in zip(axes, (loss[:, middle], loss[middle])):
-            panel.plot(axis, values, label=model["name"])
+            panel.plot(model["axis"], values, label=model["name"])
     for i, panel in enumerate(axes, 1):
         panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
         panel.set(ylabel=TERM[term], yscale="log")

@@ -1,9 +1,9 @@
 """What --quant does to a loaded network before it is sampled or measured, and what the log says.
 
 Quantized weights are a place to stand, as any other move of weights is: `perturb.at` holds the
-network there. In sampling, the loss is measured before and after on the same images, timesteps and
-noise, so its rise is known far better than the loss itself. All ranks do the same; the first one
-writes. It is called by `forward`, past torch.compile, which would not notice new layers.
+network there. In sampling, the loss is measured before and after on the same draws, so its rise is
+known far better than the loss itself. All ranks do the same; the first one writes. The network is
+called by `forward`, past torch.compile, which would not notice new layers.
 """
 
 import contextlib
@@ -73,12 +73,10 @@ def _keep(model, layers, weights, quant, flags, folder):
 def rounded(model, path, flags):
     """Hold the network of the file `path` at its rounded weights, to measure it there; where flags
     have no `quant` group, it stays as it is."""
-    if not hasattr(flags, "quant"):
-        yield
-        return
-    quant = settings(flags.quant, path, flags.given)
-    layers, weights = _rounded(model, path, quant)
-    with _at(layers, weights, quant):
+    with contextlib.ExitStack() as held:
+        if hasattr(flags, "quant"):
+            quant = settings(flags.quant, path, flags.given)
+            held.enter_context(_at(*_rounded(model, path, quant), quant))
         yield
 
 
@@ -94,8 +92,7 @@ def without_quant(flags):
 def _at(layers, weights, quant):
     """Hold the layers at their quantized weights, and quantize their inputs; yields these hooks, by
     layer."""
-    backend = getattr(quant, "quant_backend", "simulate")
-    if backend == "packed":
+    if getattr(quant, "quant_backend", "") == "packed":
         for name, layer in layers.items():
             packing.keep_packed(layer, weights[name])
         held = contextlib.nullcontext()
@@ -180,9 +177,8 @@ def _about(flags, quant):
     """Return the header that lets a file of packed weights stand alone."""
     trained, _ = checkpoint.config_of(flags.sample.model_path)
     groups = trained or config.to_dict(flags)
-    rounding = {name: getattr(quant, name) for name in ROUNDING}
     kept = {name: groups[name] for name in ("model", "diffusion", "classes") if name in groups}
-    return kept | {"quant": rounding}
+    return kept | {"quant": {name: getattr(quant, name) for name in ROUNDING}}
 
 
 def _use_int8(model, layers, weights, quant, hooks, fp32):
@@ -213,9 +209,6 @@ def _off(output, reference):
     return f"{(output - reference).norm() / reference.norm():.2%}"
 
 
-# The log
-
-
 def _log_sizes(model, layers, tensors, quant):
     megabytes = sum(t.nbytes for t in tensors.values()) / 1e6
     fp32 = sum(p.numel() for p in model.parameters()) * 4 / 1e6
@@ -234,15 +227,8 @@ def _log_errors(layers, weights, path):
     for name, layer in layers.items():
         norm = layer.weight.double().norm().item()
         distance = (weights[name].dequantize() - layer.weight).double().norm().item()
-        rows.append(
-            {
-                "layer": name,
-                "num_weights": layer.weight.numel(),
-                "norm": norm,
-                "distance": distance,
-                "relative_error": _share(distance, norm),
-            }
-        )
+        row = {"layer": name, "num_weights": layer.weight.numel(), "norm": norm}
+        rows.append(row | {"distance": distance, "relative_error": _share(distance, norm)})
     total, whole = (sum(row[key] ** 2 for row in rows) ** 0.5 for key in ("distance", "norm"))
     logger.log(f"distance ||w_q - w||: {total:.4g}, {_share(total, whole):.2%} of ||w||; largest:")
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
@@ -260,27 +246,19 @@ def _subject(model, flags):
     that is sampled; None without images."""
     if not flags.data.data_dir:
         return None
-    seed, path = flags.run.seed, flags.sample.model_path
+    seed = flags.run.seed
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
-    return Subject(
-        "",
-        path,
-        model,
-        _training_chain(flags),
-        (*probe.images_of(dataset, num_images, seed), dataset.num_images),
-        seed=seed,
-        batch_size=flags.sample.batch_size,
-        dtype=networks.dtype_of(flags),
-        call=model.forward,
-    )
+    images = *probe.images_of(dataset, num_images, seed), dataset.num_images
+    given = "", flags.sample.model_path, model, _training_chain(flags), images
+    sizes = {"seed": seed, "batch_size": flags.sample.batch_size}
+    return Subject(*given, **sizes, dtype=networks.dtype_of(flags), call=model.forward)
 
 
 def _training_chain(flags):
     """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
-    path, chain = flags.sample.model_path, flags.diffusion
-    trained, source = checkpoint.config_of(path)
-    known = trained.get("diffusion", {})
+    trained, source = checkpoint.config_of(flags.sample.model_path)
+    chain, known = flags.diffusion, trained.get("diffusion", {})
     if known:
         chain = config.as_trained(type(chain), known, flags.given, source)
     steps = known.get("timestep_respacing", "")
