@@ -245,7 +245,7 @@ class MC(Curve):
 
 
 def rises(model: dict, point: dict, term: str) -> Tensor:
-    """Return L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan
+    """Return L(w + d) - L(w), float64 [pairs of draws, 5], over all timesteps and each quarter; nan
     for one without an image, which in json is null."""
     losses = (model["at_w"][term]["losses"], point["losses"][term])
     at_w, moved = (torch.from_numpy(np.array(values, np.float64)) for values in losses)
