@@ -47,7 +47,7 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 def perturbation(
     noise: Noise, size: float, seed: int, draw: int, filterwise: bool = False
 ) -> perturb.Perturbation:
-    """w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
+    """Give w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
 
     :param noise: perturb.gaussian, by whose size sigma is meant, or perturb.sphere, by radius.
     :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
@@ -83,16 +83,15 @@ class Curve(frame.Measure):
         self.noise_scale, self.num_draws = noise_scale, num_draws
         self.first = None  # network, and its rises [terms, N] at each size
 
-    def _move(self, size: float, seed: int, draw: int) -> perturb.Perturbation:
-        return perturbation(type(self).noise, size, seed, draw, self.noise_scale == "filter")
-
     def tasks(self, subject) -> dict[str, frame.Task]:
         """Give the losses at each draw of each size; warn where the dtype sees other moves."""
-        moves = ((size, self._move(size, subject.seed, 0)) for size in self.sizes)
+        of_noise = functools.partial(perturbation, type(self).noise, seed=subject.seed)
+        move = functools.partial(of_noise, filterwise=self.noise_scale == "filter")
+        moves = ((size, move(size, draw=0)) for size in self.sizes)
         rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)
 
         def at(size: float, draw: int) -> dict:
-            return subject.at(self._move(size, subject.seed, draw), each=True)
+            return subject.at(move(size, draw=draw), each=True)
 
         return {
             f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(at, size, draw)
@@ -152,11 +151,11 @@ class Curve(frame.Measure):
             "+-: the larger of two standard errors, over draws of d and over images and timesteps"
             " (for L(w): over images and timesteps); both are in flatness.json and the csv"
         ]
+        names = ("distance", "at_w", "at_w_error", "moved", "rise", "error_larger")
+        less = ("minus_first", "minus_first_error_larger")
+        heads = [self.size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-", "relative"]
+        heads += ["rise - first's", "+-"] * several
         for term in dict.fromkeys(row["term"] for row in rows):
-            header = [term, self.size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-"]
-            header += ["relative"] + ["rise - first's", "+-"] * several
-            names = ["distance", "at_w", "at_w_error", "moved", "rise", "error_larger"]
-            less = ("minus_first", "minus_first_error_larger")
             lines = [
                 [row["model"], f"{row[self.size]:g}", *(number(row[name]) for name in names)]
                 + [f"{100 * row['relative']:.3g} %"]
@@ -164,7 +163,7 @@ class Curve(frame.Measure):
                 for row in whole
                 if row["term"] == term
             ]
-            blocks.append(table([header, *lines]))
+            blocks.append(table([[term, *heads], *lines]))
         return "\n\n".join([*blocks, self._quarters(rows)])
 
     def _quarters(self, rows: list[dict]) -> str:
@@ -263,14 +262,14 @@ def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, l
     """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
     image, where these have the same timesteps in both."""
     paired = torch.equal(subject.plan.t, other.plan.t)
-    both, found = dict(zip(other.terms, of_other)), {}
-    for term, ours in zip(subject.terms, rise):
-        if term in both and paired:
-            found[term] = subject.errors_of(ours - both[term]).tolist()
-        elif term in both:
-            errors = subject.errors_of(ours), other.errors_of(both[term])
-            found[term] = torch.hypot(*errors).tolist()
-    return found
+    ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
+
+    def error(term: str) -> Tensor:
+        if paired:
+            return subject.errors_of(ours[term] - theirs[term])
+        return torch.hypot(subject.errors_of(ours[term]), other.errors_of(theirs[term]))
+
+    return {term: error(term).tolist() for term in ours if term in theirs}
 
 
 def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) -> dict[str, list]:

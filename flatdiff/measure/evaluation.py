@@ -56,8 +56,8 @@ def of_runs(folders: list[str], reference: str, features: Features) -> list[dict
         logger.warn(f"warning: {warning}")
     for n in dict.fromkeys(row["num_samples"] for row in rows):
         if found := evaluate.floor_of(reference, n, features):
-            values, limit = found["values"], float(np.mean(found["infinities"]))
-            numbers = float(np.mean(values)), float(np.std(values, ddof=1)), limit
+            values, limits = found["values"], found["infinities"]
+            numbers = map(float, (np.mean(values), np.std(values, ddof=1), np.mean(limits)))
             rows.append(dict(zip(COLUMNS, (compare.REAL, "", n, name, *numbers))))
     return rows
 
@@ -69,11 +69,11 @@ def text(rows: list[dict]) -> str:
         [row["run"], row["kind"], str(row["num_samples"]), *(number(row[k]) for k in COLUMNS[-3:])]
         for row in rows
     ]
-    note = (
+    return (
+        f"{table([header, *lines])}\n"
         f"+-: one standard error over samples. {compare.REAL}: as many of the reference's own, "
         "drawn with replacement; a perfect copy of it would get that"
     )
-    return f"{table([header, *lines])}\n{note}"
 
 
 def on_the_fly(flags, dataset) -> dict:

@@ -7,7 +7,7 @@ and better known than either. Errors are standard errors over images.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class Chains:
     path: str
     model: torch.nn.Module
     diffusion: GaussianDiffusion
-    batches: Sequence[Batch]  # of all, every n-th of n ranks
+    batches: list[Batch]  # of all, every n-th of n ranks
     key: str  # a hash of what its numbers depend on
     bar: tqdm | None = None
 
@@ -81,17 +81,15 @@ class EXPOSURE(frame.Measure):
         return exposure_report.table(record)
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        swept = bool(exposure_report.sweeps_of(record))
+        swept = exposure_report.sweeps_of(record)
         shifts = {"prior_shift": exposure_report.priors(record)} if swept else {}
         return {"exposure_bias": exposure_report.curves(record)} | shifts
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
         """Give noise_norm; of training and sampling, the two norms, and of the size of their gap:
-        NAME_start, at the step nearest t = 0, and NAME_mean, over the other steps.
-
-        :param model: an item of the record's "models", with the record's noise_norm beside.
-        """
+        NAME_start, at the step nearest t = 0, and NAME_mean, over the other steps; `model` has the
+        record's noise_norm beside."""
         found = {"noise_norm": model["noise_norm"]}
         for name in ("training", "sampling", "gap"):
             start, *rest = (math.nan if v is None else abs(v) for v in model[name]["value"])
@@ -101,7 +99,7 @@ class EXPOSURE(frame.Measure):
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """Both norms and their gap along the chain; as `shown`, with the record's timesteps too."""
+        """Give both norms and their gap along the chain; as `shown`, and with timesteps."""
         x, noise, t = model["timesteps"], model["noise_norm"], "timestep t (0: least noise)"
         norm, gap = "‖predicted noise‖₂; grey: the noise's", "difference of ‖predicted noise‖₂"
         return [
@@ -117,12 +115,9 @@ class EXPOSURE(frame.Measure):
 def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], seed: int) -> Batch:
     """Take the rows [n] of all images, timesteps and labels to this rank's device."""
     device, indices = dist_util.dev(), rows.tolist()
-    return Batch(
-        x_start[rows].to(device),
-        lambda: ImageNoise(seed, indices, device),
-        t[rows].to(device),
-        {name: values[rows].to(device) for name, values in cond.items()},
-    )
+    x_start, t = x_start[rows].to(device), t[rows].to(device)
+    cond = {name: values[rows].to(device) for name, values in cond.items()}
+    return Batch(x_start, lambda: ImageNoise(seed, indices, device), t, cond)
 
 
 def gather(parts: list[Tensor]) -> Tensor:
@@ -186,22 +181,17 @@ def numbers(m: Measured, diffusion) -> dict:
     """Return the curves over t, and "priors": for each (mu, s) loss, late norms, images.
 
     training: the norm of the network's output on noised images; output: along the chain; sampling:
-    of the noise that the sampler takes, output / eps_scale, the same with the scaling off. gap and
-    output_gap: sampling and output, less training. The scaling is to close the first (Ning et al.
-    2024); the second says how the network finds its inputs changed.
-    loss_rise: over that at (0, 1). late_norm: of the output, over the last tenth of the chain's
-    steps. mean and std of the images are by channel.
+    of the noise that the sampler takes, output / eps_scale. gap and output_gap: sampling and
+    output, less training. The scaling is to close the first (Ning et al. 2024); the second says how
+    the network finds its inputs changed. loss_rise: over that at (0, 1). late_norm: of the output,
+    over the last tenth of the chain's steps. mean and std of the images are by channel.
     """
     output = m.begun[NORMAL]["norms"]
     sampling = output / diffusion.eps_scale
-    estimates = {
-        "training": mean(m.training),
-        "sampling": mean(sampling),
-        "gap": mean(sampling - m.training),
-        "output": mean(output),
-        "output_gap": mean(output - m.training),
-        "delta": exposure_bias.delta(m, diffusion),
-    }
+    norms = {"training": m.training, "sampling": sampling, "gap": sampling - m.training}
+    norms |= {"output": output, "output_gap": output - m.training}
+    estimates = {name: mean(values) for name, values in norms.items()}
+    estimates["delta"] = exposure_bias.delta(m, diffusion)
     late = max(1, diffusion.num_timesteps // 10)
     priors = [
         {
@@ -221,10 +211,9 @@ def difference(m: Measured, base: Measured, diffusion) -> dict:
     """Subtract base from m, by image: the gap, delta, and by prior the loss and its rise."""
     sigma, scale = diffusion.sqrt_one_minus_alphas_cumprod, diffusion.eps_scale
     gap, base_gap = (x.begun[NORMAL]["norms"] / scale - x.training for x in (m, base))
+    whole, parts = np.stack([m.std, base.std]), np.stack([m.std_parts, base.std_parts])
     delta = exposure_bias.left_out(
-        lambda std: (std[0] - sigma) ** 2 - (std[1] - sigma) ** 2,
-        np.stack([m.std, base.std]),
-        np.stack([m.std_parts, base.std_parts]),
+        lambda std: (std[0] - sigma) ** 2 - (std[1] - sigma) ** 2, whole, parts
     )
     losses = {prior: m.begun[prior]["loss"] - base.begun[prior]["loss"] for prior in m.begun}
     priors = [
@@ -236,11 +225,8 @@ def difference(m: Measured, base: Measured, diffusion) -> dict:
 
 def statistics(columns: dict[str, np.ndarray]) -> dict[str, Estimate]:
     """Estimate images' statistics from the columns of `exposure_bias.image_statistics`."""
-    return {
-        "mean": mean(columns["mean"]),
-        "std": exposure_bias.channel_std(columns["mean"], columns["square"]),
-        "clipped": mean(columns["clipped"]),
-    }
+    std = exposure_bias.channel_std(columns["mean"], columns["square"])
+    return {"mean": mean(columns["mean"]), "std": std, "clipped": mean(columns["clipped"])}
 
 
 def plain(value):

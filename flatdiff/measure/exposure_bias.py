@@ -10,7 +10,7 @@ files, flags or ranks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from torch import Tensor
 from ..chain.samplers import walk
 from ..flags import choices
 
+Prior = tuple[float, float]  # (mu, s) of N(mu, s^2)
+Join = Callable[[list[Tensor]], Tensor]
 NORMAL = (0.0, 1.0)  # the prior that a chain should begin at
 STATISTICS = ("mean", "square", "clipped")
 
@@ -59,8 +61,8 @@ class Estimate(NamedTuple):
 def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
     """Ask the network as in training: x_t is the noised x_start, t = T-1 .. 0.
 
-    The noise of an image is the same at every t, and that at which its chain begins: so near T-1,
-    where the two inputs hardly differ, the gap has hardly any error.
+    An image has one noise at every t, and begins its chain there: so near T-1, where both inputs
+    hardly differ, the gap has hardly any error.
     """
     noise = batch.stream()(batch.x_start)
     for i in reversed(range(diffusion.num_timesteps)):
@@ -75,7 +77,7 @@ def walked(
     batch: Batch,
     sampler: str = "ddpm",
     clip_denoised: bool = True,
-    prior: tuple[float, float] | None = NORMAL,
+    prior: Prior | None = NORMAL,
 ) -> Iterator[Step]:
     """Ask it as in sampling, t = T-1 .. 0, in a chain that begins at N(mu, s^2), prior = (mu, s);
     None: at the noised x_start, with the same noises."""
@@ -103,10 +105,8 @@ def walked(
 def predicted_noise(
     model: Callable, diffusion, x_t: Tensor, t: Tensor, model_kwargs: dict | None = None
 ) -> Tensor:
-    """Return the noise [N, C, ...] that the output stands for, whatever it predicts, unscaled.
-
-    It is read off the x_0 that the output implies, so it carries a rounding of about 1e-5.
-    """
+    """Return the noise [N, C, ...] that the output stands for, whatever it predicts, unscaled; read
+    off the x_0 that it implies, so with a rounding of about 1e-5."""
     with torch.no_grad():
         p = diffusion.p_mean_variance(model, x_t, t, clip_denoised=False, model_kwargs=model_kwargs)
         return diffusion._predict_eps_from_xstart(x_t, t, p["pred_xstart"])
@@ -161,7 +161,7 @@ def image_statistics(x: Tensor) -> dict[str, Tensor]:
     return {"mean": flat.mean(dim=2), "square": (flat**2).mean(dim=2), "clipped": clipped}
 
 
-def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, float]) -> Tensor:
+def noise_losses(model: Callable, diffusion, batch: Batch, prior: Prior) -> Tensor:
     """Return mean (eps - noise)^2 of each image at its t, noise ~ N(mu, s^2): float64 [N], CPU."""
     noise = prior[0] + prior[1] * batch.stream()(batch.x_start)
     x_t = diffusion.q_sample(batch.x_start, batch.t, noise)
@@ -180,16 +180,11 @@ class Measured:
     training: np.ndarray  # norms on noised images [N, T]
     std: np.ndarray  # `spread` of chains begun at images [T]
     std_parts: np.ndarray  # the same with each image left out [N, T]
-    begun: dict[tuple[float, float], dict[str, np.ndarray]]
+    begun: dict[Prior, dict[str, np.ndarray]]
 
 
 def parts(
-    model: Callable,
-    diffusion,
-    batches: Sequence[Batch],
-    priors: Iterable[tuple[float, float]] = (NORMAL,),
-    gather: Callable[[list[Tensor]], Tensor] = torch.cat,
-    **sampling,
+    model: Callable, diffusion, batches: list[Batch], priors: list[Prior], gather: Join, **sampling
 ) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what there is to measure of a network in eval mode: functions that give arrays.
 
@@ -224,7 +219,7 @@ def parts(
     return {"training": training, "spread": spreads} | of_priors
 
 
-def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NORMAL,)) -> Measured:
+def measured(found: list[dict], priors: list[Prior]) -> Measured:
     """Put together what the functions of `parts` gave, in their order."""
     training, spreads, *begun = found
     return Measured(training["norms"], **spreads, begun=dict(zip(priors, begun)))
@@ -239,10 +234,10 @@ def mean(values: np.ndarray) -> Estimate:
 def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
     """Return the jackknife's value and error of statistic(whole); parts [N, ...] lack one image.
 
-    The value is statistic(whole) less the jackknife's estimate of its bias, (N - 1) times the mean
-    of what leaving one image out adds (Quenouille 1956): what is left of the bias is of order N^-2.
-    The jackknife's error is of first order, and vanishes where the statistic has an extremum, as a
-    square at 0. There x^2 - s^2, for x ~ N(0, s^2), has the error sqrt(2) s^2: sqrt(2) the bias.
+    The value is less its bias, (N - 1) times the mean of what leaving one image out adds
+    (Quenouille 1956), but for order N^-2. The error is of first order, and vanishes where the
+    statistic has an extremum, as a square at 0. There x^2 - s^2, for x ~ N(0, s^2), has the error
+    sqrt(2) s^2: sqrt(2) the bias.
     """
     values, found = statistic(parts), statistic(whole)
     n, mean = len(values), values.mean(axis=0)
@@ -254,9 +249,9 @@ def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
 def delta(measured: Measured, diffusion) -> Estimate:
     """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the abar of that t.
 
-    So are the published values, but for the jackknife, which takes off the square of the error, by
-    which a square is too large: a delta near 0 may come out below. It is 0 at T-1, where the chain
-    begins at noised images, and for an exact network on one image; else see `forgetful_delta`.
+    The published one lacks the jackknife, which takes off the error's square: one near 0 may come
+    out below. It is 0 at T-1, where chains begin at noised images, and for an exact network on one
+    image; else see `forgetful_delta`.
     """
     sigma = diffusion.sqrt_one_minus_alphas_cumprod
     return left_out(lambda std: (std - sigma) ** 2, measured.std, measured.std_parts)

@@ -1,7 +1,4 @@
-"""Rows, tables and pictures of exposure bias, of its record alone: over timesteps, and over priors.
-
-The bands in pictures are 1.96 standard errors to either side.
-"""
+"""Rows, tables and pictures of exposure bias, of its record alone: over timesteps and priors."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,7 +16,7 @@ SHIFTED = {  # what is drawn of each prior, and its axis
     "std": "deviation of the images' values",
     "clipped": "share of values at −1 or 1",
 }
-BAND = 1.96
+BAND = 1.96  # standard errors to either side
 
 
 def curve_rows(record: dict) -> list[dict]:
@@ -117,8 +114,7 @@ def _text(estimate: dict, style: str, t: int | None = None) -> str:
 
 def curves(record: dict) -> Figure:
     """Draw, against the timestep, both norms, their gap, and delta; a colour for each model."""
-    figure, (norms, gaps, deltas) = frame.panels(3)
-    timesteps = record["timesteps"]
+    (figure, (norms, gaps, deltas)), timesteps = frame.panels(3), record["timesteps"]
     scaled = any(scale != 1 for scale in record["eps_scale"])
     for i, model in enumerate(record["models"]):
         colour = f"C{i}"
@@ -133,10 +129,9 @@ def curves(record: dict) -> Figure:
     deltas.plot(timesteps, record["perfect_delta"], ":", color="0.3", label=label)
     deltas.legend(fontsize="small")
     title = "dashed: training; solid: sampling; grey: noise"
+    title += ";\ndotted: before scaling" * scaled
     norms.axhline(record["noise_norm"], color="0.5", linewidth=0.8)
-    norms.set(
-        ylabel="‖predicted noise‖₂", title=f"{title};\ndotted: before scaling" if scaled else title
-    )
+    norms.set(ylabel="‖predicted noise‖₂", title=title)
     gaps.set(ylabel="gap of ‖predicted noise‖₂", title="sampling − training")
     deltas.set(ylabel="δₜ", title="spread of xₜ about the starting images")
     for axis in (norms, gaps, deltas):
@@ -167,9 +162,7 @@ def priors(record: dict) -> Figure:
 
 def sweeps_of(record: dict) -> list[tuple[str, str, list[int]]]:
     """List what changes, its axis, and the priors in its order: mu where s = 1, and s where mu = 0.
-
-    A prior that is shifted both ways is in the csv alone.
-    """
+    A prior that is shifted both ways is in the csv alone."""
     priors = record["models"][0]["priors"]
     found = []
     for name, other, fixed, label in (

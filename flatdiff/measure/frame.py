@@ -82,20 +82,18 @@ class Measure:
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """Give what a study can show: the numbers that a registered `Column.value` names.
-
-        :param model: an item of the record's "models", as the script left it in its json.
-        """
+        """Give what a study can show, by the names in the registry (`Column.value`), of an item of
+        the record's "models", as the script left it in its json."""
         return {}
 
     @staticmethod
     def lines(model: dict) -> list["Line"]:
-        """What a study draws of a model, a line on each of the measure's panels; as `shown`."""
+        """Give what a study draws of a model, a line on each of its panels; as `shown`."""
         return []
 
 
 class Line(NamedTuple):
-    """A curve, and how its panel looks: `scale` of both axes, and `level`, a grey line across."""
+    """Is a curve, and how its panel looks: `scale` of both axes; `level`, a grey line across."""
 
     title: str
     x: list[float]

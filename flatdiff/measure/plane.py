@@ -25,10 +25,8 @@ ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint,
 
 
 def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
-    """Return two filter-normalized directions, each shaped as the weights.
-
-    The same noise for all networks of one shape; each rescales it to its own filters.
-    """
+    """Return two filter-normalized directions, each shaped as the weights: the same noise for all
+    networks of one shape, which each rescales to its own filters."""
     both = (perturb.noise(weights, seed, draw, filterwise=True) for draw in range(2))
     return [[z.clone() for z in noise] for noise in both]
 

@@ -43,14 +43,9 @@ def settings(flags) -> dict:
 
 def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
     """Hash the file, of what says what is in it, of the draws and of the arithmetic."""
-    text = keys.key(
-        flags,
-        "part",
-        file=checkpoint.identity(path),
-        draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors],
-        torch=[torch.__version__, dist_util.dev().type],
-        **more,
-    )
+    draws = [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors]
+    more |= {"draws": draws, "torch": [torch.__version__, dist_util.dev().type]}
+    text = keys.key(flags, "part", file=checkpoint.identity(path), **more)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -79,9 +74,8 @@ def flatness(flags, folder: str) -> dict:
     """Do what --flatness, which has passed `check`, says with every checkpoint: a record of
     "settings", "models", "rows", and for the surface of two "line".
 
-    "models": a dict each, of `Subject.about` and of the measure's `result`. A loss is a list of
-    five: the means over all timesteps, and over each quarter of them. "..._images": a standard
-    error over images and timesteps.
+    "models": a dict each, of `Subject.about` and the measure's `result`. A loss is a list of five:
+    means over all timesteps, and each quarter of them; "..._images": its error over images.
     """
     measure = made(flags.flatness.flatness, flags.flatness)
     paths = find_models(flags.flatness.model_path)
@@ -113,10 +107,8 @@ def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict 
 
 
 def write_flatness(flags, record: dict, folder: str) -> list[str]:
-    """Log the table and write all files of a study into the folder; returns their paths.
-
-    flatness.json holds the newest study of each kind, under its name.
-    """
+    """Log the table and write all files of a study into the folder; returns their paths. Of each
+    kind, flatness.json holds the newest, under its name."""
     measure = made(flags.flatness.flatness, flags.flatness)
     kind, path = flags.flatness.flatness.split()[0], os.path.join(folder, "flatness.json")
     logger.log(measure.text(record))
@@ -177,11 +169,11 @@ def warn_of_differences(models: list[dict]) -> None:
 
 
 def exposure(flags, folder: str) -> dict:
-    """Measure: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
+    """Measure: a record of settings, what `exposures.about` says, and models.
 
-    A model has name, path, sha256 and what `exposure.EXPOSURE.result` says. An estimate is
-    {"value", "error"}: numbers, or lists over timesteps (least noise first) or channels.
-    ValueError, before any chain is begun, for flags, files and networks that do not go together.
+    A model has name, path, sha256 and what `EXPOSURE.result` says. An estimate is {"value",
+    "error"}: numbers, or lists over timesteps (least noise first) or channels. ValueError, before
+    any chain is begun, for flags, files and networks that do not go together.
     """
     torch.backends.cudnn.deterministic = True
     measure = made("exposure", flags.exposure)

@@ -90,14 +90,10 @@ class HESSIAN(frame.Measure):
         figure, (axis,) = frame.panels(1)
         for name in dict.fromkeys(row["model"] for row in rows):
             trace, *top = [row for row in rows if row["model"] == name]
-            axis.errorbar(
-                range(1, len(top) + 1),
-                [row["value"] for row in top],
-                yerr=[row["error_larger"] for row in top],
-                marker="o",
-                capsize=3,
-                label=f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}",
-            )
+            values, errors = ([row[k] for row in top] for k in ("value", "error_larger"))
+            label = f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}"
+            look = {"marker": "o", "capsize": 3, "label": label}
+            axis.errorbar(range(1, len(top) + 1), values, yerr=errors, **look)
         axis.set_xlabel("number of the eigenvalue")
         axis.set_ylabel(f"eigenvalue of the Hessian of {trace['of']}")
         axis.xaxis.get_major_locator().set_params(integer=True)

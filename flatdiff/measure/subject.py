@@ -33,8 +33,7 @@ class Subject:
     :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
     :param batch_size: images per network call; 0: what there is memory for.
     :param call: how the network is called, if not as the model.
-    :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
-        depend on.
+    :param key: (path, tensors, losses=...) -> a text of all that the losses depend on.
     """
 
     def __init__(
@@ -112,19 +111,15 @@ class Subject:
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
         """Measure the losses at moved weights, and how far that is; then they are what they were.
-
-        With `each`, also "rises" of each image, [terms, N] as `packed`.
-        """
+        With `each`, also "rises" of each image, [terms, N] as `packed`."""
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
         return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
-        """Return v -> H v of the mean of the headline, by all ranks together.
-
-        The sum goes batch by batch, in their order, whichever rank has computed one.
-        """
+        """Return v -> H v of the mean of the headline, by all ranks together: the sum over batches
+        in their order, whichever rank has computed one."""
         parts = self.draws.split(self._hessian_batch)
         nothing = torch.zeros(self.num_weights, device=dist_util.dev())
 
@@ -159,11 +154,8 @@ class Subject:
     @functools.cached_property
     def _hessian_batch(self) -> int:
         """Is what `curvatures` has memory for, which takes more than `hessian_product`."""
-
-        def run(n: int) -> Tensor:
-            return self._curvatures(torch.zeros(self.num_weights), self.draws.slice(0, n))
-
-        return self.fitting(self.batch_size, run)
+        zero, draws = torch.zeros(self.num_weights), self.draws
+        return self.fitting(self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n)))
 
     def _headline(self, draws) -> Tensor:
         given = draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
@@ -198,16 +190,13 @@ def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
 
 
 def packed(values: Tensor, kind: type = np.float32) -> list:
-    """Make values of each image plain, to keep: [shape, their numbers as base64 text].
-
-    float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
-    """
+    """Make values of each image plain, to keep: [shape, their numbers as base64 text], a third of
+    the length of numbers in text; there can be 100 draws of 50,000 images."""
     data = values.contiguous().numpy().astype(kind).tobytes()
     return [list(values.shape), base64.b64encode(data).decode()]
 
 
 def unpacked(kept: list, kind: type = np.float32) -> Tensor:
     """Return what `packed` was given, as float64."""
-    shape, text = kept
-    values = np.frombuffer(base64.b64decode(text), kind)
-    return torch.from_numpy(values.astype(np.float64)).view(shape)
+    values = np.frombuffer(base64.b64decode(kept[1]), kind)
+    return torch.from_numpy(values.astype(np.float64)).view(kept[0])
