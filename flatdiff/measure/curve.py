@@ -47,11 +47,8 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 def perturbation(
     noise: Noise, size: float, seed: int, draw: int, filterwise: bool = False
 ) -> perturb.Perturbation:
-    """Give w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
-
-    :param noise: perturb.gaussian, by whose size sigma is meant, or perturb.sphere, by radius.
-    :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
-    """
+    """Give w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored. `noise`:
+    perturb.gaussian, of size sigma, or perturb.sphere, of size radius."""
     pair, mirrored = divmod(draw, 2)
     return noise(-size if mirrored else size, seed, pair, filterwise)
 
@@ -100,11 +97,8 @@ class Curve(frame.Measure):
         }
 
     def result(self, subject, found: list) -> dict:
-        """Return "curve": of each size, "size", "distances" and "losses" by draw.
-
-        "errors_images" by term: of the rise, image by image, its mean over the draws;
-        "minus_first_errors_images": of its difference from that of the first network.
-        """
+        """Return "curve": of each size, "size", "distances" and "losses" by draw; by term, errors
+        over images of the mean rise, and of its difference from the first network's."""
         n = self.num_draws
         rows = [found[i : i + n] for i in range(0, len(found), n)]
         rises = [sum(unpacked(r["rises"]) for r in row) / n for row in rows]

@@ -37,10 +37,9 @@ def reference_of(dataset, seed: int = 0) -> np.ndarray:
 def of_runs(folders: list[str], reference: str, features: Features) -> list[dict]:
     """Measure how far the samples in each run's folder are from the reference, an npz or a folder.
 
-    A row for each run and kind of samples (fp32, w8, w8a8, ...): run, kind, num_samples, metric,
-    value, error (standard error over samples), infinity (extrapolated to endless samples; None
-    where it cannot be). Then a row of real images for each number of samples (`floor_of`): the mean
-    of a few draws, and the scatter that one of them has.
+    Returns a row of COLUMNS for each run and kind of samples (fp32, w8, w8a8, ...); error: over
+    samples; infinity: extrapolated to endless samples, None where it cannot be. Then one of real
+    images for each number of samples (`floor_of`): the mean of a few draws, and one's scatter.
     """
     name = features.metric("FID")
     rows, warnings = [], {}

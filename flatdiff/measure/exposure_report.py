@@ -151,9 +151,8 @@ def priors(record: dict) -> Figure:
                 values, errors = zip(*(over_channels(p[quantity]) for p in chosen))
                 estimate = {"value": values, "error": errors}
                 _band(axis, [p[name] for p in chosen], estimate, f"C{i}", model["name"], "o-")
-            if quantity in record["real_images"]:
-                value, _ = over_channels(record["real_images"][quantity])
-                axis.axhline(value, linestyle=":", color="0.3")
+            if real := record["real_images"].get(quantity):
+                axis.axhline(over_channels(real)[0], linestyle=":", color="0.3")
                 axis.set_title("dotted: real images", fontsize="medium")
             axis.set(xlabel=xlabel, ylabel=ylabel)
     frame.legend(figure, axes[0])

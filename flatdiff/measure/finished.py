@@ -7,13 +7,13 @@ on. Ranks take tasks in turn, and all of them get all results.
 import glob
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 from ..store.disk import naming
 from ..world import dist_util, logger
+from .frame import Task
 
 
 class Finished:
@@ -33,13 +33,11 @@ class Finished:
         self.bar.total += count
         self.bar.refresh()
 
-    def compute(
-        self, tasks: dict[str, Callable[[], Any]], together: bool = False, of: str = ""
-    ) -> list:
+    def compute(self, tasks: dict[str, Task], together: bool = False, of: str = "") -> list:
         """Return the results of the tasks, in their order; only those not known yet are computed.
 
-        Each rank takes every n-th of n ranks; or, with `together`, all do every task, because a
-        task needs them all. `of`: what all their keys are of, and begin with.
+        Each rank takes every n-th of n ranks; with `together` all do every task, which needs them
+        all. `of`: what all their keys are of, and begin with.
         """
         tasks = {f"{of} {key}".lstrip(): task for key, task in tasks.items()}
         todo = [key for key in tasks if key not in self.known]

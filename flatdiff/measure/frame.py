@@ -24,9 +24,8 @@ class Measure:
 
     It is made of keyword arguments. Those that have defaults are its knobs, `--flatness "TOY
     scale=2"`; each may be named as a flag of the script (num_draws, sigma, ...), whose value it
-    gets. A ValueError of the constructor is shown to the user before any work is done.
-
-    A subclass gives `tasks`, `result` and `rows`; all else has a default.
+    gets. A ValueError of the constructor is shown to the user before any work is done. A subclass
+    gives `tasks`, `result` and `rows`; all else has a default.
     """
 
     together = False  # whether a task needs all ranks; else they share the tasks

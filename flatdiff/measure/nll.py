@@ -25,10 +25,9 @@ def evaluate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (total bits per dimension of each image [N], mean terms by name, each [T]).
 
-    N is num_samples, or all images if there are fewer: one that came again would be no new image,
-    though it made the error smaller. On every rank the same. Terms are in calc_bpd_loop's order:
-    from timestep T-1 down to 0. `batch_size`: images per rank and network call; `autocast` opens a
-    context for the network's arithmetic.
+    N is num_samples, or all images if there are fewer: one that came again would be no new one. On
+    every rank the same. Terms are in calc_bpd_loop's order: from timestep T-1 down to 0.
+    `batch_size`: images per rank and network call; `autocast` opens the network's arithmetic.
     """
     device = dist_util.dev()
     order = torch.randperm(dataset.num_images, generator=generator(seed, BOUND))

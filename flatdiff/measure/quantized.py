@@ -146,8 +146,7 @@ def settings(quant, path, given):
     if stored := path and checkpoint.about(path).get("quant"):
         quant = config.as_trained(type(quant), stored, given, path)
     for name in ("quant", "quant_activations"):
-        bits = getattr(quant, name)
-        if bits not in (0, *BITS):
+        if (bits := getattr(quant, name)) not in (0, *BITS):
             raise ValueError(f"--{name} {bits}: expected 2 to 8 bits, or 0 to stay in fp32")
     for name in OF_QUANTIZED:
         default = getattr(config.QuantFlags, name)

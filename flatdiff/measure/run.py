@@ -58,9 +58,6 @@ def result_of(measure: frame.Measure, subject, finished: Finished, models: int) 
     return subject.about() | measure.result(subject, found)
 
 
-# Flatness
-
-
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
     find_models(flags.flatness.model_path)
@@ -163,9 +160,6 @@ def warn_of_differences(models: list[dict]) -> None:
         if first[key] != last[key]:
             values = f"{first[key]} for {first['name']} and {last[key]} for {last['name']}"
             logger.warn(f"warning: {key} is {values}: {why}")
-
-
-# Exposure bias
 
 
 def exposure(flags, folder: str) -> dict:

@@ -24,8 +24,8 @@ TERM = {"mse": "mse of the noise", "vb": "vb [bits per dimension]", "loss": "los
 class Subject:
     """Is a network, with its losses on the draws that all networks of a study share.
 
-    Losses are float64 [terms, 5]: the means over all timesteps, and over each quarter of them, of
-    each of `terms`. The first is the headline: mse where there is one, beside which vb hides from
+    Losses are float64 [terms, 5]: means of each of `terms` over all timesteps, and each quarter of
+    them. The first term is the headline: mse where there is one, beside which vb hides from
     autograd how the mean moves it. `at_w`: those at its own weights; `errors`: their standard
     errors over images and timesteps. `key` names all that they depend on, but the weights' moves.
 
@@ -125,7 +125,7 @@ class Subject:
 
         def part(vector: Tensor, draws) -> Tensor:
             def loss():
-                return (self._headline(draws) * draws.weight).sum() / len(self.draws.t)
+                return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
 
             return hessian.hessian_vector_product(loss, self.weights, vector)
 
@@ -149,7 +149,7 @@ class Subject:
         return torch.cat([found[i] for i in range(len(parts))])
 
     def _curvatures(self, vector: Tensor, draws) -> Tensor:
-        return hessian.curvatures(lambda: self._headline(draws), self.weights, vector)
+        return hessian.curvatures(lambda: self.headline_of(draws), self.weights, vector)
 
     @functools.cached_property
     def _hessian_batch(self) -> int:
@@ -157,7 +157,8 @@ class Subject:
         zero, draws = torch.zeros(self.num_weights), self.draws
         return self.fitting(self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n)))
 
-    def _headline(self, draws) -> Tensor:
+    def headline_of(self, draws) -> Tensor:
+        """Compute the headline [n] of some of the draws, for autograd."""
         given = draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
         return self.diffusion.training_losses(self.model, *given)[self.terms[0]]
 
