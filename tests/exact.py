@@ -49,7 +49,7 @@ def gaussian_data(n=N):
 
 def measured(model, d, batches, priors=(eb.NORMAL,), **how):
     """All that there is to measure of a network, without ranks and files."""
-    parts = eb.parts(model, d, batches, priors, **how)
+    parts = eb.parts(model, d, batches, priors, torch.cat, **how)
     return eb.measured([part() for part in parts.values()], priors)
 
 

@@ -1,16 +1,15 @@
 """How much the loss rises when the weights are moved at random, and how well that is known.
 
-    LPF (Bisla et al. 2022):      E L(w + d),           d ~ N(0, sigma^2 I)
-    MC  (SWAD, Cha et al. 2021): E L(w + d) - L(w),    d uniform with ||d|| = radius
+    LPF (Bisla et al. 2022):     E L(w + d),           d ~ N(0, sigma^2 I)
+    MC (SWAD, Cha et al. 2021):  E L(w + d) - L(w),    d uniform with ||d|| = radius
 
-Draws come in mirrored pairs, d and -d. Both are as likely, so no expectation changes; and the
-odd terms of the loss in d, the gradient's above all, cancel within a pair, instead of hiding the
-curvature at small d. A rise has two standard errors, over draws and over images: see `LPF.rows`.
+Draws come in mirrored pairs, d and -d, both as likely: within a pair the odd terms of the loss in
+d, the gradient's above all, cancel instead of hiding the curvature at small d.
 """
 
 import functools
-import itertools
 import math
+import statistics
 from collections.abc import Callable
 
 import numpy as np
@@ -26,16 +25,12 @@ from .frame import number
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
-PARTS = ("all", "quarter 1", "quarter 2", "quarter 3", "quarter 4")  # of the timesteps
 LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
 
 
-# Draws and their means
-
-
 def pairs(values: Tensor) -> Tensor:
-    """Return the means [P, ...] of mirrored pairs [2 P, ...], independent of each other."""
+    """Return the means [P, ...] of mirrored pairs [2 P, ...], which are independent."""
     if len(values) % 2 or len(values) < 4:
         raise ValueError(
             f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
@@ -52,12 +47,8 @@ def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
 def perturbation(
     noise: Noise, size: float, seed: int, draw: int, filterwise: bool = False
 ) -> perturb.Perturbation:
-    """w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored.
-
-    :param noise: perturb.gaussian, whose size is sigma, or perturb.sphere, whose size is the radius
-        (l2 over all weights).
-    :param filterwise: noise in proportion to the length of each filter (see `perturb.noise`).
-    """
+    """Give w' = w + d for one draw of d; draws 2k and 2k + 1 are mirrored. `noise`:
+    perturb.gaussian, of size sigma, or perturb.sphere, of size radius."""
     pair, mirrored = divmod(draw, 2)
     return noise(-size if mirrored else size, seed, pair, filterwise)
 
@@ -75,9 +66,6 @@ def sizes(name: str, text: str) -> list[float]:
     return values
 
 
-# The measures
-
-
 class Curve(frame.Measure):
     """Measures the rise of the loss at each size of the noise, by `num_draws` draws of it."""
 
@@ -92,59 +80,54 @@ class Curve(frame.Measure):
         self.noise_scale, self.num_draws = noise_scale, num_draws
         self.first = None  # network, and its rises [terms, N] at each size
 
-    def _move(self, size: float, seed: int, draw: int) -> perturb.Perturbation:
-        filterwise = self.noise_scale == "filter"
-        return perturbation(type(self).noise, size, seed, draw, filterwise)
-
     def tasks(self, subject) -> dict[str, frame.Task]:
         """Give the losses at each draw of each size; warn where the dtype sees other moves."""
-        moves = ((size, self._move(size, subject.seed, 0)) for size in self.sizes)
+        of_noise = functools.partial(perturbation, type(self).noise, seed=subject.seed)
+        move = functools.partial(of_noise, filterwise=self.noise_scale == "filter")
+        moves = ((size, move(size, draw=0)) for size in self.sizes)
         rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)
+
+        def at(size: float, draw: int) -> dict:
+            return subject.at(move(size, draw=draw), each=True)
+
         return {
-            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(
-                lambda *which: subject.at(self._move(*which), each=True), size, subject.seed, draw
-            )
+            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(at, size, draw)
             for size in self.sizes
             for draw in range(self.num_draws)
         }
 
     def result(self, subject, found: list) -> dict:
-        """Return "curve": of each size, "size", "distances" and "losses" by draw.
-
-        "errors_images" by term: of the rise, image by image, its mean over the draws;
-        "minus_first_errors_images": of its difference from that of the first network.
-        """
+        """Return "curve": of each size, "size", "distances" and "losses" by draw; by term, errors
+        over images of the mean rise, and of its difference from the first network's."""
         n = self.num_draws
         rows = [found[i : i + n] for i in range(0, len(found), n)]
         rises = [sum(unpacked(r["rises"]) for r in row) / n for row in rows]
         self.first = self.first or (subject, rises)
         other, others = self.first
-        return {
-            "curve": [
-                {
-                    "size": size,
-                    "distances": [r["distance"] for r in row],
-                    "losses": by_term(subject, row),
-                    "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
-                    "minus_first_errors_images": of_difference(subject, rise, other, of_other),
-                }
-                for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
-            ]
-        }
+        curve = [
+            {
+                "size": size,
+                "distances": [r["distance"] for r in row],
+                "losses": by_term(subject, row),
+                "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
+                "minus_first_errors_images": of_difference(subject, rise, other, of_other),
+            }
+            for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
+        ]
+        return {"curve": curve}
 
     def rows(self, record: dict) -> list[dict]:
         """Return a row for each network, size, term of the loss, and part of the timesteps.
 
         A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and
-        noise, and `error_images` over these, image by image, at fixed draws. `error_larger` is the
-        larger one, and is what tables and pictures show. minus_first: the rise, minus that of the
-        first network on the same draws and images, so that what either does to both cancels; None
-        for itself.
+        noise, and `error_images` over these, image by image, at fixed draws; tables and pictures
+        show `error_larger`, the larger one. minus_first: the rise, less that of the first network
+        on the same draws and images, so that what either does to both cancels; None for itself.
         """
         rows, of_first = [], {}
         for model in record["models"]:
             for point in model["curve"]:
-                distance = math.fsum(point["distances"]) / len(point["distances"])
+                distance = statistics.fmean(point["distances"])
                 start = {"model": model["name"], self.size: point["size"], "distance": distance}
                 for term in point["losses"]:
                     rise = rises(model, point, term)
@@ -162,11 +145,11 @@ class Curve(frame.Measure):
             "+-: the larger of two standard errors, over draws of d and over images and timesteps"
             " (for L(w): over images and timesteps); both are in flatness.json and the csv"
         ]
+        names = ("distance", "at_w", "at_w_error", "moved", "rise", "error_larger")
+        less = ("minus_first", "minus_first_error_larger")
+        heads = [self.size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-", "relative"]
+        heads += ["rise - first's", "+-"] * several
         for term in dict.fromkeys(row["term"] for row in rows):
-            header = [term, self.size, "||d||", "L(w)", "+-", "mean L(w+d)", "rise", "+-"]
-            header += ["relative"] + ["rise - first's", "+-"] * several
-            names = ["distance", "at_w", "at_w_error", "moved", "rise", "error_larger"]
-            less = ("minus_first", "minus_first_error_larger")
             lines = [
                 [row["model"], f"{row[self.size]:g}", *(number(row[name]) for name in names)]
                 + [f"{100 * row['relative']:.3g} %"]
@@ -174,20 +157,18 @@ class Curve(frame.Measure):
                 for row in whole
                 if row["term"] == term
             ]
-            blocks.append(table([header, *lines]))
+            blocks.append(table([[term, *heads], *lines]))
         return "\n\n".join([*blocks, self._quarters(rows)])
 
     def _quarters(self, rows: list[dict]) -> str:
         """Write the rise of the headline by quarter of the timesteps, low noise first."""
         term, size = rows[0]["term"], self.size
-        header = [f"rise of {term} at t in", size]
-        lines = {}
-        for row in rows:
-            if row["term"] == term and row["part"] != "all":
-                line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
-                line += [number(row["rise"]), number(row["error_larger"])]
-                if len(lines) == 1:
-                    header += [row["timesteps"], "+-"]
+        header, lines = [f"rise of {term} at t in", size], {}
+        for row in (row for row in rows if row["term"] == term and row["part"] != "all"):
+            line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
+            line += [number(row["rise"]), number(row["error_larger"])]
+            if len(lines) == 1:
+                header += [row["timesteps"], "+-"]
         return table([header, *lines.values()])
 
     def figures(self, record: dict) -> dict[str, Figure]:
@@ -198,30 +179,26 @@ class Curve(frame.Measure):
         for axis, term in zip(axes, terms):
             shown = [row for row in rows if row["term"] == term]
             for name in dict.fromkeys(row["model"] for row in shown):
-                x, rise, error = np.array(
-                    [
-                        [r[self.size], r["rise"], r["error_larger"]]
-                        for r in shown
-                        if r["model"] == name
-                    ]
-                ).T
+                mine = [row for row in shown if row["model"] == name]
+                columns = (self.size, "rise", "error_larger")
+                x, rise, error = (np.array([row[k] for row in mine]) for k in columns)
                 (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
-                axis.fill_between(
-                    x, rise - error, rise + error, alpha=0.25, color=drawn.get_color()
-                )
+                band = {"alpha": 0.25, "color": drawn.get_color()}
+                axis.fill_between(x, rise - error, rise + error, **band)
             axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
-            _positive_scale(axis, [row["rise"] for row in shown])
-            axis.grid(alpha=0.3)
+            values = [row["rise"] for row in shown]
+            near = {} if min(values) > 0 else {"linthresh": max(np.median(np.abs(values)), 1e-12)}
+            axis.set_yscale("symlog" if near else "log", **near)
         note = "one standard error to each side, the larger of those over draws and over images"
         frame.legend(figure, axes[0], f"bands: {note}")
         return {"": figure}
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """Give the headline's loss at the weights, and its mean rise at the middle size."""
-        term = next(iter(model["at_w"]))
-        rise = rises(model, middle(model), term).mean(dim=0)[0]
-        return {"at_w": model["at_w"][term]["losses"][0], "rise": float(rise)}
+        """Give the headline's loss at the weights, and its mean rise at the middle size; of two,
+        at the larger."""
+        term, _, rise = _along(model)
+        return {"at_w": model["at_w"][term]["losses"][0], "rise": rise[len(rise) // 2]}
 
 
 class LPF(Curve):
@@ -236,7 +213,7 @@ class LPF(Curve):
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """The loss against the length of the noise."""
+        """Give the loss against the length of the noise."""
         term, lengths, rise = _along(model)
         at_w = model["at_w"][term]["losses"][0]
         y = [at_w, *(at_w + r for r in rise)]
@@ -255,31 +232,23 @@ class MC(Curve):
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """The rise of the loss against the length of the direction."""
+        """Give the rise of the loss against the length of the direction."""
         term, lengths, rise = _along(model)
         return [frame.Line("random directions", lengths, rise, LENGTH, f"rise of {term}", "log")]
 
 
-# Numbers
-
-
-def middle(model: dict) -> dict:
-    """Return the point of the middle size of a curve, in ascending order; of two, the larger."""
-    return model["curve"][len(model["curve"]) // 2]
-
-
 def rises(model: dict, point: dict, term: str) -> Tensor:
-    """L(w + d) - L(w), float64 [pairs of draws, 5]: over all timesteps, and each quarter; nan for
-    one without an image, which in json is null."""
+    """Return L(w + d) - L(w), float64 [pairs of draws, 5], over all timesteps and each quarter; nan
+    for one without an image, which in json is null."""
     losses = (model["at_w"][term]["losses"], point["losses"][term])
     at_w, moved = (torch.from_numpy(np.array(values, np.float64)) for values in losses)
     return pairs(moved - at_w)
 
 
 def _along(model: dict) -> tuple[str, list[float], list[float]]:
-    """The headline; of each size, the mean length of the moves, and the mean rise."""
+    """Return the headline; of each size, the mean length of the moves, and the mean rise."""
     term, curve = next(iter(model["at_w"])), model["curve"]
-    lengths = [math.fsum(p["distances"]) / len(p["distances"]) for p in curve]
+    lengths = [statistics.fmean(point["distances"]) for point in curve]
     return term, lengths, [float(rises(model, p, term).mean(dim=0)[0]) for p in curve]
 
 
@@ -287,20 +256,18 @@ def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, l
     """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
     image, where these have the same timesteps in both."""
     paired = torch.equal(subject.plan.t, other.plan.t)
-    found = {}
-    for term in (t for t in subject.terms if t in other.terms):
-        ours, theirs = rise[subject.terms.index(term)], of_other[other.terms.index(term)]
+    ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
+
+    def error(term: str) -> Tensor:
         if paired:
-            error = subject.errors_of((ours - theirs)[None])[0]
-        else:
-            error = torch.hypot(subject.errors_of(ours[None]), other.errors_of(theirs[None]))[0]
-        found[term] = error.tolist()
-    return found
+            return subject.errors_of(ours[term] - theirs[term])
+        return torch.hypot(subject.errors_of(ours[term]), other.errors_of(theirs[term]))
+
+    return {term: error(term).tolist() for term in ours if term in theirs}
 
 
 def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) -> dict[str, list]:
-    losses = torch.tensor(at_w["losses"], dtype=torch.float64)
-    mean = rise.mean(dim=0)
+    losses, mean = torch.tensor(at_w["losses"], dtype=torch.float64), rise.mean(dim=0)
     columns = {"at_w": at_w["losses"], "moved": (losses + mean).tolist()}
     columns |= estimate("rise", "error", rise, point["errors_images"][term])
     columns["relative"] = (mean / losses).tolist()
@@ -312,26 +279,19 @@ def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) ->
 
 def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, list[float]]:
     """Return columns of [5]: the mean of pairs [P, 5], its error over these, the error `images`,
-    and the larger one."""
+    and the larger one, nan where either is."""
     mean, draws = (column.tolist() for column in mean_and_error(values))
-    larger = [max(both, key=frame.unknown_is_large) for both in zip(draws, images)]
+    larger = np.maximum(draws, images).tolist()
     return {name: mean, error: draws, f"{error}_images": images, f"{error}_larger": larger}
 
 
 def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
     edges = [-(-t_range * q // 4) for q in range(5)]
-    ranges = [(0, t_range), *itertools.pairwise(edges)]
+    parts = {"all": (0, t_range)}
+    parts |= {f"quarter {q}": (edges[q - 1], edges[q]) for q in range(1, 5)}
     return [
         start
         | {"part": part, "timesteps": f"{low}..{high - 1}" if low < high else ""}
         | {name: column[i] for name, column in columns.items()}
-        for i, (part, (low, high)) in enumerate(zip(PARTS, ranges))
+        for i, (part, (low, high)) in enumerate(parts.items())
     ]
-
-
-def _positive_scale(axis, values: list[float]) -> None:
-    """Make it logarithmic, and linear around 0 where some values are not above it."""
-    if min(values) > 0:
-        axis.set_yscale("log")
-    else:
-        axis.set_yscale("symlog", linthresh=max(np.median(np.abs(values)), 1e-12))

@@ -11,6 +11,7 @@ from ..report import compare
 from ..report.text import table
 from ..store import finite
 from ..world import dist_util, logger
+from .frame import number
 
 LARGEST_REFERENCE = 50_000  # images
 COLUMNS = ("run", "kind", "num_samples", "metric", "value", "error", "infinity")
@@ -18,28 +19,27 @@ COLUMNS = ("run", "kind", "num_samples", "metric", "value", "error", "infinity")
 
 @functools.lru_cache(maxsize=1)
 def network(features: str, inception_weights: str = "") -> Features:
-    """What a distance is measured on, on this rank's device; ValueError where it cannot be had."""
+    """Load what a distance is measured on, to this rank's device; ValueError if there is none."""
     return load_features(features, inception_weights or None, str(dist_util.dev()))
 
 
 def distance_name(features: str) -> str:
-    """FID for Inception's features, and FD-lite0, FD-digits for others."""
+    """Return FID for Inception's features, and FD-lite0, FD-digits for others."""
     return "FID" if features == "inception" else f"FD-{features}"
 
 
 def reference_of(dataset, seed: int = 0) -> np.ndarray:
-    """The images as training sees them, not mirrored: all, or a random 50,000 of more."""
+    """Return the images as training sees them, not mirrored: all, or a random 50,000 of more."""
     order = np.random.default_rng(seed).permutation(dataset.num_images)[:LARGEST_REFERENCE]
     return np.stack([dataset.image(i) for i in np.sort(order)])
 
 
 def of_runs(folders: list[str], reference: str, features: Features) -> list[dict]:
-    """The distances of the samples in each run's folder from the reference, an npz or a folder.
+    """Measure how far the samples in each run's folder are from the reference, an npz or a folder.
 
-    A row for each run and kind of samples (fp32, w8, w8a8, ...): run, kind, num_samples, metric,
-    value, error (standard error over samples), infinity (extrapolated to endless samples; None
-    where it cannot be). Then a row of real images for each number of samples (`floor_of`): the mean
-    of a few draws, and the scatter that one of them has.
+    Returns a row of COLUMNS for each run and kind of samples (fp32, w8, w8a8, ...); error: over
+    samples; infinity: extrapolated to endless samples, None where it cannot be. Then one of real
+    images for each number of samples (`floor_of`): the mean of a few draws, and one's scatter.
     """
     name = features.metric("FID")
     rows, warnings = [], {}
@@ -49,40 +49,37 @@ def of_runs(folders: list[str], reference: str, features: Features) -> list[dict
             warnings |= dict.fromkeys(result["warnings"])
             numbers = [result["metrics"].get(f"{name}{end}") for end in ("", "_error", "_infinity")]
             about = (compare.run_name(folder), compare.told(kind), result["num_samples"], name)
+            finite.check({name: numbers[0]}, f"distance of {about[0]}")
             rows.append(dict(zip(COLUMNS, (*about, *numbers))))
-    for row in rows:
-        finite.check({name: row["value"]}, f"distance of {row['run']}")
     for warning in warnings:
         logger.warn(f"warning: {warning}")
     for n in dict.fromkeys(row["num_samples"] for row in rows):
         if found := evaluate.floor_of(reference, n, features):
-            values, limit = found["values"], float(np.mean(found["infinities"]))
-            numbers = float(np.mean(values)), float(np.std(values, ddof=1)), limit
+            values, limits = found["values"], found["infinities"]
+            numbers = map(float, (np.mean(values), np.std(values, ddof=1), np.mean(limits)))
             rows.append(dict(zip(COLUMNS, (compare.REAL, "", n, name, *numbers))))
     return rows
 
 
 def text(rows: list[dict]) -> str:
-    """The rows of `of_runs` as a table to read."""
+    """Write the rows of `of_runs` as a table to read."""
     header = ["run", "weights", "samples", rows[0]["metric"], "+-", "for endless samples"]
     lines = [
-        [row["run"], row["kind"], str(row["num_samples"])]
-        + ["" if row[k] is None else f"{row[k]:.4g}" for k in COLUMNS[-3:]]
+        [row["run"], row["kind"], str(row["num_samples"]), *(number(row[k]) for k in COLUMNS[-3:])]
         for row in rows
     ]
-    note = (
+    return (
+        f"{table([header, *lines])}\n"
         f"+-: one standard error over samples. {compare.REAL}: as many of the reference's own, "
         "drawn with replacement; a perfect copy of it would get that"
     )
-    return f"{table([header, *lines])}\n{note}"
 
 
 def on_the_fly(flags, dataset) -> dict:
-    """The arguments of TrainLoop that make it log a Frechet distance every --eval_interval steps.
+    """Return arguments of TrainLoop that make it log a Frechet distance each --eval_interval steps:
+    of samples of the first EMA (or the weights) in at most 100 steps, from the training's data.
 
-    Of samples of the first EMA (or the weights) in at most 100 steps, drawn by all ranks, against
-    the data of the training. The samples are functions of (seed, index), so that the noise in the
-    curve is common to all its points, and to all runs.
+    Samples are functions of (seed, index), so that all points of all runs have their noise alike.
     """
     e = flags.evaluation
     if not e.eval_interval:
@@ -104,7 +101,7 @@ def on_the_fly(flags, dataset) -> dict:
 
 
 def _draw(model, flags, dataset):
-    """uint8 [eval_samples, H, W, 3], of all ranks; the order is not that of the indices."""
+    """Draw uint8 [eval_samples, H, W, 3], by all ranks; the order is not that of the indices."""
     e, draw = flags.evaluation, run_util.preview(flags, dataset)
     mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
     batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]

@@ -7,7 +7,7 @@ and better known than either. Errors are standard errors over images.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,20 +25,17 @@ from . import exposure_bias, exposure_report, frame
 from .exposure_bias import NORMAL, Batch, Estimate, Measured, mean
 from .subject import packed, unpacked
 
-UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is not predicted
-
 
 @dataclass
 class Chains:
-    """Is a network under study, in eval mode, on this rank's batches of the images: every n-th of n
-    ranks. key: a hash of what its numbers depend on."""
+    """Is a network under study, in eval mode, on this rank's batches of the images."""
 
     name: str
     path: str
     model: torch.nn.Module
     diffusion: GaussianDiffusion
-    batches: Sequence[Batch]
-    key: str
+    batches: list[Batch]  # of all, every n-th of n ranks
+    key: str  # a hash of what its numbers depend on
     bar: tqdm | None = None
 
     def __call__(self, x: Tensor, t: Tensor, **kwargs) -> Tensor:
@@ -61,56 +58,48 @@ class EXPOSURE(frame.Measure):
 
     def tasks(self, subject: Chains) -> dict[str, frame.Task]:
         """Measure arrays, in full, of noised images, chains begun at them, and at each prior."""
-        parts = exposure_bias.parts(
-            subject, subject.diffusion, subject.batches, self.priors, gather, **self.sampling
-        )
-        return {
-            name: functools.partial(_of_part, subject, name, part) for name, part in parts.items()
-        }
+        given = subject, subject.diffusion, subject.batches, self.priors, gather
+        parts = exposure_bias.parts(*given, **self.sampling)
+        return {n: functools.partial(_of_part, subject, n, part) for n, part in parts.items()}
 
     def result(self, subject: Chains, found: list) -> dict:
         """Return the `numbers`; from the second on, "less": the first, and the `difference`."""
-        arrays = [
-            {name: unpacked(kept, np.float64).numpy() for name, kept in part.items()}
-            for part in found
-        ]
+        arrays = [{k: unpacked(v, np.float64).numpy() for k, v in part.items()} for part in found]
         m = exposure_bias.measured(arrays, self.priors)
-        if not self.first:
-            self.first = subject.name, m
-            return numbers(m, subject.diffusion)
-        name, base = self.first
-        less = {"name": name} | difference(m, base, subject.diffusion)
-        return numbers(m, subject.diffusion) | {"less": less}
+        told = numbers(m, subject.diffusion)
+        if self.first:
+            name, base = self.first
+            return told | {"less": {"name": name} | difference(m, base, subject.diffusion)}
+        self.first = subject.name, m
+        return told
 
     def tables(self, record: dict) -> dict[str, list[dict]]:
         shifts = {"prior_shift": exposure_report.prior_rows(record)} if len(self.priors) > 1 else {}
         return {"exposure_bias": exposure_report.curve_rows(record)} | shifts
 
     def text(self, record: dict) -> str:
-        return table(record)
+        return exposure_report.table(record)
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        swept = bool(exposure_report.sweeps_of(record))
+        swept = exposure_report.sweeps_of(record)
         shifts = {"prior_shift": exposure_report.priors(record)} if swept else {}
         return {"exposure_bias": exposure_report.curves(record)} | shifts
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
         """Give noise_norm; of training and sampling, the two norms, and of the size of their gap:
-        NAME_start, at the step nearest t = 0, and NAME_mean, over the other steps.
-
-        :param model: an item of the record's "models", with the record's noise_norm beside.
-        """
+        NAME_start, at the step nearest t = 0, and NAME_mean, over the other steps; `model` has the
+        record's noise_norm beside."""
         found = {"noise_norm": model["noise_norm"]}
         for name in ("training", "sampling", "gap"):
             start, *rest = (math.nan if v is None else abs(v) for v in model[name]["value"])
-            found[f"{name}_start"] = start
-            found[f"{name}_mean"] = math.fsum(rest) / len(rest) if rest else None
+            mean_of_rest = math.fsum(rest) / len(rest) if rest else None
+            found |= {f"{name}_start": start, f"{name}_mean": mean_of_rest}
         return found
 
     @staticmethod
     def lines(model: dict) -> list[frame.Line]:
-        """Both norms and their gap along the chain; as `shown`, with the record's timesteps too."""
+        """Give both norms and their gap along the chain; as `shown`, and with timesteps."""
         x, noise, t = model["timesteps"], model["noise_norm"], "timestep t (0: least noise)"
         norm, gap = "‖predicted noise‖₂; grey: the noise's", "difference of ‖predicted noise‖₂"
         return [
@@ -125,14 +114,10 @@ class EXPOSURE(frame.Measure):
 
 def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], seed: int) -> Batch:
     """Take the rows [n] of all images, timesteps and labels to this rank's device."""
-    device = dist_util.dev()
-    indices = rows.tolist()
-    return Batch(
-        x_start[rows].to(device),
-        lambda: ImageNoise(seed, indices, device),
-        t[rows].to(device),
-        {name: values[rows].to(device) for name, values in cond.items()},
-    )
+    device, indices = dist_util.dev(), rows.tolist()
+    x_start, t = x_start[rows].to(device), t[rows].to(device)
+    cond = {name: values[rows].to(device) for name, values in cond.items()}
+    return Batch(x_start, lambda: ImageNoise(seed, indices, device), t, cond)
 
 
 def gather(parts: list[Tensor]) -> Tensor:
@@ -143,20 +128,12 @@ def gather(parts: list[Tensor]) -> Tensor:
 
 def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
     calls = subject.diffusion.num_timesteps + name.startswith("prior")
-    with tqdm(
-        total=calls * sum(len(batch.x_start) for batch in subject.batches),
-        desc=f"{subject.name}, {name}",
-        unit="image",
-        unit_scale=True,
-        leave=False,
-        disable=dist_util.rank() > 0,
-    ) as subject.bar:
+    total = calls * sum(len(batch.x_start) for batch in subject.batches)
+    look = {"unit": "image", "unit_scale": True, "leave": False, "disable": dist_util.rank() > 0}
+    with tqdm(desc=f"{subject.name}, {name}", total=total, **look) as subject.bar:
         arrays = part()
     finite.check(arrays, f"exposure bias of {subject.path}")
     return {key: packed(torch.from_numpy(values), np.float64) for key, values in arrays.items()}
-
-
-# What was asked for
 
 
 def priors_of(text: str) -> list[tuple[float, float]]:
@@ -186,9 +163,6 @@ def check_one_chain(networks: dict) -> None:
             )
 
 
-# Numbers
-
-
 def about(x_start: Tensor, labels: dict[str, Tensor], diffusion, models: list[dict]) -> dict:
     """Return what a record says beside its settings: of images, chain and models."""
     real = {name: v.numpy() for name, v in exposure_bias.image_statistics(x_start).items()}
@@ -207,59 +181,52 @@ def numbers(m: Measured, diffusion) -> dict:
     """Return the curves over t, and "priors": for each (mu, s) loss, late norms, images.
 
     training: the norm of the network's output on noised images; output: along the chain; sampling:
-    of the noise that the sampler takes, output / eps_scale, the same with the scaling off. gap and
-    output_gap: sampling and output, less training. The scaling is to close the first (Ning et al.
-    2024); the second says how the network finds its inputs changed.
-    loss_rise: over that at (0, 1). late_norm: of the output, over the last tenth of the chain's
-    steps. mean and std of the images are by channel.
+    of the noise that the sampler takes, output / eps_scale. gap and output_gap: sampling and
+    output, less training. The scaling is to close the first (Ning et al. 2024); the second says how
+    the network finds its inputs changed. loss_rise: over that at (0, 1). late_norm: of the output,
+    over the last tenth of the chain's steps. mean and std of the images are by channel.
     """
     output = m.begun[NORMAL]["norms"]
     sampling = output / diffusion.eps_scale
-    estimates = {
-        "training": mean(m.training),
-        "sampling": mean(sampling),
-        "gap": mean(sampling - m.training),
-        "output": mean(output),
-        "output_gap": mean(output - m.training),
-        "delta": exposure_bias.delta(m, diffusion),
-    }
-    priors = []
-    for (mu, s), begun in m.begun.items():
-        late = begun["norms"][:, : max(1, diffusion.num_timesteps // 10)].mean(axis=1)
-        told = {
+    norms = {"training": m.training, "sampling": sampling, "gap": sampling - m.training}
+    norms |= {"output": output, "output_gap": output - m.training}
+    estimates = {name: mean(values) for name, values in norms.items()}
+    estimates["delta"] = exposure_bias.delta(m, diffusion)
+    late = max(1, diffusion.num_timesteps // 10)
+    priors = [
+        {
+            "mu": mu,
+            "s": s,
             "loss": mean(begun["loss"]),
             "loss_rise": mean(begun["loss"] - m.begun[NORMAL]["loss"]),
-            "late_norm": mean(late),
+            "late_norm": mean(begun["norms"][:, :late].mean(axis=1)),
+            **statistics(begun),
         }
-        priors.append({"mu": mu, "s": s} | plain(told | statistics(begun)))
-    return plain(estimates) | {"priors": priors}
+        for (mu, s), begun in m.begun.items()
+    ]
+    return plain(estimates | {"priors": priors})
 
 
 def difference(m: Measured, base: Measured, diffusion) -> dict:
     """Subtract base from m, by image: the gap, delta, and by prior the loss and its rise."""
-    sigma = diffusion.sqrt_one_minus_alphas_cumprod
-    scale = diffusion.eps_scale
+    sigma, scale = diffusion.sqrt_one_minus_alphas_cumprod, diffusion.eps_scale
     gap, base_gap = (x.begun[NORMAL]["norms"] / scale - x.training for x in (m, base))
+    whole, parts = np.stack([m.std, base.std]), np.stack([m.std_parts, base.std_parts])
     delta = exposure_bias.left_out(
-        lambda std: (std[0] - sigma) ** 2 - (std[1] - sigma) ** 2,
-        np.stack([m.std, base.std]),
-        np.stack([m.std_parts, base.std_parts]),
+        lambda std: (std[0] - sigma) ** 2 - (std[1] - sigma) ** 2, whole, parts
     )
     losses = {prior: m.begun[prior]["loss"] - base.begun[prior]["loss"] for prior in m.begun}
     priors = [
-        {"mu": mu, "s": s} | plain({"loss": mean(loss), "loss_rise": mean(loss - losses[NORMAL])})
+        {"mu": mu, "s": s, "loss": mean(loss), "loss_rise": mean(loss - losses[NORMAL])}
         for (mu, s), loss in losses.items()
     ]
-    return plain({"gap": mean(gap - base_gap), "delta": delta}) | {"priors": priors}
+    return plain({"gap": mean(gap - base_gap), "delta": delta, "priors": priors})
 
 
 def statistics(columns: dict[str, np.ndarray]) -> dict[str, Estimate]:
     """Estimate images' statistics from the columns of `exposure_bias.image_statistics`."""
-    return {
-        "mean": mean(columns["mean"]),
-        "std": exposure_bias.channel_std(columns["mean"], columns["square"]),
-        "clipped": mean(columns["clipped"]),
-    }
+    std = exposure_bias.channel_std(columns["mean"], columns["square"])
+    return {"mean": mean(columns["mean"]), "std": std, "clipped": mean(columns["clipped"])}
 
 
 def plain(value):
@@ -268,69 +235,6 @@ def plain(value):
         value = value._asdict()
     if isinstance(value, dict):
         return {name: plain(v) for name, v in value.items()}
-    if np.ndim(value):
+    if isinstance(value, list) or np.ndim(value):
         return [plain(v) for v in value]
     return float(value) if math.isfinite(value) else None
-
-
-# Tables
-
-
-def table(record: dict, num_rows: int = 10) -> str:
-    """Write each model at about num_rows timesteps, and under each prior."""
-    count = len(record["timesteps"])
-    shown = sorted({round(i) for i in np.linspace(0, count - 1, min(count, num_rows + 1))})
-    lines = ["±: standard error over images"]
-    for model in record["models"]:
-        less = model.get("less")
-        head = ["timestep", "training", "sampling", "gap", "delta"]
-        head += [f"gap less {less['name']}'s"] if less else []
-        lines += ["", f"{model['name']}: l2 norm of the predicted noise"]
-        rows = [head] + [_row(record, model, t) for t in shown]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines += ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows]
-        lines += filter(None, [underfitting(record, model)])
-        if len(model["priors"]) > 1:
-            lines += ["", *(f"  {_of_prior(prior)}" for prior in model["priors"])]
-    return "\n".join(lines)
-
-
-def underfitting(record: dict, model: dict) -> str:
-    """Say where the network predicts too little of the noise of real images for a gap to be read as
-    exposure bias alone; "" where it does not."""
-    noise = record["noise_norm"]
-    norms = zip(record["timesteps"], model["training"]["value"])
-    low = [(t, norm / noise) for t, norm in norms if norm is not None and norm < UNDERFIT * noise]
-    if not low:
-        return ""
-    (first, share), (last, _) = low[0], low[-1]
-    where = f"timestep {first}" if len(low) == 1 else f"{len(low)} timesteps from {first} to {last}"
-    return (
-        f"underfitting: at {where} the norm in training is below {UNDERFIT:.0%} of the noise's, "
-        f"{noise:.4g} ({share:.0%} at {first}): the network predicts too little noise on real "
-        "images too, and a gap there is no measure of exposure bias alone"
-    )
-
-
-def _row(record: dict, model: dict, t: int) -> list[str]:
-    cells = [str(record["timesteps"][t])]
-    cells += [_text(model[curve], ".3f", t) for curve in ("training", "sampling")]
-    cells += [_text(model["gap"], "+.3f", t), _text(model["delta"], ".2e", t)]
-    return cells + ([_text(model["less"]["gap"], "+.3f", t)] if "less" in model else [])
-
-
-def _of_prior(prior: dict) -> str:
-    mean, std, clipped = (
-        exposure_report.over_channels(prior[name])[0] for name in ("mean", "std", "clipped")
-    )
-    return (
-        f"prior N({prior['mu']:g}, {prior['s']:g}²): loss {_text(prior['loss'], '.4f')} "
-        f"(rise {_text(prior['loss_rise'], '+.4f')}), "
-        f"late norm {_text(prior['late_norm'], '.3f')}, "
-        f"images of mean {mean:.3f}, deviation {std:.3f}, {100 * clipped:.1f} % clipped"
-    )
-
-
-def _text(estimate: dict, style: str, t: int | None = None) -> str:
-    value, error = (estimate[k] if t is None else estimate[k][t] for k in ("value", "error"))
-    return f"{value:{style}} ± {error:{style.lstrip('+')}}"

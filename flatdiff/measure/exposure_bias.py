@@ -1,6 +1,6 @@
 """Exposure bias: along the sampling chain the network sees other inputs than in training.
 
-Two readings of it, at each timestep t of the chain (Ning et al. 2024):
+Two readings of it, at each timestep t (Ning et al. 2024):
 
     ||eps(x_t, t)||_2 on really noised images, against that along the chain; their gap
     delta_t = (std(x_t - sqrt(abar_t) x_start) - sqrt(1 - abar_t))^2 on chains begun at images
@@ -10,7 +10,7 @@ files, flags or ranks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from torch import Tensor
 from ..chain.samplers import walk
 from ..flags import choices
 
+Prior = tuple[float, float]  # (mu, s) of N(mu, s^2)
+Join = Callable[[list[Tensor]], Tensor]
 NORMAL = (0.0, 1.0)  # the prior that a chain should begin at
 STATISTICS = ("mean", "square", "clipped")
 
@@ -30,27 +32,23 @@ STATISTICS = ("mean", "square", "clipped")
 class Batch:
     """Holds some of the images, and what is random about their chains.
 
-    x_start: [N, C, ...]. stream(): a new function x -> noise like x, the same sequence of noises
-    for each call of `stream`; its first noise is that of x_T, and that of the noised images.
-    t: [N] int64, where an image's loss is taken. model_kwargs: name -> [N, ...], as y.
+    stream(): a new function x -> noise like x, the same sequence of noises for each call of
+    `stream`; its first noise is that of x_T, and that of the noised images.
     """
 
-    x_start: Tensor
+    x_start: Tensor  # [N, C, ...]
     stream: Callable[[], Callable[[Tensor], Tensor]]
-    t: Tensor
-    model_kwargs: dict[str, Tensor]
+    t: Tensor  # [N] int64, where an image's loss is taken
+    model_kwargs: dict[str, Tensor]  # each [N, ...], as y
 
 
 class Step(NamedTuple):
-    """Is one call of the network, at timestep t: the x_t it saw, [N, C, ...], the eps it predicted.
+    """Is one call of the network, [N, C, ...]: the x_t it saw, the eps it predicted, and a chain's
+    x_{t-1}, the image at t = 0."""
 
-    x_next: x_{t-1} of a chain, the image at t = 0; None where images were noised.
-    """
-
-    t: int
     x_t: Tensor
     eps: Tensor
-    x_next: Tensor | None
+    x_next: Tensor | None = None
 
 
 class Estimate(NamedTuple):
@@ -60,20 +58,17 @@ class Estimate(NamedTuple):
     error: np.ndarray
 
 
-# The network at work
-
-
 def noised(model: Callable, diffusion, batch: Batch) -> Iterator[Step]:
     """Ask the network as in training: x_t is the noised x_start, t = T-1 .. 0.
 
-    The noise of an image is the same at every t, and that at which its chain begins: so near T-1,
-    where the two inputs hardly differ, the gap has hardly any error.
+    An image has one noise at every t, and begins its chain there: so near T-1, where both inputs
+    hardly differ, the gap has hardly any error.
     """
     noise = batch.stream()(batch.x_start)
     for i in reversed(range(diffusion.num_timesteps)):
         t = _times(i, batch.x_start)
         x_t = diffusion.q_sample(batch.x_start, t, noise)
-        yield Step(i, x_t, predicted_noise(model, diffusion, x_t, t, batch.model_kwargs), None)
+        yield Step(x_t, predicted_noise(model, diffusion, x_t, t, batch.model_kwargs))
 
 
 def walked(
@@ -82,40 +77,16 @@ def walked(
     batch: Batch,
     sampler: str = "ddpm",
     clip_denoised: bool = True,
-    prior: tuple[float, float] = NORMAL,
+    prior: Prior | None = NORMAL,
 ) -> Iterator[Step]:
-    """Ask it as in sampling, t = T-1 .. 0: the chain begins at N(mu, s^2), prior = (mu, s)."""
-    mu, s = prior
-    randn = batch.stream()
-    x = mu + s * randn(batch.x_start)
-    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
-
-
-def returned(
-    model: Callable, diffusion, batch: Batch, sampler: str = "ddpm", clip_denoised: bool = True
-) -> Iterator[Step]:
-    """Do the same for a chain that begins at the noised x_start, with the noises of `walked`."""
-    randn = batch.stream()
-    t = _times(diffusion.num_timesteps - 1, batch.x_start)
-    x = diffusion.q_sample(batch.x_start, t, randn(batch.x_start))
-    return _walk(model, diffusion, batch, x, randn, sampler, clip_denoised)
-
-
-def predicted_noise(
-    model: Callable, diffusion, x_t: Tensor, t: Tensor, model_kwargs: dict | None = None
-) -> Tensor:
-    """Return the noise [N, C, ...] that the output stands for, whatever it predicts, unscaled.
-
-    It is read off the x_0 that the output implies, so it carries a rounding of about 1e-5.
-    """
-    with torch.no_grad():
-        p = diffusion.p_mean_variance(model, x_t, t, clip_denoised=False, model_kwargs=model_kwargs)
-        return diffusion._predict_eps_from_xstart(x_t, t, p["pred_xstart"])
-
-
-def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator[Step]:
-    """Walk a sampler's loop from x_T = x, with the network's output kept at each step."""
-    output = None
+    """Ask it as in sampling, t = T-1 .. 0, in a chain that begins at N(mu, s^2), prior = (mu, s);
+    None: at the noised x_start, with the same noises."""
+    randn, steps, output = batch.stream(), range(diffusion.num_timesteps)[::-1], None
+    x = randn(batch.x_start)
+    if prior is None:
+        x = diffusion.q_sample(batch.x_start, _times(steps[0], x), x)
+    else:
+        x = prior[0] + prior[1] * x
 
     def watched(*args, **kwargs):
         nonlocal output
@@ -125,44 +96,38 @@ def _walk(model, diffusion, batch, x, randn, sampler, clip_denoised) -> Iterator
     step, knobs = choices.chosen(choices.SAMPLERS, sampler)
     given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
     loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
-    for i, out in zip(reversed(range(diffusion.num_timesteps)), loop):
+    for i, out in zip(steps, loop):
         eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
-        yield Step(i, x, eps, out["sample"])
+        yield Step(x, eps, out["sample"])
         x = out["sample"]
+
+
+def predicted_noise(
+    model: Callable, diffusion, x_t: Tensor, t: Tensor, model_kwargs: dict | None = None
+) -> Tensor:
+    """Return the noise [N, C, ...] that the output stands for, whatever it predicts, unscaled; read
+    off the x_0 that it implies, so with a rounding of about 1e-5."""
+    with torch.no_grad():
+        p = diffusion.p_mean_variance(model, x_t, t, clip_denoised=False, model_kwargs=model_kwargs)
+        return diffusion._predict_eps_from_xstart(x_t, t, p["pred_xstart"])
 
 
 def _times(i: int, x: Tensor) -> Tensor:
     return torch.full((len(x),), i, device=x.device)
 
 
-# What is measured on it
-
-
 def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     """Return ||eps||_2 of each image at t = 0 .. T-1, float64 [N, T], CPU; and the last x_next."""
     columns = []
     for step in steps:
-        flat = step.eps.flatten(1)
-        columns.append(torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).cpu())
+        norm = torch.linalg.vector_norm(step.eps.flatten(1), dim=1, dtype=torch.float64)
+        columns.append(norm.cpu())
     return torch.stack(columns[::-1], dim=1), step.x_next
 
 
-def drifts(
-    chains: Sequence[Iterator[Step]], batches: Sequence[Batch], diffusion
-) -> Iterator[list[Tensor]]:
-    """Yield x_t - sqrt(abar_t) x_start of each batch [n, C, ...] on the CPU, for t = T-1 .. 0.
-
-    The chains, made by `returned`, walk side by side, so that all images are seen at one t.
-    """
-    for signal in diffusion.sqrt_alphas_cumprod[::-1]:
-        yield [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
-
-
 def spread(drift: Tensor) -> tuple[float, np.ndarray]:
-    """Return the standard deviation of drift [N, C, ...] over N, averaged over pixels.
-
-    And the same with each image left out, [N], for the jackknife.
-    """
+    """Return the standard deviation of drift [N, C, ...] over N, averaged over pixels; and the same
+    with each image left out, [N], for the jackknife."""
     flat = drift.flatten(1).numpy().astype(np.float64)
     n = len(flat)
     flat -= flat.mean(axis=0)
@@ -175,10 +140,9 @@ def spread(drift: Tensor) -> tuple[float, np.ndarray]:
 def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) -> np.ndarray:
     """Return [T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
 
-    For delta_t counts more than errors: x_T says next to nothing of x_start, so that even a perfect
-    chain ends at some other image, and data of variance v (per pixel) add 2 abar_t v to the
-    variance of x_t - sqrt(abar_t) x_start. That is most of the 0.47 published for CIFAR-10 at
-    t = 0. It is 0 for data of one point.
+    For x_T says next to nothing of x_start, so that even a perfect chain ends at some other image,
+    and data of variance v (per pixel) add 2 abar_t v to the variance of x_t - sqrt(abar_t) x_start.
+    That is most of the 0.47 published for CIFAR-10 at t = 0, and 0 for data of one point.
     """
     flat = x_start.double().cpu().flatten(1)
     labels = torch.zeros(len(flat), dtype=torch.int64) if labels is None else labels.cpu()
@@ -190,19 +154,16 @@ def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) ->
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:
-    """Return, of each image [N, C, ...], float64, CPU: mean and mean square [N, C], clipped [N].
-
-    clipped: the share of values that lie at -1 or 1 or beyond.
-    """
+    """Return, of each image [N, C, ...], float64, CPU: mean and mean square [N, C], and the share
+    clipped [N] of values that lie at -1 or 1 or beyond."""
     flat = x.double().flatten(2).cpu()
     clipped = (flat.abs() >= 1).double().mean(dim=(1, 2))
     return {"mean": flat.mean(dim=2), "square": (flat**2).mean(dim=2), "clipped": clipped}
 
 
-def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, float]) -> Tensor:
+def noise_losses(model: Callable, diffusion, batch: Batch, prior: Prior) -> Tensor:
     """Return mean (eps - noise)^2 of each image at its t, noise ~ N(mu, s^2): float64 [N], CPU."""
-    mu, s = prior
-    noise = mu + s * batch.stream()(batch.x_start)
+    noise = prior[0] + prior[1] * batch.stream()(batch.x_start)
     x_t = diffusion.q_sample(batch.x_start, batch.t, noise)
     eps = predicted_noise(model, diffusion, x_t, batch.t, batch.model_kwargs)
     return ((eps - noise) ** 2).double().flatten(1).mean(dim=1).cpu()
@@ -212,37 +173,35 @@ def noise_losses(model: Callable, diffusion, batch: Batch, prior: tuple[float, f
 class Measured:
     """Holds what one network does, as float64 arrays over images and the timesteps t = 0 .. T-1.
 
-    training: norms on noised images [N, T]. std: `spread` of chains begun at images [T], std_parts:
-    with each image left out [N, T]. begun: by prior (mu, s), the chains begun there: norms [N, T],
-    loss [N] under this prior, and `image_statistics` of their images.
+    begun: by prior (mu, s), the chains begun there: norms [N, T], loss [N] under this prior, and
+    `image_statistics` of their images.
     """
 
-    training: np.ndarray
-    std: np.ndarray
-    std_parts: np.ndarray
-    begun: dict[tuple[float, float], dict[str, np.ndarray]]
+    training: np.ndarray  # norms on noised images [N, T]
+    std: np.ndarray  # `spread` of chains begun at images [T]
+    std_parts: np.ndarray  # the same with each image left out [N, T]
+    begun: dict[Prior, dict[str, np.ndarray]]
 
 
 def parts(
-    model: Callable,
-    diffusion,
-    batches: Sequence[Batch],
-    priors: Iterable[tuple[float, float]] = (NORMAL,),
-    gather: Callable[[list[Tensor]], Tensor] = torch.cat,
-    **sampling,
+    model: Callable, diffusion, batches: list[Batch], priors: list[Prior], gather: Join, **sampling
 ) -> dict[str, Callable[[], dict[str, np.ndarray]]]:
     """Return what there is to measure of a network in eval mode: functions that give arrays.
 
-    gather: a CPU tensor for each of the batches -> the rows of all images; where ranks share the
-    batches, it is called by all of them, and knows the order. sampling: sampler, clip_denoised.
+    gather: a CPU tensor for each batch -> the rows of all images; where ranks share the batches,
+    all of them call it, and it knows the order. sampling: sampler, clip_denoised.
     """
 
     def training():
         return {"norms": gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()}
 
     def spreads():
-        chains = [returned(model, diffusion, b, **sampling) for b in batches]
-        found = [spread(gather(drift)) for drift in drifts(chains, batches, diffusion)]
+        # side by side, so that all images are seen at one t; each signal is sqrt(abar_t)
+        chains = [walked(model, diffusion, b, prior=None, **sampling) for b in batches]
+        found = []
+        for signal in diffusion.sqrt_alphas_cumprod[::-1]:
+            drift = [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
+            found.append(spread(gather(drift)))
         std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*found))
         return {"std": std, "std_parts": std_parts}
 
@@ -256,17 +215,14 @@ def parts(
         }
         return {name: gather(of_batches).numpy() for name, of_batches in columns.items()}
 
-    every = {f"prior {mu} {s}": partial(begun, (mu, s)) for mu, s in priors}
-    return {"training": training, "spread": spreads} | every
+    of_priors = {f"prior {mu} {s}": partial(begun, (mu, s)) for mu, s in priors}
+    return {"training": training, "spread": spreads} | of_priors
 
 
-def measured(found: Sequence[dict], priors: Iterable[tuple[float, float]] = (NORMAL,)) -> Measured:
+def measured(found: list[dict], priors: list[Prior]) -> Measured:
     """Put together what the functions of `parts` gave, in their order."""
     training, spreads, *begun = found
     return Measured(training["norms"], **spreads, begun=dict(zip(priors, begun)))
-
-
-# Means and their errors
 
 
 def mean(values: np.ndarray) -> Estimate:
@@ -278,10 +234,10 @@ def mean(values: np.ndarray) -> Estimate:
 def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
     """Return the jackknife's value and error of statistic(whole); parts [N, ...] lack one image.
 
-    The value is statistic(whole) less the jackknife's estimate of its bias, (N - 1) times the mean
-    of what leaving one image out adds (Quenouille 1956): what is left of the bias is of order N^-2.
-    The jackknife's error is of first order, and vanishes where the statistic has an extremum, as a
-    square at 0. There x^2 - s^2, for x ~ N(0, s^2), has the error sqrt(2) s^2: sqrt(2) the bias.
+    The value is less its bias, (N - 1) times the mean of what leaving one image out adds
+    (Quenouille 1956), but for order N^-2. The error is of first order, and vanishes where the
+    statistic has an extremum, as a square at 0. There x^2 - s^2, for x ~ N(0, s^2), has the error
+    sqrt(2) s^2: sqrt(2) the bias.
     """
     values, found = statistic(parts), statistic(whole)
     n, mean = len(values), values.mean(axis=0)
@@ -293,10 +249,9 @@ def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
 def delta(measured: Measured, diffusion) -> Estimate:
     """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the abar of that t.
 
-    So are the authors' published values, but that a square of what has an error is too large by
-    that error's square: the jackknife takes it off, and a delta near 0 may come out below. It is 0
-    at T-1, where the chain begins at noised images, and for an exact network on one image; for
-    others see `forgetful_delta`.
+    The published one lacks the jackknife, which takes off the error's square: one near 0 may come
+    out below. It is 0 at T-1, where chains begin at noised images, and for an exact network on one
+    image; else see `forgetful_delta`.
     """
     sigma = diffusion.sqrt_one_minus_alphas_cumprod
     return left_out(lambda std: (std - sigma) ** 2, measured.std, measured.std_parts)

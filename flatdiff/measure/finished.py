@@ -7,28 +7,24 @@ on. Ranks take tasks in turn, and all of them get all results.
 import glob
 import json
 import os
-from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
 from ..store.disk import naming
 from ..world import dist_util, logger
+from .frame import Task
 
 
 class Finished:
-    """Keeps results by key, as JSON lines in `folder`, a file for each rank; shows a bar.
-
-    As a context, it says on Ctrl-C where things stand.
-    """
+    """Keeps results by key, as JSON lines in `folder`, a file for each rank; shows a bar. As a
+    context, it says on Ctrl-C where things stand."""
 
     def __init__(self, folder: str):
         self.folder = folder
         self.path = os.path.join(folder, f"rank{dist_util.rank()}.jsonl")
-        known = None
-        if dist_util.rank() == 0:
-            os.makedirs(folder, exist_ok=True)
-            known = _read(folder)
+        os.makedirs(folder, exist_ok=True)
+        known = _read(folder) if dist_util.rank() == 0 else None
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
         self.bar = tqdm(total=0, disable=dist_util.rank() > 0)
 
@@ -37,18 +33,18 @@ class Finished:
         self.bar.total += count
         self.bar.refresh()
 
-    def compute(self, tasks: dict[str, Callable[[], Any]], together: bool = False) -> list:
+    def compute(self, tasks: dict[str, Task], together: bool = False, of: str = "") -> list:
         """Return the results of the tasks, in their order; only those not known yet are computed.
 
-        Each rank takes every n-th of n ranks; or, with `together`, all do every task, because a
-        task needs them all.
+        Each rank takes every n-th of n ranks; with `together` all do every task, which needs them
+        all. `of`: what all their keys are of, and begin with.
         """
+        tasks = {f"{of} {key}".lstrip(): task for key, task in tasks.items()}
         todo = [key for key in tasks if key not in self.known]
         if known := len(tasks) - len(todo):
             logger.log(f"{known} results are known already, from {self.folder}")
             self.expect(-known)
-        ranks = 1 if together else dist_util.world_size()
-        mine = 0 if together else dist_util.rank()
+        ranks, mine = (1, 0) if together else (dist_util.world_size(), dist_util.rank())
         new = {}
         for first in range(0, len(todo), ranks):
             turn = todo[first : first + ranks]
@@ -63,8 +59,7 @@ class Finished:
 
     def _write(self, key: str, value: Any) -> None:
         with naming(self.path), open(self.path, "a") as file:
-            # a new line first: a kill may have left half of one
-            file.write("\n" + json.dumps([key, value]))
+            file.write("\n" + json.dumps([key, value]))  # a kill may have left half a line before
 
     def __enter__(self) -> "Finished":
         return self

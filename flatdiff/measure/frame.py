@@ -24,9 +24,8 @@ class Measure:
 
     It is made of keyword arguments. Those that have defaults are its knobs, `--flatness "TOY
     scale=2"`; each may be named as a flag of the script (num_draws, sigma, ...), whose value it
-    gets. A ValueError of the constructor is shown to the user before any work is done.
-
-    A subclass gives `tasks`, `result` and `rows`; all else has a default.
+    gets. A ValueError of the constructor is shown to the user before any work is done. A subclass
+    gives `tasks`, `result` and `rows`; all else has a default.
     """
 
     together = False  # whether a task needs all ranks; else they share the tasks
@@ -36,26 +35,21 @@ class Measure:
     def tasks(self, subject) -> dict[str, Task]:
         """Name what to compute of a `subject.Subject`: by key, functions that give plain values.
 
-        A result is kept on disk under its key, so that an interrupted study goes on; the key names
-        what the result depends on beside the checkpoint, the images and the flags that change
-        numbers: the size of the move, the number of the draw.
+        An interrupted study finds a result under its key, which names what it depends on beside the
+        checkpoint, the images and the flags that change numbers: the size of a move, the draw.
         """
         raise NotImplementedError
 
     def result(self, subject, found: list) -> dict:
         """Return what the results of the tasks, in order, say of a network: plain values by name.
 
-        It is an item of the record's "models", after name, path, sha256, num_weights, image_size,
-        timesteps, t_range, batch_size, and at_w: by term of the loss, headline first, its "losses"
-        [5] (over all timesteps, and each quarter of them) and their "errors".
+        It is an item of the record's "models", after what `Subject.about` says: name, at_w, ...
         """
         raise NotImplementedError
 
     def rows(self, record: dict) -> list[dict]:
-        """Return numbers and texts by column, "model" the first, of "settings" and "models".
-
-        They become the record's "rows", of which the rest is told.
-        """
+        """Return the record's "rows", of which the rest is told: numbers and texts by column,
+        "model" the first, of "settings" and "models"."""
         raise NotImplementedError
 
     def tables(self, record: dict) -> dict[str, list[dict]]:
@@ -69,8 +63,7 @@ class Measure:
         return table([columns, *([number(row.get(column)) for column in columns] for row in rows)])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Draw the pictures, by the end of their names: here, a panel for each column of numbers,
-        a line of its rows for each model."""
+        """Draw the pictures, by the end of their names: here, of each column, a line a model."""
         rows = record["rows"]
         columns = [name for name, value in rows[0].items() if isinstance(value, (int, float))]
         figure, axes = panels(len(columns))
@@ -79,7 +72,6 @@ class Measure:
                 values = [row[column] for row in rows if row.get("model") == model]
                 axis.plot(range(1, len(values) + 1), values, marker="o", label=str(model))
             axis.set(xlabel="row", ylabel=column)
-            axis.grid(alpha=0.3)
         legend(figure, axes[0])
         return {"": figure}
 
@@ -89,20 +81,18 @@ class Measure:
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
-        """Give what a study can show: the numbers that a registered `Column.value` names.
-
-        :param model: an item of the record's "models", as the script left it in its json.
-        """
+        """Give what a study can show, by the names in the registry (`Column.value`), of an item of
+        the record's "models", as the script left it in its json."""
         return {}
 
     @staticmethod
     def lines(model: dict) -> list["Line"]:
-        """What a study draws of a model, a line on each of the measure's panels; as `shown`."""
+        """Give what a study draws of a model, a line on each of its panels; as `shown`."""
         return []
 
 
 class Line(NamedTuple):
-    """A curve, and how its panel looks: `scale` of both axes, and `level`, a grey line across."""
+    """Is a curve, and how its panel looks: `scale` of both axes; `level`, a grey line across."""
 
     title: str
     x: list[float]
@@ -140,9 +130,6 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-# Tables to read
-
-
 def number(value: float | str | None) -> str:
     """Write a cell of a table: four digits; a text as it is; empty for None and nan."""
     if isinstance(value, str):
@@ -150,20 +137,14 @@ def number(value: float | str | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def unknown_is_large(error: float) -> float:
-    """Return the key of an error by which what is not known is larger than what is."""
-    return math.inf if math.isnan(error) else error
-
-
-# Pictures
-
-
-def panels(count: int) -> tuple[Figure, np.ndarray]:
-    """Make a figure of at most three panels in a row, and its axes [count]."""
-    columns = min(count, 3)
+def panels(count: int, most: int = 3) -> tuple[Figure, np.ndarray]:
+    """Make a figure of at most so many panels in a row, with grids, and its axes [count]."""
+    columns = min(count, most)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis in axes[:count]:
+        axis.grid(alpha=0.3)
     for axis in axes[count:]:
         axis.axis("off")
     return figure, axes[:count]

@@ -1,7 +1,7 @@
 """The variational bound of images in bits per dimension, an upper bound of -log2 p per number.
 
 Image k is the k-th of an order drawn by the seed, and its noise a function of (seed, k): batches
-and ranks change nothing but rounding. Images are centre crops, never mirrored. None counts twice.
+and ranks change nothing but rounding. Images are centre crops, never mirrored.
 """
 
 import os
@@ -25,47 +25,36 @@ def evaluate(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (total bits per dimension of each image [N], mean terms by name, each [T]).
 
-    N is num_samples, or all images if there are fewer: one that came again would be no new image,
-    though it made the error smaller. On every rank the same. Terms are in calc_bpd_loop's order:
-    from timestep T-1 down to 0. `batch_size`: images per rank and network call; `autocast` opens a
-    context for the network's arithmetic.
+    N is num_samples, or all images if there are fewer: one that came again would be no new one. On
+    every rank the same. Terms are in calc_bpd_loop's order: from timestep T-1 down to 0.
+    `batch_size`: images per rank and network call; `autocast` opens the network's arithmetic.
     """
     device = dist_util.dev()
     order = torch.randperm(dataset.num_images, generator=generator(seed, BOUND))
     rows = order.numpy()[:num_samples]
-    if len(rows) < num_samples:
-        logger.warn(
-            f"warning: there are {len(rows)} images, and num_samples is {num_samples}: each is "
-            "measured once"
-        )
-    total = torch.zeros(len(rows), dtype=torch.float64)
+    if (count := len(rows)) < num_samples:
+        there = f"warning: there are {count} images, and num_samples is {num_samples}"
+        logger.warn(f"{there}: each is measured once")
+    total = torch.zeros(count, dtype=torch.float64)
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
-    batches = torch.arange(len(rows)).split(batch_size)
+    batches = torch.arange(count).split(batch_size)
     mine = batches[dist_util.rank() :: dist_util.world_size()]
-    size = sum(map(len, mine))
-    with tqdm(total=size, unit="image", disable=dist_util.rank() > 0) as bar:
+    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
         for indices in mine:
-            images, cond = _batch(dataset, rows[indices.numpy()])
+            chosen = rows[indices.numpy()]
+            images = to_float(np.stack([dataset.image(row) for row in chosen])).to(device)
+            cond = {}
+            if dataset.labels is not None:
+                cond["y"] = torch.from_numpy(dataset.labels[chosen]).to(device)
+            randn = ImageNoise(seed, indices.tolist(), device)
             with autocast():
-                terms = diffusion.calc_bpd_loop(
-                    model,
-                    images.to(device),
-                    clip_denoised,
-                    {name: value.to(device) for name, value in cond.items()},
-                    randn=ImageNoise(seed, indices.tolist(), device),
-                )
+                terms = diffusion.calc_bpd_loop(model, images, clip_denoised, cond, randn=randn)
             total[indices] = terms["total_bpd"].double().cpu()
             sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()
             bar.update(len(indices))
             bar.set_postfix(bpd=f"{total.sum() / bar.n:.4g}")
-    means = dist_util.all_reduce_sum(sums) / len(rows)
+    means = dist_util.all_reduce_sum(sums) / count
     return dist_util.all_reduce_sum(total), dict(zip(FILES, means))
-
-
-def _batch(dataset, rows):
-    images = to_float(np.stack([dataset.image(row) for row in rows]))
-    labels = dataset.labels
-    return images, {} if labels is None else {"y": torch.from_numpy(labels[rows])}
 
 
 def report(total, terms, folder):

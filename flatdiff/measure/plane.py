@@ -5,6 +5,7 @@ so that 1 means "as large as the weights themselves" in every network.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,18 +25,14 @@ ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint,
 
 
 def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
-    """Return two filter-normalized directions, each shaped as the weights.
-
-    The same noise for all networks of one shape; each rescales it to its own filters.
-    """
-    return [
-        [z.clone() for z in perturb.noise(weights, seed, draw, filterwise=True)]
-        for draw in range(2)
-    ]
+    """Return two filter-normalized directions, each shaped as the weights: the same noise for all
+    networks of one shape, which each rescales to its own filters."""
+    both = (perturb.noise(weights, seed, draw, filterwise=True) for draw in range(2))
+    return [[z.clone() for z in noise] for noise in both]
 
 
 def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb.Perturbation:
-    """w' = w + a d1 + b d2."""
+    """Return w' = w + a d1 + b d2."""
 
     def move(weights: list[Tensor]) -> None:
         for direction, scale in zip(directions, (a, b), strict=True):
@@ -45,7 +42,7 @@ def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb
 
 
 def between(others: Sequence[Tensor], alpha: float) -> perturb.Perturbation:
-    """w' = (1 - alpha) w + alpha others: at 0 the weights, at 1 the others, both exactly."""
+    """Return w' = (1 - alpha) w + alpha others: at 0 the weights, at 1 the others, both exactly."""
     return lambda weights: torch._foreach_lerp_(weights, list(others), alpha)
 
 
@@ -65,11 +62,8 @@ class SURFACE(frame.Measure):
     def tasks(self, subject) -> dict[str, frame.Task]:
         both = directions(subject.weights, subject.seed)
         return {
-            f"plane {a} {b}": functools.partial(
-                lambda *steps: subject.at(plane(both, *steps)), a, b
-            )
-            for a in self.axis
-            for b in self.axis
+            f"plane {a} {b}": functools.partial(lambda a, b: subject.at(plane(both, a, b)), a, b)
+            for a, b in itertools.product(self.axis, repeat=2)
         }
 
     def result(self, subject, found: list) -> dict:
@@ -99,14 +93,12 @@ class SURFACE(frame.Measure):
         """Return the loss at each point; a and b are steps along the two directions."""
         rows = []
         for model in record["models"]:
-            axis = model["axis"]
-            for i, a in enumerate(axis):
-                for j, b in enumerate(axis):
-                    losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
-                    rows.append({"model": model["name"], "a": a, "b": b} | losses)
-                    if a == b == 0:
-                        at_w = model["at_w"].items()
-                        rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
+            for (i, a), (j, b) in itertools.product(enumerate(model["axis"]), repeat=2):
+                losses = {term: plane[i][j][0] for term, plane in model["plane"].items()}
+                rows.append({"model": model["name"], "a": a, "b": b} | losses)
+                if a == b == 0:
+                    at_w = model["at_w"].items()
+                    rows[-1] |= {f"{term}_error_images": x["errors"][0] for term, x in at_w}
         return rows
 
     def text(self, record: dict) -> str:
@@ -135,37 +127,35 @@ class SURFACE(frame.Measure):
 
     def figures(self, record: dict) -> dict[str, Figure]:
         models, line = record["models"], record.get("line")
-        found = {"": _planes(models), "_1D": _slices(models)}
+        term = next(iter(models[0]["plane"]))  # the headline
+        shown = models, term, [np.array(model["plane"][term])[:, :, 0] for model in models]
+        found = {"": _planes(*shown), "_1D": _slices(*shown)}
         return found | ({"_line": _line(line, models)} if line else {})
 
 
-def _planes(models: list[dict]) -> Figure:
-    """Draw the headline around each network, all on one scale."""
-    term = next(iter(models[0]["plane"]))
-    losses = [np.array(model["plane"][term])[:, :, 0] for model in models]
+def _planes(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
+    """Draw the headline [P, P] around each network, all on one scale."""
     low, high = min(map(np.min, losses)), max(map(np.max, losses))
-    positive = low > 0
-    levels = np.geomspace(low, high, 25) if positive else np.linspace(low, high, 25)
+    levels = (np.geomspace if low > 0 else np.linspace)(low, high, 25)
     figure, axes = frame.panels(len(models))
     for axis, model, loss in zip(axes, models, losses):
-        norm = LogNorm() if positive else None
+        norm = LogNorm() if low > 0 else None
         drawn = axis.contourf(model["axis"], model["axis"], loss.T, levels=levels, norm=norm)
         axis.plot(0, 0, "r+", markersize=10)
+        axis.grid(False)
         axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
         axis.set_title(model["name"], fontsize="medium")
     figure.colorbar(drawn, ax=list(axes), label=TERM[term], format="%.3g")
     return figure
 
 
-def _slices(models: list[dict]) -> Figure:
+def _slices(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
     """Draw the headline along each of the two directions alone."""
-    term = next(iter(models[0]["plane"]))
     figure, axes = frame.panels(2)
-    for model in models:
-        loss, axis = np.array(model["plane"][term])[:, :, 0], model["axis"]
-        middle = len(axis) // 2
+    for model, loss in zip(models, losses):
+        middle = len(loss) // 2
         for panel, values in zip(axes, (loss[:, middle], loss[middle])):
-            panel.plot(axis, values, label=model["name"])
+            panel.plot(model["axis"], values, label=model["name"])
     for i, panel in enumerate(axes, 1):
         panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
         panel.set(ylabel=TERM[term], yscale="log")
@@ -183,7 +173,6 @@ def _line(between: dict, models: list[dict]) -> Figure:
         axis.set(xlabel="alpha, share of the second network", ylabel=TERM[term])
         for alpha in (0, 1):
             axis.axvline(alpha, color="grey", linewidth=0.8)
-        axis.grid(alpha=0.3)
     names = " to ".join(model["name"] for model in models)
     figure.suptitle(f"on the line from {names}", fontsize="medium")
     return figure

@@ -1,14 +1,15 @@
 """What --quant does to a loaded network before it is sampled or measured, and what the log says.
 
 Quantized weights are a place to stand, as any other move of weights is: `perturb.at` holds the
-network there. In sampling, the loss is measured before and after on the same images, timesteps and
-noise, so its rise is known far better than the loss itself. All ranks do the same; the first one
-writes. It is called by `forward`, past torch.compile, which would not notice new layers.
+network there. In sampling, the loss is measured before and after on the same draws, so its rise is
+known far better than the loss itself. All ranks do the same; the first one writes. The network is
+called by `forward`, past torch.compile, which would not notice new layers.
 """
 
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 from types import SimpleNamespace
 
@@ -34,10 +35,10 @@ OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
 def quantized(model, flags, folder):
     """Hold the network as --quant and its companions say, to sample; yields the flags in force.
 
-    How weights are rounded is the file's own, if its weights are packed. Writes quantization_w8.csv
-    (or so) into the folder, and the file of --save_quantized. Afterwards the network is what it
-    was, unless the backend (packed, int8) has put other layers in. ValueError for flags that do not
-    go together, or that contradict the file.
+    How weights are rounded is a packed file's own. Writes quantization_w8.csv (or so) into the
+    folder, and the file of --save_quantized. Afterwards the network is what it was, unless the
+    backend (packed, int8) has put other layers in. ValueError for flags that do not go together, or
+    that contradict the file.
     """
     path = flags.sample.model_path
     quant = settings(flags.quant, path, flags.given)
@@ -62,7 +63,15 @@ def quantized(model, flags, folder):
 def _keep(model, layers, weights, quant, flags, folder):
     """Write what the rounding is: the log, the csv, and the file of packed weights."""
     tensors = packing.pack(model.state_dict(), weights)
-    _log_sizes(model, layers, tensors, quant)
+    whole = sum(p.numel() for p in model.parameters())
+    share = sum(layer.weight.numel() for layer in layers.values()) / whole
+    grid = f"per {quant.quant_granularity}, {quant.quant_range}"
+    logger.log(
+        f"quantized: {len(layers)} layers to {quant.quant} bits ({grid}"
+        f"{', symmetric' if quant.quant_symmetric else ''}), {share:.1%} of the weights"
+    )
+    megabytes = sum(t.nbytes for t in tensors.values()) / 1e6
+    logger.log(f"size: {whole * 4 / 1e6:.2f} MB in fp32, {megabytes:.2f} MB packed")
     _log_errors(layers, weights, os.path.join(folder, f"quantization{suffix(quant)}.csv"))
     if quant.save_quantized and dist_util.rank() == 0:
         checkpoint.save_tensors(tensors, quant.save_quantized, _about(flags, quant))
@@ -73,12 +82,10 @@ def _keep(model, layers, weights, quant, flags, folder):
 def rounded(model, path, flags):
     """Hold the network of the file `path` at its rounded weights, to measure it there; where flags
     have no `quant` group, it stays as it is."""
-    if not hasattr(flags, "quant"):
-        yield
-        return
-    quant = settings(flags.quant, path, flags.given)
-    layers, weights = _rounded(model, path, quant)
-    with _at(layers, weights, quant):
+    with contextlib.ExitStack() as held:
+        if hasattr(flags, "quant"):
+            quant = settings(flags.quant, path, flags.given)
+            held.enter_context(_at(*_rounded(model, path, quant), quant))
         yield
 
 
@@ -92,25 +99,21 @@ def without_quant(flags):
 
 @contextlib.contextmanager
 def _at(layers, weights, quant):
-    """Hold the layers at their quantized weights, and quantize their inputs; yields these hooks, by
-    layer."""
-    backend = getattr(quant, "quant_backend", "simulate")
-    if backend == "packed":
-        for name, layer in layers.items():
-            packing.keep_packed(layer, weights[name])
-        held = contextlib.nullcontext()
-    else:
-        rounding = functools.partial(_round, [weights[name] for name in layers])
-        held = perturb.at([layer.weight for layer in layers.values()], rounding, measure=False)
-    del weights
-    bits = quant.quant_activations
-    hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
-    try:
-        with held:
-            yield hooks
-    finally:
+    """Hold layers at their quantized weights, and quantize their inputs; yields these hooks."""
+    with contextlib.ExitStack() as held:
+        if getattr(quant, "quant_backend", "") == "packed":
+            for name, layer in layers.items():
+                packing.keep_packed(layer, weights[name])
+        else:
+            rounding = functools.partial(_round, [weights[name] for name in layers])
+            originals = [layer.weight for layer in layers.values()]
+            held.enter_context(perturb.at(originals, rounding, measure=False))
+        del weights
+        bits = quant.quant_activations
+        hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
         for hook in hooks.values():
-            hook.remove()
+            held.callback(hook.remove)
+        yield hooks
 
 
 def _round(quantized, weights):
@@ -143,21 +146,17 @@ def settings(quant, path, given):
     if stored := path and checkpoint.about(path).get("quant"):
         quant = config.as_trained(type(quant), stored, given, path)
     for name in ("quant", "quant_activations"):
-        bits = getattr(quant, name)
-        if bits not in (0, *BITS):
+        if (bits := getattr(quant, name)) not in (0, *BITS):
             raise ValueError(f"--{name} {bits}: expected 2 to 8 bits, or 0 to stay in fp32")
-    for name in (f.name for f in dataclasses.fields(quant) if f.name in OF_QUANTIZED):
-        if not quant.quant and getattr(quant, name) != getattr(config.QuantFlags, name):
+    for name in OF_QUANTIZED:
+        default = getattr(config.QuantFlags, name)
+        if not quant.quant and getattr(quant, name, default) != default:
             raise ValueError(f"--{name} is for quantized weights only: give --quant 8 too")
     saved = getattr(quant, "save_quantized", "")
     if saved and not saved.endswith(".safetensors"):
         raise ValueError(f"--save_quantized {saved}: give a name in .safetensors")
-    if getattr(quant, "quant_backend", "") == "int8":
-        _check_int8(quant)
-    return quant
-
-
-def _check_int8(quant):
+    if getattr(quant, "quant_backend", "") != "int8":
+        return quant
     if not (quant.quant_symmetric and quant.quant_activations):
         raise ValueError(
             "--quant_backend int8 multiplies integers centred on zero: give --quant_symmetric True "
@@ -166,6 +165,7 @@ def _check_int8(quant):
     if dist_util.dev().type != "cpu":
         raise ValueError("--quant_backend int8 is for CPUs; on this device use simulate or packed")
     int8.check(quant.quant, quant.quant_activations)
+    return quant
 
 
 def _stored(path):
@@ -180,9 +180,8 @@ def _about(flags, quant):
     """Return the header that lets a file of packed weights stand alone."""
     trained, _ = checkpoint.config_of(flags.sample.model_path)
     groups = trained or config.to_dict(flags)
-    rounding = {name: getattr(quant, name) for name in ROUNDING}
     kept = {name: groups[name] for name in ("model", "diffusion", "classes") if name in groups}
-    return kept | {"quant": rounding}
+    return kept | {"quant": {name: getattr(quant, name) for name in ROUNDING}}
 
 
 def _use_int8(model, layers, weights, quant, hooks, fp32):
@@ -213,46 +212,21 @@ def _off(output, reference):
     return f"{(output - reference).norm() / reference.norm():.2%}"
 
 
-# The log
-
-
-def _log_sizes(model, layers, tensors, quant):
-    megabytes = sum(t.nbytes for t in tensors.values()) / 1e6
-    fp32 = sum(p.numel() for p in model.parameters()) * 4 / 1e6
-    quantized = sum(layer.weight.numel() for layer in layers.values()) * 4 / 1e6
-    grid = f"per {quant.quant_granularity}, {quant.quant_range}"
-    logger.log(
-        f"quantized: {len(layers)} layers to {quant.quant} bits ({grid}"
-        f"{', symmetric' if quant.quant_symmetric else ''}), {quantized / fp32:.1%} of the weights"
-    )
-    logger.log(f"size: {fp32:.2f} MB in fp32, {megabytes:.2f} MB packed")
-
-
 def _log_errors(layers, weights, path):
     """Log the distance ||w_q - w||, in all and layer by layer."""
     rows = []
     for name, layer in layers.items():
         norm = layer.weight.double().norm().item()
         distance = (weights[name].dequantize() - layer.weight).double().norm().item()
-        rows.append(
-            {
-                "layer": name,
-                "num_weights": layer.weight.numel(),
-                "norm": norm,
-                "distance": distance,
-                "relative_error": _share(distance, norm),
-            }
-        )
+        row = {"layer": name, "num_weights": layer.weight.numel(), "norm": norm}
+        rows.append(row | {"distance": distance, "relative_error": distance / (norm or math.inf)})
     total, whole = (sum(row[key] ** 2 for row in rows) ** 0.5 for key in ("distance", "norm"))
-    logger.log(f"distance ||w_q - w||: {total:.4g}, {_share(total, whole):.2%} of ||w||; largest:")
+    share = total / (whole or math.inf)
+    logger.log(f"distance ||w_q - w||: {total:.4g}, {share:.2%} of ||w||; largest:")
     for row in sorted(rows, key=lambda row: -row["relative_error"])[:5]:
         logger.log(f"  {row['relative_error']:8.2%}  {row['layer']}")
     if dist_util.rank() == 0:
         disk.write_csv(rows, path)
-
-
-def _share(part, whole):
-    return part / whole if whole else 0.0
 
 
 def _subject(model, flags):
@@ -260,27 +234,19 @@ def _subject(model, flags):
     that is sampled; None without images."""
     if not flags.data.data_dir:
         return None
-    seed, path = flags.run.seed, flags.sample.model_path
+    seed = flags.run.seed
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
-    return Subject(
-        "",
-        path,
-        model,
-        _training_chain(flags),
-        (*probe.images_of(dataset, num_images, seed), dataset.num_images),
-        seed=seed,
-        batch_size=flags.sample.batch_size,
-        dtype=networks.dtype_of(flags),
-        call=model.forward,
-    )
+    images = *probe.images_of(dataset, num_images, seed), dataset.num_images
+    given = "", flags.sample.model_path, model, _training_chain(flags), images
+    sizes = {"seed": seed, "batch_size": flags.sample.batch_size}
+    return Subject(*given, **sizes, dtype=networks.dtype_of(flags), call=model.forward)
 
 
 def _training_chain(flags):
     """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
-    path, chain = flags.sample.model_path, flags.diffusion
-    trained, source = checkpoint.config_of(path)
-    known = trained.get("diffusion", {})
+    trained, source = checkpoint.config_of(flags.sample.model_path)
+    chain, known = flags.diffusion, trained.get("diffusion", {})
     if known:
         chain = config.as_trained(type(chain), known, flags.given, source)
     steps = known.get("timestep_respacing", "")

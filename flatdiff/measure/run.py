@@ -43,14 +43,9 @@ def settings(flags) -> dict:
 
 def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
     """Hash the file, of what says what is in it, of the draws and of the arithmetic."""
-    text = keys.key(
-        flags,
-        "part",
-        file=checkpoint.identity(path),
-        draws=[hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors],
-        torch=[torch.__version__, dist_util.dev().type],
-        **more,
-    )
+    draws = [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors]
+    more |= {"draws": draws, "torch": [torch.__version__, dist_util.dev().type]}
+    text = keys.key(flags, "part", file=checkpoint.identity(path), **more)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -59,15 +54,8 @@ def result_of(measure: frame.Measure, subject, finished: Finished, models: int) 
     tasks = measure.tasks(subject)
     if not finished.bar.total:
         finished.expect(len(tasks) * models)
-    return subject.about() | measure.result(subject, found(measure, subject, tasks, finished))
-
-
-def found(measure: frame.Measure, subject, tasks: dict, finished: Finished) -> list:
-    keyed = {f"{subject.key} {key}": task for key, task in tasks.items()}
-    return finished.compute(keyed, measure.together)
-
-
-# Flatness
+    found = finished.compute(tasks, measure.together, subject.key)
+    return subject.about() | measure.result(subject, found)
 
 
 def check(flags) -> None:
@@ -80,11 +68,11 @@ def check(flags) -> None:
 
 
 def flatness(flags, folder: str) -> dict:
-    """Do what --flatness says with every checkpoint: a record of "settings", "models", "rows".
+    """Do what --flatness, which has passed `check`, says with every checkpoint: a record of
+    "settings", "models", "rows", and for the surface of two "line".
 
-    "models": a dict each, of `Subject.about` and of the measure's `result`; "line" for the surface
-    of two. A loss is a list of five: the means over all timesteps, and over each quarter of them.
-    "..._images": a standard error over images and timesteps. The flags have passed `check`.
+    "models": a dict each, of `Subject.about` and the measure's `result`. A loss is a list of five:
+    means over all timesteps, and each quarter of them; "..._images": its error over images.
     """
     measure = made(flags.flatness.flatness, flags.flatness)
     paths = find_models(flags.flatness.model_path)
@@ -111,15 +99,13 @@ def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict 
         weights = [w.detach().clone() for w in model.parameters()]
     tasks = measure.pair(weights, end)
     finished.expect(len(tasks))
-    of_both = {f"{sha256(start)} {key}": task for key, task in tasks.items()}
-    return measure.line(end, found(measure, end, of_both, finished))
+    found = finished.compute(tasks, measure.together, f"{end.key} {sha256(start)}")
+    return measure.line(end, found)
 
 
 def write_flatness(flags, record: dict, folder: str) -> list[str]:
-    """Log the table and write all files of a study into the folder; returns their paths.
-
-    flatness.json holds the newest study of each kind, under its name.
-    """
+    """Log the table and write all files of a study into the folder; returns their paths. Of each
+    kind, flatness.json holds the newest, under its name."""
     measure = made(flags.flatness.flatness, flags.flatness)
     kind, path = flags.flatness.flatness.split()[0], os.path.join(folder, "flatness.json")
     logger.log(measure.text(record))
@@ -130,18 +116,10 @@ def write_flatness(flags, record: dict, folder: str) -> list[str]:
 
 def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject:
     """Put the network of a checkpoint on the images of a study: `images` as `load_images`."""
-    return Subject(
-        name,
-        path,
-        model,
-        diffusion,
-        images(model.image_size, model.num_classes, model.classes),
-        seed=flags.run.seed,
-        t_range=flags.flatness.t_range,
-        batch_size=flags.flatness.batch_size,
-        dtype=networks.dtype_of(flags),
-        key=functools.partial(key_of, flags),
-    )
+    f, dtype, key = flags.flatness, networks.dtype_of(flags), functools.partial(key_of, flags)
+    of_study = images(model.image_size, model.num_classes, model.classes)
+    given = {"seed": flags.run.seed, "t_range": f.t_range, "batch_size": f.batch_size}
+    return Subject(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
 
 
 def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:
@@ -166,10 +144,8 @@ def arithmetic(flags, fp32: bool):
     run = dataclasses.replace(flags.run, dtype="fp32", compile=False)
     model = dataclasses.replace(flags.model, use_fp16=False)
     if (run, model) != (flags.run, flags.model):
-        logger.warn(
-            f"warning: {flags.flatness.flatness} is computed in fp32 and not compiled, whatever "
-            "flags say"
-        )
+        name = flags.flatness.flatness
+        logger.warn(f"warning: {name} is computed in fp32 and not compiled, whatever flags say")
     return SimpleNamespace(**vars(flags) | {"run": run, "model": model})
 
 
@@ -182,25 +158,20 @@ def warn_of_differences(models: list[dict]) -> None:
         ("t_range", "their losses are of different noise levels"),
     ):
         if first[key] != last[key]:
-            logger.warn(
-                f"warning: {key} is {first[key]} for {first['name']} and {last[key]} for "
-                f"{last['name']}: {why}"
-            )
-
-
-# Exposure bias
+            values = f"{first[key]} for {first['name']} and {last[key]} for {last['name']}"
+            logger.warn(f"warning: {key} is {values}: {why}")
 
 
 def exposure(flags, folder: str) -> dict:
-    """Measure: settings, timesteps, eps_scale, noise_norm, perfect_delta, real_images, models.
+    """Measure: a record of settings, what `exposures.about` says, and models.
 
-    A model has name, path, sha256 and what `exposure.EXPOSURE.result` says. An estimate is
-    {"value", "error"}: numbers, or lists over timesteps (least noise first) or channels.
-    ValueError, before any chain is begun, for flags, files and networks that do not go together.
+    A model has name, path, sha256 and what `EXPOSURE.result` says. An estimate is {"value",
+    "error"}: numbers, or lists over timesteps (least noise first) or channels. ValueError, before
+    any chain is begun, for flags, files and networks that do not go together.
     """
-    f = flags.exposure
     torch.backends.cudnn.deterministic = True
-    measure, paths = made("exposure", f), find_models(f.model_path)
+    measure = made("exposure", flags.exposure)
+    paths = find_models(flags.exposure.model_path)
     flags = quantized.without_quant(flags)
     names = short_names(paths)
     loaded = {n: networks.from_checkpoint(p, flags) for n, p in zip(names, paths)}
@@ -218,9 +189,8 @@ def exposure(flags, folder: str) -> dict:
 def write_exposure(flags, record: dict, folder: str) -> list[str]:
     """Log the table, write exposure_bias.json, .csv and .png, and where priors were shifted
     prior_shift.csv and .png; returns their paths."""
-    measure = made("exposure", flags.exposure)
+    measure, path = made("exposure", flags.exposure), os.path.join(folder, "exposure_bias.json")
     logger.log(measure.text(record))
-    path = os.path.join(folder, "exposure_bias.json")
     checkpoint.save_json(record, path)
     return [path, *frame.write(measure, record, "", folder)]
 
@@ -246,11 +216,10 @@ def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:
 
 def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.Chains:
     """Put the network on this rank's batches: every world_size-th of all."""
-    seed = flags.run.seed
     cond = labels if model.num_classes is not None else {}
-    t = probe.timesteps(len(x_start), diffusion.num_timesteps, seed)
+    t = probe.timesteps(len(x_start), diffusion.num_timesteps, flags.run.seed)
     rows = torch.arange(len(x_start)).split(flags.exposure.batch_size)
     mine = rows[dist_util.rank() :: dist_util.world_size()]
-    batches = [exposures.batch(part, x_start, t, cond, seed) for part in mine]
+    batches = [exposures.batch(part, x_start, t, cond, flags.run.seed) for part in mine]
     key = key_of(flags, path, [x_start, *cond.values()])
     return exposures.Chains(name, path, model, diffusion, batches, key)

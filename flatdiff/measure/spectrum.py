@@ -5,6 +5,7 @@ The trace is the mean of z.Hz over random signs z; eigenvalues are found by Lanc
 
 import functools
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,14 +30,12 @@ class HESSIAN(frame.Measure):
         self.num_draws, self.count = num_draws, num_eigenvalues
 
     def tasks(self, subject) -> dict[str, frame.Task]:
-        signs = functools.partial(hessian.signs, subject.num_weights, subject.seed)
-        return {
-            **{
-                f"trace {draw}": functools.partial(lambda k: _curvature(subject, signs(k)), draw)
-                for draw in range(self.num_draws)
-            },
-            f"top {self.count}": functools.partial(_lanczos, subject, self.count),
-        }
+        def trace(draw: int) -> dict:
+            each = subject.curvatures(hessian.signs(subject.num_weights, subject.seed, draw))
+            return {"value": float(subject.means(each)[0]), "each": packed(each)}
+
+        traces = {f"trace {k}": functools.partial(trace, k) for k in range(self.num_draws)}
+        return traces | {f"top {self.count}": functools.partial(_lanczos, subject, self.count)}
 
     def result(self, subject, found: list) -> dict:
         """Return "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
@@ -59,6 +58,7 @@ class HESSIAN(frame.Measure):
     def rows(self, record: dict) -> list[dict]:
         """Return the trace, with its standard error over draws, the eigenvalues, with residuals, as
         `error`; and for all of them `error_images` and `error_larger`."""
+        columns = ("model", "of", "quantity", "value", "error", "error_images", "error_larger")
         rows = []
         for model in record["models"]:
             mean, error = mean_and_error(torch.tensor(model["trace"], dtype=torch.float64))
@@ -67,9 +67,8 @@ class HESSIAN(frame.Measure):
             errors = [float(error), *model["residuals"]]
             images = [model["trace_error_images"], *model["eigenvalue_errors_images"]]
             for name, value, *both in zip(names, values, errors, images):
-                row = {"model": model["name"], "of": model["of"], "quantity": name, "value": value}
-                row |= {"error": both[0], "error_images": both[1]}
-                rows.append(row | {"error_larger": max(both, key=frame.unknown_is_large)})
+                row = (model["name"], model["of"], name, value, *both, float(np.maximum(*both)))
+                rows.append(dict(zip(columns, row)))
         return rows
 
     def text(self, record: dict) -> str:
@@ -91,21 +90,15 @@ class HESSIAN(frame.Measure):
         figure, (axis,) = frame.panels(1)
         for name in dict.fromkeys(row["model"] for row in rows):
             trace, *top = [row for row in rows if row["model"] == name]
-            axis.errorbar(
-                range(1, len(top) + 1),
-                [row["value"] for row in top],
-                yerr=[row["error_larger"] for row in top],
-                marker="o",
-                capsize=3,
-                label=f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}",
-            )
-        axis.set(
-            xlabel="number of the eigenvalue", ylabel=f"eigenvalue of the Hessian of {trace['of']}"
-        )
+            values, errors = ([row[k] for row in top] for k in ("value", "error_larger"))
+            label = f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}"
+            look = {"marker": "o", "capsize": 3, "label": label}
+            axis.errorbar(range(1, len(top) + 1), values, yerr=errors, **look)
+        axis.set_xlabel("number of the eigenvalue")
+        axis.set_ylabel(f"eigenvalue of the Hessian of {trace['of']}")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        note = "one standard error over images, or ||H v - lambda v|| if larger"
-        frame.legend(figure, axis, f"bars: {note}")
+        note = "bars: one standard error over images, or ||H v - lambda v|| if larger"
+        frame.legend(figure, axis, note)
         return {"": figure}
 
     @staticmethod
@@ -114,27 +107,17 @@ class HESSIAN(frame.Measure):
         return {"eigenvalue": next(iter(model["eigenvalues"]), None)}
 
 
-def _curvature(subject, vector: Tensor) -> dict:
-    each = subject.curvatures(vector)
-    return {"value": float(subject.means(each[None])[0, 0]), "each": packed(each)}
-
-
 def _lanczos(subject, count: int) -> dict:
     product, size = subject.hessian_product(), subject.num_weights
     steps = min(size, 20 + 4 * count)
-    with tqdm(
-        total=steps + count, desc="Lanczos", leave=False, disable=dist_util.rank() > 0
-    ) as bar:
+    look = {"desc": "Lanczos", "leave": False, "disable": dist_util.rank() > 0}
+    with tqdm(total=steps + count, **look) as bar:
 
         def counted(vector: Tensor) -> Tensor:
             bar.update()
             return product(vector)
 
-        values, residuals, vectors = hessian.top_eigenvalues(
-            counted, size, count, subject.seed, steps
-        )
-    return {
-        "eigenvalues": values.tolist(),
-        "residuals": residuals.tolist(),
-        "each": [packed(subject.curvatures(v)) for v in vectors],
-    }
+        found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps)
+    values, residuals, vectors = found
+    each = [packed(subject.curvatures(v)) for v in vectors]
+    return {"eigenvalues": values.tolist(), "residuals": residuals.tolist(), "each": each}

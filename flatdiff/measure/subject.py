@@ -18,27 +18,22 @@ from ..store.checkpoint import sha256
 from ..weights import hessian, perturb
 from ..world import dist_util
 
-TERM = {  # of the losses; the first that a network has is the headline
-    "mse": "mse of the noise",
-    "vb": "vb [bits per dimension]",
-    "loss": "loss",
-}
+TERM = {"mse": "mse of the noise", "vb": "vb [bits per dimension]", "loss": "loss"}
 
 
 class Subject:
     """Is a network, with its losses on the draws that all networks of a study share.
 
-    Losses are float64 [terms, 5]: the means over all timesteps, and over each quarter of them, of
-    each of `terms`, the headline first. `at_w`: those at its own weights; `errors`: their standard
-    errors over images and timesteps. `key` names everything that its losses depend on, but the
-    weights' moves.
+    Losses are float64 [terms, 5]: means of each of `terms` over all timesteps, and each quarter of
+    them. The first term is the headline: mse where there is one, beside which vb hides from
+    autograd how the mean moves it. `at_w`: those at its own weights; `errors`: their standard
+    errors over images and timesteps. `key` names all that they depend on, but the weights' moves.
 
     :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
     :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
     :param batch_size: images per network call; 0: what there is memory for.
     :param call: how the network is called, if not as the model.
-    :param key: (path, tensors, losses=...) -> a text of these, and of all else that the losses
-        depend on.
+    :param key: (path, tensors, losses=...) -> a text of all that the losses depend on.
     """
 
     def __init__(
@@ -59,6 +54,7 @@ class Subject:
         self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
         self.model, self.diffusion, self.call = model, diffusion, call or model
         self.weights = list(model.parameters())
+        self.num_weights = sum(w.numel() for w in self.weights)
         self.autocast = networks.casting(dtype, dist_util.dev())
         self.t_range = self._t_range(t_range)
         x_start, cond, distinct = images
@@ -69,7 +65,7 @@ class Subject:
         self.batch_size = self.fitting(batch_size, self._losses)
         losses = self._losses(self.batch_size)
         self.terms = [term for term in TERM if term in losses]
-        self.own = self._stacked(losses)
+        self.own = torch.stack([losses[term] for term in self.terms])
         self.at_w = self.means(self.own)
         self.errors = self.errors_of(self.own)
         self.sha256 = sha256(path)
@@ -91,18 +87,10 @@ class Subject:
             "at_w": {term: {"losses": means, "errors": errors} for term, means, errors in tables},
         }
 
-    @property
-    def num_weights(self) -> int:
-        return sum(w.numel() for w in self.weights)
-
-    @property
-    def headline(self) -> str:
-        """Is mse where there is one. Beside it vb hides from autograd how the mean moves it."""
-        return self.terms[0]
-
     def measure(self) -> Tensor:
         """Compute the losses [terms, N] of each image, at the weights as they stand."""
-        return self._stacked(self._losses(self.batch_size))
+        losses = self._losses(self.batch_size)
+        return torch.stack([losses[term] for term in self.terms])
 
     def means(self, values: Tensor) -> Tensor:
         """Average [..., N], a value for each image, to [..., 5]."""
@@ -113,7 +101,7 @@ class Subject:
         return self._of(self.plan.errors, values)
 
     def _of(self, statistic: Callable, values: Tensor) -> Tensor:
-        rows = [statistic(row, self.quarters) for row in values.flatten(0, -2)]
+        rows = [statistic(row, self.quarters) for row in values.reshape(-1, values.shape[-1])]
         return torch.tensor(rows, dtype=torch.float64).view(*values.shape[:-1], -1)
 
     @functools.cached_property
@@ -123,28 +111,23 @@ class Subject:
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
         """Measure the losses at moved weights, and how far that is; then they are what they were.
-
-        With `each`, also "rises" of each image, [terms, N] as `packed`.
-        """
+        With `each`, also "rises" of each image, [terms, N] as `packed`."""
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
         return found | ({"rises": packed(losses - self.own)} if each else {})
 
     def hessian_product(self) -> hessian.Product:
-        """Return v -> H v of the mean of the headline, by all ranks together.
-
-        The sum goes batch by batch, in their order, whichever rank has computed one.
-        """
+        """Return v -> H v of the mean of the headline, by all ranks together: the sum over batches
+        in their order, whichever rank has computed one."""
+        parts = self.draws.split(self._hessian_batch)
+        nothing = torch.zeros(self.num_weights, device=dist_util.dev())
 
         def part(vector: Tensor, draws) -> Tensor:
             def loss():
                 return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
 
             return hessian.hessian_vector_product(loss, self.weights, vector)
-
-        parts = self.draws.split(self._hessian_batch)
-        nothing = torch.zeros(self.num_weights, device=dist_util.dev())
 
         def product(vector: Tensor) -> Tensor:
             total = torch.zeros_like(vector)
@@ -166,27 +149,23 @@ class Subject:
         return torch.cat([found[i] for i in range(len(parts))])
 
     def _curvatures(self, vector: Tensor, draws) -> Tensor:
-        losses = functools.partial(self.headline_of, draws)
-        return hessian.curvatures(losses, self.weights, vector)
+        return hessian.curvatures(lambda: self.headline_of(draws), self.weights, vector)
 
     @functools.cached_property
     def _hessian_batch(self) -> int:
-        """`curvatures` takes more memory than `hessian_product`."""
-        start = torch.zeros(self.num_weights)
-        return self.fitting(
-            self.batch_size, lambda n: self._curvatures(start, self.draws.slice(0, n))
-        )
+        """Is what `curvatures` has memory for, which takes more than `hessian_product`."""
+        zero, draws = torch.zeros(self.num_weights), self.draws
+        return self.fitting(self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n)))
 
     def headline_of(self, draws) -> Tensor:
-        return self.diffusion.training_losses(
-            self.model, draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
-        )[self.headline]
+        """Compute the headline [n] of some of the draws, for autograd."""
+        given = draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
+        return self.diffusion.training_losses(self.model, *given)[self.terms[0]]
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
         """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one."""
-        on_cpu = dist_util.dev().type == "cpu"
-        good = 64 if on_cpu else len(self.draws.t)
-        start = min(batch_size or good, len(self.draws.t))
+        on_cpu, most = dist_util.dev().type == "cpu", len(self.draws.t)
+        start = min(batch_size or (64 if on_cpu else most), most)
         fits = start if on_cpu else probe.fitting(run, start)
         return min(dist_util.all_gather_object(fits))
 
@@ -196,17 +175,14 @@ class Subject:
         finite.check(losses, f"losses by image, at or around the weights of {self.path}")
         return losses
 
-    def _stacked(self, losses: dict[str, Tensor]) -> Tensor:
-        return torch.stack([losses[term] for term in TERM if term in losses])
-
     def _t_range(self, t_range: int) -> int:
-        num_timesteps = self.diffusion.num_timesteps
-        if t_range > num_timesteps:
+        count = self.diffusion.num_timesteps
+        if t_range > count:
             raise ValueError(
-                f"--t_range {t_range}: the chain of {self.path} has {num_timesteps} timesteps; "
-                f"expected 1 to {num_timesteps}, or 0 for all"
+                f"--t_range {t_range}: the chain of {self.path} has {count} timesteps; "
+                f"expected 1 to {count}, or 0 for all"
             )
-        return t_range or num_timesteps
+        return t_range or count
 
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
@@ -215,16 +191,13 @@ def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
 
 
 def packed(values: Tensor, kind: type = np.float32) -> list:
-    """Make values of each image plain, to keep: [shape, their numbers as base64 text].
-
-    float32 take a third of the length of numbers in text; there can be 100 draws of 50,000 images.
-    """
+    """Make values of each image plain, to keep: [shape, their numbers as base64 text], a third of
+    the length of numbers in text; there can be 100 draws of 50,000 images."""
     data = values.contiguous().numpy().astype(kind).tobytes()
     return [list(values.shape), base64.b64encode(data).decode()]
 
 
 def unpacked(kept: list, kind: type = np.float32) -> Tensor:
     """Return what `packed` was given, as float64."""
-    shape, text = kept
-    values = np.frombuffer(base64.b64decode(text), kind)
-    return torch.from_numpy(values.astype(np.float64)).view(shape)
+    values = np.frombuffer(base64.b64decode(kept[1]), kind)
+    return torch.from_numpy(values.astype(np.float64)).view(kept[0])

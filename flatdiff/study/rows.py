@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ..flags.choices import MEASURES, Column, Measure
 from ..measure.evaluation import distance_name
-from ..measure.exposure import UNDERFIT
+from ..measure.exposure_report import UNDERFIT
 from .matrix import Model
 from .significance import half_width
 

@@ -1,6 +1,6 @@
 """What a study's report says around its tables: what was found, how to read it, where to doubt."""
 
-from ..measure.exposure import UNDERFIT
+from ..measure.exposure_report import UNDERFIT
 from ..weights import averaging
 from . import claims, tables
 from .rows import measures_of, not_finite, underfits

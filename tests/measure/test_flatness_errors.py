@@ -1,6 +1,5 @@
 """The errors that flatness prints: of what they are, and that they are the scatter over seeds."""
 
-import json
 import math
 import sys
 from dataclasses import replace
@@ -13,7 +12,6 @@ from flatness_studies import subject as subject_of
 from launch import ROOT
 
 from flatdiff.measure import curve
-from flatdiff.measure.subject import packed, unpacked
 from flatdiff.store import model_paths
 from flatdiff.weights import perturb
 
@@ -62,13 +60,6 @@ def test_other_timesteps_are_not_paired(folder, tmp_path):
     expected = torch.hypot(a.errors_of(values[:1]), b.errors_of(values[:1]))[0, 0]
     assert found["mse"][0] == pytest.approx(float(expected))
     assert curve.of_difference(a, values, a, values)["mse"][0] == 0
-
-
-def test_values_of_images_are_kept_as_text():
-    values = torch.randn(3, 5, dtype=torch.float64) * 1e-9
-    kept = json.loads(json.dumps(packed(values)))
-    assert torch.equal(unpacked(kept), values.float().double())
-    assert len(kept[1]) == 4 * 3 * 5 * 4 / 3
 
 
 def test_the_larger_error_is_shown():

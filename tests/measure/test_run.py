@@ -15,11 +15,9 @@ from flatness_studies import (
     arguments,
     estimates,
     measure,
-    parse,
     study,
     study_of,
 )
-from flatness_studies import subject as subject_of
 from launch import ROOT, mpirun
 
 from flatdiff.flags import config
@@ -28,7 +26,6 @@ from flatdiff.measure.finished import Finished
 from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
 from flatdiff.store import checkpoint, model_paths
-from flatdiff.weights import perturb
 from flatdiff.world import logger
 
 
@@ -62,20 +59,6 @@ with dist_util.session():
         assert (together / name).read_bytes() == (alone / name).read_bytes()
     parts = [p.read_text().count("LPF") for p in (together / "flatness_parts").iterdir()]
     assert parts == [8, 8]  # each rank measured half of the draws
-
-
-def test_hessian_of_a_network_is_what_its_lpf_says(folder):
-    """L(w + d) + L(w - d) - 2 L(w) = d.H d but for the fourth order, of the mse, for one draw."""
-    sigma, flags = 1e-3, parse(arguments(folder, folder / "both"))
-    subject = subject_of(f"{folder}/runs/a/model000007.pt", flags)
-    z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 1)])
-    losses = [subject.at(perturb.gaussian(s, 0, 1))["losses"] for s in (sigma, -sigma)]
-    assert subject.terms == ["mse", "vb", "loss"] and subject.headline == "mse"
-    curvature = (losses[0][0][0] + losses[1][0][0] - 2 * subject.at_w[0, 0]) / sigma**2
-    found = float(z @ subject.hessian_product()(z))
-    assert found == pytest.approx(float(curvature), rel=0.02)
-    each = subject.curvatures(z)
-    assert float(subject.means(each[None])[0, 0]) == pytest.approx(found, rel=1e-4)
 
 
 def test_rows_are_means_over_pairs_of_the_draws(alone):
@@ -189,18 +172,6 @@ def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkey
     assert len(calls) == 16
 
 
-def test_half_precision_sees_the_moved_weights(folder, tmp_path):
-    """Autocast keeps cast copies of weights, and must not keep those of other weights."""
-    argv = arguments(folder, tmp_path, "--sigma", "0.05", "--model_path", f"{folder}/runs/a/*")
-    rises = []
-    for dtype in ("fp32", "bf16"):
-        (model,) = study([*argv, "--dtype", dtype])["models"]
-        mse = torch.tensor(model["curve"][0]["losses"]["mse"])[:, 0]
-        rises.append(mse - model["at_w"]["mse"]["losses"][0])
-    assert not torch.equal(*rises) and rises[0].abs().min() > 0
-    torch.testing.assert_close(rises[1], rises[0], rtol=0.1, atol=0)
-
-
 def test_classes(folder, tmp_path):
     model = replace(MODEL, class_cond=True, num_classes=2)
     network, _ = networks.build(model, DIFFUSION)
@@ -256,11 +227,6 @@ def test_bad_flags_are_refused_before_any_work(folder, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         measure(arguments(folder, tmp_path / "out", *argv))
     assert not (tmp_path / "out").exists()
-
-
-def test_a_range_beyond_the_chain_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="--t_range 41.*has 40 timesteps"):
-        study(arguments(folder, tmp_path, "--t_range", "41"))
 
 
 def test_networks_hard_to_compare_are_named(monkeypatch):
