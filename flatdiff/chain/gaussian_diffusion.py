@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import samplers
 from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
@@ -28,8 +29,8 @@ __all__ = [
     "get_named_beta_schedule",
 ]
 
-Terms = dict[str, torch.Tensor]
-Guess = tuple[torch.Tensor, torch.Tensor | None]  # what is predicted, and what says the variance
+Terms = dict[str, Tensor]
+Guess = tuple[Tensor, Tensor | None]  # what is predicted, and what says the variance
 
 
 class ModelMeanType(enum.Enum):
@@ -133,8 +134,8 @@ class GaussianDiffusion(Noising):
     def p_mean_variance(
         self,
         model: Callable,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: Callable | None = None,
         model_kwargs: dict | None = None,
@@ -165,11 +166,11 @@ class GaussianDiffusion(Noising):
     def training_losses(
         self,
         model: Callable,
-        x_start: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        t: Tensor,
         model_kwargs: dict | None = None,
-        noise: torch.Tensor | None = None,
-        input_noise: torch.Tensor | None = None,
+        noise: Tensor | None = None,
+        input_noise: Tensor | None = None,
     ) -> Terms:
         """Per-image terms [N]: loss; of the MSE types also mse, and vb where variance is learned.
 
@@ -200,7 +201,7 @@ class GaussianDiffusion(Noising):
     def calc_bpd_loop(
         self,
         model: Callable,
-        x_start: torch.Tensor,
+        x_start: Tensor,
         clip_denoised: bool = True,
         model_kwargs: dict | None = None,
         randn: Callable = torch.randn_like,
@@ -225,7 +226,7 @@ class GaussianDiffusion(Noising):
         prior_bpd = self._prior_bpd(x_start)
         return {"total_bpd": terms["vb"].sum(dim=1) + prior_bpd, "prior_bpd": prior_bpd, **terms}
 
-    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+    def _prior_bpd(self, x_start: Tensor) -> Tensor:
         """[N]: KL(q(x_T | x_0) || N(0, I)), in bits per dimension; no network can lessen it."""
         t = torch.full((len(x_start),), self.num_timesteps - 1, device=x_start.device)
         mean, _, log_variance = self.q_mean_variance(x_start, t)
@@ -234,9 +235,9 @@ class GaussianDiffusion(Noising):
     def _vb_terms_bpd(
         self,
         model: Callable,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         model_kwargs: dict | None = None,
     ) -> Terms:
@@ -252,14 +253,12 @@ class GaussianDiffusion(Noising):
         nats = torch.where(t == 0, -mean_flat(log_likelihood), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": p["pred_xstart"]}
 
-    def _input_noise(self, noise: torch.Tensor, xi: torch.Tensor | None) -> torch.Tensor:
+    def _input_noise(self, noise: Tensor, xi: Tensor | None) -> Tensor:
         if self.input_pertub == 0:
             return noise
         return noise + self.input_pertub * (torch.randn_like(noise) if xi is None else xi)
 
-    def _target(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
+    def _target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """What the network is to predict."""
         if self.model_mean_type is ModelMeanType.EPSILON:
             return noise
@@ -271,13 +270,11 @@ class GaussianDiffusion(Noising):
         """The network, or cond_fn, as a function of this chain's t; see respace."""
         return model
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """t [N] as the network and cond_fn see it."""
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
-    def _guess(
-        self, model: Callable, x: torch.Tensor, t: torch.Tensor, model_kwargs: dict | None
-    ) -> Guess:
+    def _guess(self, model: Callable, x: Tensor, t: Tensor, model_kwargs: dict | None) -> Guess:
         """The network's output, cut in two where the variance is learned, in the dtype of x."""
         output = model(x, self._scale_timesteps(t), **(model_kwargs or {})).to(x.dtype)
         learned = self.model_var_type in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
@@ -290,16 +287,14 @@ class GaussianDiffusion(Noising):
             )
         return output.split(channels, dim=1) if learned else (output, None)
 
-    def _xstart(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def _xstart(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
         if self.model_mean_type is ModelMeanType.EPSILON:
             return self._predict_xstart_from_eps(x, t, prediction)
         if self.model_mean_type is ModelMeanType.START_X:
             return prediction
         return self._predict_xstart_from_xprev(x, t, prediction)
 
-    def _variance(
-        self, values: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _variance(self, values: Tensor | None, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p's variance and its logarithm, shaped as x."""
         if self.model_var_type in FIXED_VARIANCES:
             names = FIXED_VARIANCES[self.model_var_type]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,12 @@ class Draw:
     input_noise: [N, C, H, W], what input perturbation adds to noise, or None.
     """
 
-    x_start: torch.Tensor
-    t: torch.Tensor
-    noise: torch.Tensor
-    weight: torch.Tensor
-    model_kwargs: dict[str, torch.Tensor]
-    input_noise: torch.Tensor | None = None
+    x_start: Tensor
+    t: Tensor
+    noise: Tensor
+    weight: Tensor
+    model_kwargs: dict[str, Tensor]
+    input_noise: Tensor | None = None
 
     def slice(self, start: int, stop: int) -> "Draw":
         """The images start .. stop-1, with what belongs to them."""
@@ -48,8 +49,8 @@ class Draw:
 
 def draw(
     schedule_sampler: "ScheduleSampler",
-    x_start: torch.Tensor,
-    model_kwargs: dict[str, torch.Tensor],
+    x_start: Tensor,
+    model_kwargs: dict[str, Tensor],
     generator: torch.Generator,
     shard: int = 0,
     num_shards: int = 1,
@@ -66,7 +67,7 @@ def draw(
     device = x_start.device
     t, weight = schedule_sampler.sample(size * num_shards, device, generator)
 
-    def randn() -> torch.Tensor:
+    def randn() -> Tensor:
         shape = (size * num_shards, *x_start.shape[1:])
         kind = {"device": generator.device, "dtype": x_start.dtype}
         return torch.randn(shape, generator=generator, **kind)[own].to(device)
@@ -93,7 +94,7 @@ class ScheduleSampler(ABC):
 
     def sample(
         self, batch_size: int, device, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """t [N] int64 and importance weights [N] float32, on `device`.
 
         Drawn by inverting the cumulative distribution, on the generator's device.
@@ -106,7 +107,7 @@ class ScheduleSampler(ABC):
         return t.to(device), (1.0 / (len(p) * p[t])).float().to(device)
 
     def update_with_local_losses(  # noqa: B027 - most samplers have nothing to learn
-        self, local_ts: torch.Tensor, local_losses: torch.Tensor
+        self, local_ts: Tensor, local_losses: Tensor
     ) -> None:
         """Learn from this rank's t [N] and losses [N]; only a loss-aware sampler does."""
 
@@ -135,7 +136,7 @@ class LossAwareSampler(ScheduleSampler):
 
     gather = staticmethod(lambda tensor: tensor)
 
-    def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
+    def update_with_local_losses(self, local_ts: Tensor, local_losses: Tensor) -> None:
         """Learn from this rank's t [N] and losses [N], and from those of the other ranks."""
         ts, losses = self.gather(local_ts), self.gather(local_losses.detach())
         self.update_with_all_losses(ts.tolist(), losses.tolist())
@@ -169,13 +170,13 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self.history[t, self.counts[t] % self.history.shape[1]] = loss
                 self.counts[t] += 1
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {
             "history": torch.from_numpy(self.history.copy()),
             "counts": torch.from_numpy(self.counts.copy()),
         }
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a saved history; ValueError when it is of other timesteps or length."""
         if tuple(state["history"].shape) != self.history.shape:
             raise ValueError(

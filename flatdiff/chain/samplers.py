@@ -15,9 +15,10 @@ import inspect
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-Out = dict[str, torch.Tensor]
+Out = dict[str, Tensor]
 
 
 def walk(
@@ -59,7 +60,7 @@ def walk(
         yield out
 
 
-def last(outs: Iterator[Out]) -> torch.Tensor:
+def last(outs: Iterator[Out]) -> Tensor:
     """The images at the end of a walk: [N, C, H, W]."""
     for out in outs:
         sample = out["sample"]
@@ -106,7 +107,7 @@ def _divided(chain, model, x, t) -> Callable:
     return divided
 
 
-def condition_mean(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> torch.Tensor:
+def condition_mean(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> Tensor:
     """The mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
 
     The gradient is that at x_t, not at the mean, as in guided-diffusion.

@@ -6,7 +6,7 @@ Arguments, parameter names and their order are guided-diffusion's.
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import AttentionPool2d
 from .layers import SiLU, conv_nd, linear, normalization, zero_module
@@ -62,7 +62,7 @@ class EncoderUNetModel(Trunk):
         first = linear(sum(self.skip_widths) + width, FEATURES)
         return nn.Sequential(first, *hidden, linear(FEATURES, out_channels))
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x: [N, in_channels, H, W]; timesteps: [N]. Returns logits [N, out_channels]."""
         features = self.descend(x, self.embed(timesteps))
         if self.pool.startswith("spatial"):

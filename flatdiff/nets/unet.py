@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
 from .layers import (
@@ -145,7 +145,7 @@ class Trunk(nn.Module):
             if isinstance(module, CONVOLUTIONS) and not name.startswith("out."):
                 module.to(dtype)
 
-    def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps [N], and labels y [N] exactly if there are classes -> an embedding [N, emb]."""
         if y is None and self.num_classes is not None:
             raise ValueError(
@@ -157,7 +157,7 @@ class Trunk(nn.Module):
         emb = self.time_embed(sinusoids.to(next(self.time_embed.parameters()).dtype))
         return emb if y is None else emb + self.label_emb(y)
 
-    def descend(self, x: torch.Tensor, emb: torch.Tensor) -> list[torch.Tensor]:
+    def descend(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """The output of every input block, then that of the middle block."""
         features = []
         h = x.to(self.dtype)
@@ -203,9 +203,7 @@ class UNetModel(Trunk):
                 f"give sides that divide by {2**halvings}, or fewer levels in channel_mult"
             )
 
-    def forward(
-        self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """x: [N, in_channels, H, W]; timesteps: [N], may be fractional; y: labels [N], exactly
         when the network has classes. Returns [N, out_channels, H, W] in x's dtype."""
         self._check_size(*x.shape[2:][-2:])
@@ -223,12 +221,8 @@ class SuperResModel(UNetModel):
         super().__init__(image_size, in_channels * 2, *args, **kwargs)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        low_res: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs
+    ) -> Tensor:
         """x: [N, C, H, W]; low_res: [N, C, h, w], enlarged to H x W bilinearly."""
         if low_res is None:
             raise ValueError("the super-resolution network needs low_res, [N, C, h, w]; got None")
