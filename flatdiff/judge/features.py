@@ -32,10 +32,8 @@ class Features:
 
     def metric(self, kind: str) -> str:
         """What FID, KID, precision or recall is called with these features."""
-        if self.name == "inception":
-            return kind
-        kind = {"FID": "FD", "KID": "KD"}.get(kind, kind)
-        return f"{kind}-{self.name}"
+        ours = {"FID": "FD", "KID": "KD"}.get(kind, kind)
+        return kind if self.name == "inception" else f"{ours}-{self.name}"
 
     def extract(self, images, batch_size: int, progress: bool = False) -> dict[str, Tensor]:
         """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""

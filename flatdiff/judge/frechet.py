@@ -73,10 +73,9 @@ def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict
     for _ in range(draws):
         rows = features[torch.from_numpy(rng.integers(len(features), size=number))]
         halves = [_moments(half, mu) for half in rows.tensor_split(2)]
-        value = _distance(mu, factor, *_join(halves, mu))
-        of_halves = sum(_distance(mu, factor, *_join([half], mu)) for half in halves) / 2
+        value, *each = (_distance(mu, factor, *_join(of, mu)) for of in (halves, *zip(halves)))
         found["values"].append(value)
-        found["infinities"].append(2 * value - of_halves)
+        found["infinities"].append(2 * value - sum(each) / 2)
     return found
 
 
