@@ -91,10 +91,8 @@ class GaussianDiffusion(Noising):
         input_pertub: float = 0.0,
     ):
         super().__init__(betas)
-        self.model_mean_type = model_mean_type
-        self.model_var_type = model_var_type
-        self.loss_type = loss_type
-        self.rescale_timesteps = rescale_timesteps
+        self.model_mean_type, self.model_var_type = model_mean_type, model_var_type
+        self.loss_type, self.rescale_timesteps = loss_type, rescale_timesteps
         self.input_pertub = input_pertub
         self.log_betas = np.log(self.betas)
         self.large_variance = np.append(self.posterior_variance[1], self.betas[1:])
@@ -146,8 +144,13 @@ class GaussianDiffusion(Noising):
         with clip_denoised is clamped to [-1, 1]; the mean follows from the result.
         """
         prediction, values = self._guess(model, x, t, model_kwargs)
-        variance, log_variance = self._variance(values, x, t)
-        pred_xstart = self._xstart(prediction, x, t)
+        spread = dict(zip(("variance", "log_variance"), self._variance(values, x, t)))
+        if self.model_mean_type is ModelMeanType.EPSILON:
+            pred_xstart = self._predict_xstart_from_eps(x, t, prediction)
+        elif self.model_mean_type is ModelMeanType.START_X:
+            pred_xstart = prediction
+        else:
+            pred_xstart = self._predict_xstart_from_xprev(x, t, prediction)
         if denoised_fn is not None:
             pred_xstart = denoised_fn(pred_xstart)
         if clip_denoised:
@@ -156,12 +159,7 @@ class GaussianDiffusion(Noising):
             mean = prediction
         else:
             mean = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
-        return {
-            "mean": mean,
-            "variance": variance,
-            "log_variance": log_variance,
-            "pred_xstart": pred_xstart,
-        }
+        return {"mean": mean, "pred_xstart": pred_xstart} | spread
 
     def training_losses(
         self,
@@ -179,7 +177,11 @@ class GaussianDiffusion(Noising):
         its mean is held fixed (Nichol & Dhariwal 2021, section 3.1).
         """
         noise = torch.randn_like(x_start) if noise is None else noise
-        x_t = self.q_sample(x_start, t, self._input_noise(noise, input_noise))
+        seen = noise
+        if self.input_pertub:
+            xi = torch.randn_like(noise) if input_noise is None else input_noise
+            seen = noise + self.input_pertub * xi
+        x_t = self.q_sample(x_start, t, seen)
         bound = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
         if self.loss_type.is_vb():
             vb = self._vb_terms_bpd(model, **bound, model_kwargs=model_kwargs)["output"]
@@ -192,7 +194,10 @@ class GaussianDiffusion(Noising):
             vb = self._vb_terms_bpd(lambda *args, **kwargs: held, **bound)["output"]
             rescaled = self.loss_type is LossType.RESCALED_MSE
             terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
-        target = self._target(x_start, x_t, t, noise)
+        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
+            target = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
+        else:
+            target = noise if self.model_mean_type is ModelMeanType.EPSILON else x_start
         terms["mse"] = mean_flat((target - prediction) ** 2)
         terms["loss"] = sum(terms.values())
         return terms
@@ -242,9 +247,8 @@ class GaussianDiffusion(Noising):
         model_kwargs: dict | None = None,
     ) -> Terms:
         """output: the bound's term at t, [N] in bits per dimension; and pred_xstart."""
-        p = self.p_mean_variance(
-            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
-        )
+        how = {"clip_denoised": clip_denoised, "model_kwargs": model_kwargs}
+        p = self.p_mean_variance(model, x_t, t, **how)
         mean, _, log_variance = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
         kl = normal_kl(mean, log_variance, p["mean"], p["log_variance"])
         log_likelihood = discretized_gaussian_log_likelihood(
@@ -252,19 +256,6 @@ class GaussianDiffusion(Noising):
         )
         nats = torch.where(t == 0, -mean_flat(log_likelihood), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": p["pred_xstart"]}
-
-    def _input_noise(self, noise: Tensor, xi: Tensor | None) -> Tensor:
-        if self.input_pertub == 0:
-            return noise
-        return noise + self.input_pertub * (torch.randn_like(noise) if xi is None else xi)
-
-    def _target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What the network is to predict."""
-        if self.model_mean_type is ModelMeanType.EPSILON:
-            return noise
-        if self.model_mean_type is ModelMeanType.START_X:
-            return x_start
-        return self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
 
     def _wrap_model(self, model: Callable) -> Callable:
         """The network, or cond_fn, as a function of this chain's t; see respace."""
@@ -287,20 +278,12 @@ class GaussianDiffusion(Noising):
             )
         return output.split(channels, dim=1) if learned else (output, None)
 
-    def _xstart(self, prediction: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        if self.model_mean_type is ModelMeanType.EPSILON:
-            return self._predict_xstart_from_eps(x, t, prediction)
-        if self.model_mean_type is ModelMeanType.START_X:
-            return prediction
-        return self._predict_xstart_from_xprev(x, t, prediction)
-
     def _variance(self, values: Tensor | None, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p's variance and its logarithm, shaped as x."""
         if self.model_var_type in FIXED_VARIANCES:
             names = FIXED_VARIANCES[self.model_var_type]
             return tuple(self._at(name, t, x).expand_as(x) for name in names)
         if self.model_var_type is ModelVarType.LEARNED_RANGE:
-            share = (values + 1.0) / 2.0
-            low = self._at("posterior_log_variance_clipped", t, x)
+            share, low = (values + 1.0) / 2.0, self._at("posterior_log_variance_clipped", t, x)
             values = share * self._at("log_betas", t, x) + (1.0 - share) * low
         return values.exp(), values

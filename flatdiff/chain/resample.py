@@ -30,16 +30,10 @@ class Draw:
 
     def slice(self, start: int, stop: int) -> "Draw":
         """The images start .. stop-1, with what belongs to them."""
-        part = slice(start, stop)
-        return replace(
-            self,
-            x_start=self.x_start[part],
-            t=self.t[part],
-            noise=self.noise[part],
-            weight=self.weight[part],
-            model_kwargs={name: value[part] for name, value in self.model_kwargs.items()},
-            input_noise=None if self.input_noise is None else self.input_noise[part],
-        )
+        tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
+        given = {name: value[start:stop] for name, value in self.model_kwargs.items()}
+        own = {name: value[start:stop] for name, value in tensors.items()}
+        return replace(self, **own, model_kwargs=given)
 
     def split(self, sizes: int | Sequence[int]) -> list["Draw"]:
         """Consecutive parts, of one size (the last may be smaller) or of several."""
@@ -171,10 +165,8 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self.counts[t] += 1
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {
-            "history": torch.from_numpy(self.history.copy()),
-            "counts": torch.from_numpy(self.counts.copy()),
-        }
+        arrays = {"history": self.history, "counts": self.counts}
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a saved history; ValueError when it is of other timesteps or length."""
