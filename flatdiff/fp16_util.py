@@ -22,17 +22,14 @@ Groups = Sequence[tuple[Named, int | tuple[int, int]]]  # parameters, and their 
 
 def convert_module_to_f16(l: nn.Module) -> None:  # noqa: E741 - guided-diffusion's name
     """Gives half precision to a convolution's own weights, no other module. For `Module.apply`."""
-    _convert(l, torch.float16)
+    if isinstance(l, CONVOLUTIONS):
+        l.half()
 
 
 def convert_module_to_f32(l: nn.Module) -> None:  # noqa: E741
     """Undoes convert_module_to_f16, but for what it rounded."""
-    _convert(l, torch.float32)
-
-
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    if isinstance(module, CONVOLUTIONS):
-        module.to(dtype)
+    if isinstance(l, CONVOLUTIONS):
+        l.float()
 
 
 def get_param_groups_and_shapes(named_model_params: Iterable[tuple[str, Tensor]]) -> Groups:

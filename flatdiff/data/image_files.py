@@ -33,12 +33,10 @@ def list_image_files(data_dir: str) -> list[str]:
 
 
 def _names_below(data_dir: str) -> Iterator[str]:
-    entries = _remote_entries if is_remote(data_dir) else pictures.local_entries
-    return pictures.names_below(data_dir, entries)
+    def remote(folder: str) -> Iterator[tuple[str, bool]]:
+        return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
 
-
-def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
-    return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
+    return pictures.names_below(data_dir, remote if is_remote(data_dir) else pictures.local_entries)
 
 
 # Crop and resize
@@ -51,8 +49,8 @@ def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
     integer crop. Smaller images are enlarged. Returns uint8 [image_size, image_size, 3].
     """
     image = np.array(_with_smaller_side(pil_image, image_size))
-    height, width = image.shape[:2]
-    return _window(image, (height - image_size) // 2, (width - image_size) // 2, image_size)
+    top, left = (np.array(image.shape[:2]) - image_size) // 2
+    return image[top : top + image_size, left : left + image_size]
 
 
 def random_crop_arr(
@@ -72,7 +70,7 @@ def random_crop_arr(
     image = np.array(_with_smaller_side(pil_image, smaller_side))
     top = rng.integers(image.shape[0] - image_size, endpoint=True)
     left = rng.integers(image.shape[1] - image_size, endpoint=True)
-    return _window(image, top, left, image_size)
+    return image[top : top + image_size, left : left + image_size]
 
 
 def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
@@ -86,10 +84,6 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
         )
     size = (round(image.width * scale), round(image.height * scale))
     return image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    return image[top : top + size, left : left + size]
 
 
 # Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
@@ -168,14 +162,9 @@ class Zip:
         return len(self.names)
 
     def open(self, i: int) -> Image.Image:
-        name = self.names[i]
-        archive = _opened_zip(self.path, os.getpid())
-        return pictures.read(
-            lambda: archive.open(self.members[name]),
-            f"{name} in {self.path}",
-            self.transparent,
-            self.note,
-        )
+        name, archive = self.names[i], _opened_zip(self.path, os.getpid())
+        told = f"{name} in {self.path}", self.transparent, self.note
+        return pictures.read(lambda: archive.open(self.members[name]), *told)
 
 
 @functools.lru_cache(maxsize=4)

@@ -114,9 +114,8 @@ def model_flags(config: Config) -> dict[str, Any]:
         } | ({} if classes is None else {"num_classes": classes})
         same = unet_config({"num_classes": None, **flags})
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"this is no config of a UNet2DModel of square images: {error!r}"
-        ) from None
+        what = "this is no config of a UNet2DModel of square images"
+        raise ValueError(f"{what}: {error!r}") from None
     _must_agree(same, config, "UNet2DModel")
     return flags
 

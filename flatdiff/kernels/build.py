@@ -58,7 +58,8 @@ def load(sources: Sequence[Path]) -> ctypes.CDLL:
     """
     compiler = _compiler()
     key = _key(compiler, sources)
-    path = _folder() / f"kernels-{key}.so"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(cache, "flatdiff", f"kernels-{key}.so")
     end = key.encode()  # of a whole file: loading half a library is a bus error
     with contextlib.suppress(OSError):
         if path.read_bytes().endswith(end):
@@ -92,21 +93,10 @@ def _compile(compiler: str, sources: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "flatdiff"
-
-
 def _key(compiler: str, sources: Sequence[Path]) -> str:
     """A hash of all that the library depends on: homes are shared by machines that differ."""
-    parts = [
-        *(s.read_text() for s in sources),
-        compiler,
-        *FLAGS,
-        platform.machine(),
-        _instructions(),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    parts = [*(s.read_text() for s in sources), compiler, *FLAGS, platform.machine()]
+    return hashlib.sha256("\n".join([*parts, _instructions()]).encode()).hexdigest()[:16]
 
 
 def _instructions() -> str:

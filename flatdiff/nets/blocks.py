@@ -68,11 +68,10 @@ class Downsample(_Resample):
     """Halves height and width: a strided 3x3 convolution if `use_conv`, else the mean of 2x2."""
 
     def _make(self) -> None:
-        width, stride = (self.channels, self.out_channels), self.scale
+        self.op = avg_pool_nd(self.dims, kernel_size=self.scale, stride=self.scale)
         if self.use_conv:
-            self.op = conv_nd(self.dims, *width, 3, stride, padding=1)
-        else:
-            self.op = avg_pool_nd(self.dims, kernel_size=stride, stride=stride)
+            width = self.channels, self.out_channels
+            self.op = conv_nd(self.dims, *width, 3, self.scale, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -115,18 +114,12 @@ class ResBlock(TimestepBlock):
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_width))
-        self.out_layers = Layers(
-            normalization(out_channels),
-            SiLU(),
-            nn.Dropout(p=dropout),
-            zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1)),
-        )
-        if out_channels == channels:
-            self.skip_connection = nn.Identity()
-        elif use_conv:
-            self.skip_connection = conv_nd(dims, channels, out_channels, 3, padding=1)
-        else:
-            self.skip_connection = conv_nd(dims, channels, out_channels, 1)
+        last = zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1))
+        self.out_layers = Layers(normalization(out_channels), SiLU(), nn.Dropout(p=dropout), last)
+        self.skip_connection = nn.Identity()
+        if out_channels != channels:
+            width, padding = (3, 1) if use_conv else (1, 0)
+            self.skip_connection = conv_nd(dims, channels, out_channels, width, padding=padding)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: [N, C, *spatial]; emb: [N, emb_channels]. Returns [N, out_channels, *spatial]."""

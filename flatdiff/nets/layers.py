@@ -47,14 +47,10 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
 
     Only then may what it does be done together with what its neighbours do.
     """
-    return type(module) is kind and not (
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-        or "forward" in vars(module)
-        or _has_any_global_hook()
-    )
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    hooks += module._backward_pre_hooks, module._backward_hooks
+    changed = any(hooks) or "forward" in vars(module) or _has_any_global_hook()
+    return type(module) is kind and not changed
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor, film: Tensor | None = None) -> Tensor:

@@ -99,22 +99,14 @@ class Trunk(nn.Module):
 
     def _stage(self, channels: int, out_channels: int, level: int, heads: int) -> list[nn.Module]:
         """A ResBlock, and attention where this level has it."""
-        res = self._res(channels, out_channels)
-        if 2**level not in self.attention_resolutions:
-            return [res]
-        return [res, self._attention(out_channels, heads)]
+        attends = 2**level in self.attention_resolutions
+        layers = [self._res(channels, out_channels)]
+        return layers + ([self._attention(out_channels, heads)] if attends else [])
 
     def _res(self, channels: int, out_channels: int, **resample: bool) -> ResBlock:
-        return ResBlock(
-            channels,
-            self.emb_channels,
-            self.dropout,
-            out_channels,
-            use_scale_shift_norm=self.use_scale_shift_norm,
-            dims=self.dims,
-            use_checkpoint=self.use_checkpoint,
-            **resample,
-        )
+        how = {"use_scale_shift_norm": self.use_scale_shift_norm, "dims": self.dims}
+        how |= {"use_checkpoint": self.use_checkpoint, **resample}
+        return ResBlock(channels, self.emb_channels, self.dropout, out_channels, **how)
 
     def _attention(self, channels: int, heads: int) -> AttentionBlock:
         how = self.num_head_channels, self.use_checkpoint, self.use_new_attention_order
@@ -176,11 +168,8 @@ class UNetModel(Trunk):
         self._check_size(self.image_size)
         self.output_blocks = self._way_up()
         width = self.widths[0]
-        self.out = Layers(
-            normalization(width),
-            SiLU(),
-            zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1)),
-        )
+        last = zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1))
+        self.out = Layers(normalization(width), SiLU(), last)
 
     def _way_up(self) -> nn.ModuleList:
         skip_widths, width = list(self.skip_widths), self.widths[-1]

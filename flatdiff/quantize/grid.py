@@ -51,11 +51,8 @@ class Quantizer:
     ends: Callable[..., tuple[Tensor, Tensor]] = ranges.minmax
 
     def __post_init__(self):
-        for name, value, allowed in (
-            ("bits", self.bits, BITS),
-            ("granularity", self.granularity, ("tensor", "channel")),
-        ):
-            if value not in allowed:
+        for name, allowed in (("bits", BITS), ("granularity", ("tensor", "channel"))):
+            if (value := getattr(self, name)) not in allowed:
                 expected = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} of a quantizer is {value!r}; expected one of {expected}")
 

@@ -48,10 +48,6 @@ def average_name(label: str, step: int) -> str:
     return f"{label}_{step:06d}.pt"
 
 
-def swa_name(step: int) -> str:
-    return f"swa_{step:06d}.pt"
-
-
 def opt_name(step: int) -> str:
     return f"opt{step:06d}.pt"
 
@@ -238,11 +234,9 @@ def _why_unreadable(path: str, error: Exception) -> str:
             " any code. If you trust its author, save its tensors alone: torch.save(torch.load("
             "path, weights_only=False)[...], new_path)"
         )
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return (
-        f"{path} is damaged: half a checkpoint, or none ({reason[:100]});"
-        f" {_contents(_folder(path))}"
-    )
+    reason = (str(error).partition("\n")[0] or type(error).__name__)[:100]
+    there = _contents(_folder(path))
+    return f"{path} is damaged: half a checkpoint, or none ({reason}); {there}"
 
 
 def _contents(folder: str) -> str:
@@ -280,8 +274,7 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
 
     A step's model goes first and its state last, so that a half-deleted step neither counts as
     complete nor stays for ever. Steps without a state file are not ours to delete.
-
-    :param keep: paths of model files whose steps stay, such as the one the run resumed from.
+    keep: paths of model files whose steps stay, such as the one the run resumed from.
     """
     if keep_last <= 0:
         return

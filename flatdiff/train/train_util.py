@@ -108,7 +108,7 @@ class TrainLoop:
         dist_util.sync_params(self.weights)
         self.averages = averages_of(train, self.weights)
         if self.resume_checkpoint:
-            train_state.resume(self, self.resume_checkpoint)
+            train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
 
     def __init_subclass__(cls):

@@ -27,11 +27,16 @@ def hessian_vector_product(
 ) -> Tensor:
     """H v [n] of the scalar loss() at the weights, in their dtype and on their device."""
     with twice_differentiable():
-        gradient = torch.autograd.grad(loss(), weights, create_graph=True, materialize_grads=True)
-        parts = vector.split([w.numel() for w in weights])
-        slope = sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
+        slope = _slope(loss(), weights, vector)
         products = torch.autograd.grad(slope, weights, materialize_grads=True)
     return torch.cat([p.reshape(-1) for p in products])
+
+
+def _slope(value: Tensor, weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """g . v, g the gradient of a value, to be differentiated again."""
+    gradient = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
+    parts = vector.split([w.numel() for w in weights])
+    return sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
 
 
 def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
@@ -42,16 +47,9 @@ def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: 
     with twice_differentiable():
         each = losses()
         factors = torch.ones_like(each, requires_grad=True)
-        parts = [
-            v.view(w.shape).to(w)
-            for w, v in zip(weights, vector.split([w.numel() for w in weights]))
-        ]
         slope = (factors * each).sum()
         for _ in range(2):
-            gradient = torch.autograd.grad(
-                slope, weights, create_graph=True, materialize_grads=True
-            )
-            slope = sum((g * v).sum() for g, v in zip(gradient, parts))
+            slope = _slope(slope, weights, vector)
         return torch.autograd.grad(slope, factors)[0]
 
 

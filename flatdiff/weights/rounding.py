@@ -62,8 +62,6 @@ def enough(
             return math.inf
     while high > 1.05 * low:
         middle = math.sqrt(low * high)
-        if seen(start, moved, used, middle)[1] < cosine:
-            low = middle
-        else:
-            high = middle
+        falls_short = seen(start, moved, used, middle)[1] < cosine
+        low, high = (middle, high) if falls_short else (low, middle)
     return high
