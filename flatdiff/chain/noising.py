@@ -16,10 +16,7 @@ from torch import Tensor
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """float64 betas [T]: "linear" (Ho et al. 2020, stretched to T) or "cosine".
-
-    The cosine is that of alphas_cumprod (Nichol & Dhariwal 2021, equation 17).
-    """
+    """float64 betas [T]: "linear" (Ho et al. 2020) or "cosine" (Nichol & Dhariwal 2021, eq. 17)."""
     if schedule_name == "linear":
         if num_diffusion_timesteps <= 20:
             raise ValueError(

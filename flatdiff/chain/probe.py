@@ -1,9 +1,8 @@
 """The fixed draws on which networks are compared, and their losses there.
 
-Image i is noised once, with a timestep and a noise that are functions of the seed, and is then
-shown as it is to every network, perturbed or not (common random numbers): what differs between two
-losses is due to the weights alone. Timesteps are stratified, and a weight for each image makes up
-for it. Knows neither files nor how weights are moved.
+Image i is noised once, with a timestep and a noise that are functions of the seed, and is shown as
+it is to every network, perturbed or not (common random numbers): what differs between two losses
+is due to the weights alone. Timesteps are stratified, and a weight for each image makes up for it.
 """
 
 import math
@@ -99,14 +98,12 @@ def plan(
 ) -> Plan:
     """A timestep below t_range for each image, by the seed.
 
-    The two ends of the chain, 0 and num_timesteps-1, are strata of their own, of a sixteenth of the
-    images each: the last step alone can hold nearly all of the variational bound. What lies between
-    is cut into strata of two images, narrower towards both ends, as the cosine is, because losses
-    change most there. Within a stratum t is uniform; which images it gets is chosen at random; and
-    the weights are such that every t of the range counts alike.
-
-    :param t_range: the ends are those of the chain: one that is not in the range is no stratum.
-    :param distinct: how many images there are; the others are these again, in the same order.
+    The two ends of the chain, 0 and num_timesteps-1, are strata of their own (where they are in
+    the range), of a sixteenth of the images each: the last step alone can hold nearly all of the
+    variational bound. What lies between is cut into strata of two images, narrower towards both
+    ends, as the cosine is, because losses change most there. Within a stratum t is uniform, and
+    which images it gets is random. The weights are such that every t of the range counts alike.
+    distinct: how many images there are; the others are these again, in the same order.
     """
     if not 1 <= t_range <= num_timesteps:
         raise ValueError(
@@ -188,10 +185,7 @@ def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str
 
 
 def fitting(run: Callable[[int], object], batch_size: int) -> int:
-    """The largest of batch_size, its half, a quarter, ... for which run(batch_size) has memory.
-
-    What `run` returns is dropped. Out of memory at 1 is raised as it is.
-    """
+    """The largest of batch_size, its half, a quarter, ... for which run(batch_size) has memory."""
     while True:
         try:
             run(batch_size)

@@ -89,10 +89,7 @@ class ScheduleSampler(ABC):
     def sample(
         self, batch_size: int, device, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """t [N] int64 and importance weights [N] float32, on `device`.
-
-        Drawn by inverting the cumulative distribution, on the generator's device.
-        """
+        """t [N] int64 and importance weights [N] float32 on `device`, drawn on the generator's."""
         origin = device if generator is None else generator.device
         weights = self.weights()
         p = torch.from_numpy(weights / weights.sum()).to(origin)

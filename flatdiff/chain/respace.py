@@ -123,10 +123,7 @@ class SpacedDiffusion(GaussianDiffusion):
 
 
 class _WrappedModel:
-    """model(x, t, **kwargs) for t an index into timestep_map.
-
-    on_device: device -> timestep_map as a tensor there, if one is held already.
-    """
+    """model(x, t, **kwargs) for t an index into timestep_map, which on_device(device=) gives."""
 
     def __init__(
         self,

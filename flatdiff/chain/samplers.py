@@ -1,13 +1,10 @@
 """Samplers lead from noise to images: ancestral, DDIM and DPM-Solver++(2M), each with guidance.
 
 A sampler is a function of a chain: a step x_t -> {"sample": x_{t-1}, "pred_xstart": x_0 as
-guessed}, which `walk` takes from t = T-1 down to 0. Steps build on the chain's p and coefficients
-(gaussian_diffusion.py), where guided-diffusion's methods of these names are.
-
-Common arguments: model(x, t, **model_kwargs); clip_denoised and denoised_fn as in p_mean_variance;
-cond_fn(x, t, **model_kwargs), the gradient of log p(condition | x_t), t as the network sees it;
-randn, called with x_t once a step, also where its noise has no weight: a caller can give each image
-a generator of its own.
+guessed}, which `walk` takes from t = T-1 down to 0. clip_denoised, denoised_fn: as in the chain's
+p_mean_variance. cond_fn(x, t, **model_kwargs): the gradient of log p(condition | x_t), t as the
+network sees it. randn: called with x_t once a step, also where its noise has no weight, so that
+each image can have a generator of its own.
 """
 
 import collections

@@ -73,10 +73,7 @@ class ImageDataset:
         return random_crop_arr(self.source.open(i), self.image_size, rng)
 
     def squares(self, progress: bool = True) -> np.ndarray | None:
-        """All centre crops, uint8 [N, H, W, 3], decoded at the first call and kept in memory.
-
-        None if they need more than `cache_bytes`.
-        """
+        """All centre crops, uint8 [N, H, W, 3], kept in memory; None if above `cache_bytes`."""
         shape = (self.num_images, self.image_size, self.image_size, 3)
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)

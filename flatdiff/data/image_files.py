@@ -1,9 +1,8 @@
 """Image files and their squares: list, open, crop, resize; and back to PNG.
 
 The one way from a picture of any size to a uint8 array [image_size, image_size, 3], and the one
-place that knows folders, zip and npz. Which files are images, and what their pixels are, is in
-`pictures`.
-Paths may be local or remote (gs://, az://) where blobfile reads them. Does not know torch.
+place that knows folders, zip and npz; local, or remote where blobfile reads them. Which files are
+images, and what their pixels are, is in `pictures`. Does not know torch.
 """
 
 import functools
@@ -90,10 +89,7 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
 
 
 def open_images(data_dir: str, transparent: str = "white") -> "Folder | Zip | Npz":
-    """The images of a folder, a .zip or an .npz. ValueError if there are none.
-
-    transparent: "white", "refuse" or "drop", as in `pictures.read`.
-    """
+    """The images of a folder, .zip or .npz; ValueError if there are none. See `pictures.read`."""
     if not data_dir:
         raise ValueError("unspecified data directory: give a folder of images, a .zip or an .npz")
     if not bf.exists(data_dir):

@@ -21,10 +21,7 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tensor) -> float:
-    """The distance of the normals (mu_1, sigma_1) and (mu_2, sigma_2), float64 [D] and [D, D].
-
-    It is exact for covariances of any rank.
-    """
+    """The distance of two normals, float64 [D] and [D, D], exact for covariances of any rank."""
     return _distance(mu_1, _factor(sigma_1), mu_2, sigma_2)
 
 

@@ -184,10 +184,7 @@ class Inception(nn.Module):
 
 
 def load(weights: str, **_) -> Inception:
-    """The network with the weights of the published file, whose path `weights` is.
-
-    ValueError if the file is another.
-    """
+    """The network with the weights of the published file `weights`; ValueError if it is another."""
     if not os.path.isfile(weights):
         raise ValueError(f"no Inception weights at {os.path.abspath(weights)}; get them from {URL}")
     try:

@@ -28,10 +28,7 @@ COMPILERS = "g++", "c++"
 
 @functools.cache
 def use() -> str:
-    """Install what can be compiled here; returns a few words on it, for the log.
-
-    FLATDIFF_KERNELS=0 in the environment keeps to PyTorch's operators.
-    """
+    """Install what can be compiled, unless FLATDIFF_KERNELS=0; returns a few words for the log."""
     if os.environ.get("FLATDIFF_KERNELS") == "0":
         return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
     try:

@@ -4,8 +4,7 @@
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
 
-All take fp32 alone. The first two have one derivative, in reverse mode, and are at least as exact
-as PyTorch's operators; these do the work for whatever is not taken.
+All take fp32 alone. The first two have one derivative, in reverse mode.
 """
 
 import contextlib

@@ -140,10 +140,7 @@ def key(flags, *files):
 
 
 def save_samples(sample, flags, folder, *files, suffix="", known=()):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint.
-
-    `known`: the classes of the network, whose names go into the file.
-    """
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
     amount = flags.sample.num_samples, flags.sample.batch_size
     own = key(flags, *files)
     path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
@@ -240,10 +237,7 @@ def _unlike(there, key):
 
 
 def _join(parts, num_samples, folder, suffix, known, key):
-    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time.
-
-    Its comment, as a zip, is the key.
-    """
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
     where = _done(parts)
     opened = {}
 

@@ -26,10 +26,7 @@ def build(model_flags, diffusion_flags):
 
 
 def build_super_res(model_flags, sizes, diffusion_flags):
-    """(super-resolution network, chain) of a ModelFlags, a SuperResFlags and a DiffusionFlags.
-
-    The side of the network's images is large_size, whatever image_size.
-    """
+    """(super-resolution network of images of large_size, chain) of three groups of flags."""
     flags = vars(model_flags) | {"image_size": sizes.large_size}
     model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
     model.small_size = sizes.small_size

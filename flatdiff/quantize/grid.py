@@ -105,10 +105,8 @@ def layers_of(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Module
     """The layers whose weights are quantized, by name: all convolutions and linear layers.
 
     Biases, norms and the label embedding are left as they are: they are few, and no factors of a
-    matrix product.
-
-    :param skip: patterns of names of layers to leave out, as "out.*" or "input_blocks.0.0".
-    :raises ValueError: if a pattern fits no layer, or if no layer is left.
+    matrix product. skip: patterns of layers to leave out, as "out.*" or "input_blocks.0.0";
+    ValueError if one fits no layer, or if no layer is left.
     """
     skip = list(skip)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS)}

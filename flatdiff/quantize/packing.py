@@ -57,10 +57,7 @@ def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a file's tensors, in fp32: the very weights that were packed.
-
-    Tensors of a file without packed weights are given back as they are.
-    """
+    """The state dict in fp32 of a file's tensors: as they are, if none of them is packed."""
     packed = {f"{layer}.weight": q for layer, q in packed_weights(tensors).items()}
     plain = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in packed}
     return plain | {name: q.dequantize() for name, q in packed.items()}

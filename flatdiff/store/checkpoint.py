@@ -201,10 +201,7 @@ def config_in(folder: str) -> dict[str, Any]:
 
 
 def identity(path: str) -> list:
-    """What a key of a kept result says of a checkpoint: its bytes, and what tells how to read them.
-
-    That is its configuration, but for how it was trained.
-    """
+    """[hash of the bytes, configuration but for the training]: a checkpoint in a key of results."""
     trained, _ = config_of(path)
     aside = ("run", "data", "train", "evaluation")
     return [sha256(path), {k: v for k, v in trained.items() if k not in aside}]

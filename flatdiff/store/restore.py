@@ -136,9 +136,7 @@ def load_optimizer(
 
     Takes one entry per parameter (torch's form, and guided-diffusion's fp32 runs), or the two of
     guided-diffusion's fp16 runs: all vectors flattened, and all else flattened as [1, m].
-
-    :param named_parameters: all that `optimizer` has, in its order.
-    :raises ValueError: if the file is of another network, or no optimizer file.
+    named_parameters: the optimizer's, in its order. ValueError for another network's file, or none.
     """
     named = list(named_parameters)
     if "param_groups" not in state_dict:

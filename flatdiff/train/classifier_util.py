@@ -20,10 +20,7 @@ from .train_util import log_terms
 
 
 class Classification:
-    """What TrainLoop minimizes, in the place of a chain: the cross-entropy of noised images.
-
-    `noised` False: of clean images, all at timestep 0.
-    """
+    """What TrainLoop minimizes: the cross-entropy of images, noised or (all at t 0) clean."""
 
     input_pertub = 0.0
 

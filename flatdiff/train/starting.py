@@ -88,10 +88,7 @@ def _refuse_another_network(flags, path):
 
 
 def training_data(flags, resume_checkpoint, image_size, num_classes=None):
-    """The images of a training run, labelled as the weights that it begins with have them.
-
-    `num_classes`: as in `open_dataset`.
-    """
+    """The images of a training run, labelled as the weights that it begins with have them."""
     begun = resume_checkpoint or flags.train.init_from
     known = classes.saved(*checkpoint.config_of(begun)) if begun else None
     dataset = open_dataset(flags.data, image_size, num_classes, known)

@@ -303,10 +303,7 @@ def averages_of(train, weights):
 
 
 def end_of(train):
-    """The step that a TrainFlags ends at, infinity where nothing says so.
-
-    ValueError where lr would be 0 before.
-    """
+    """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
     end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
     if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
         raise ValueError(

@@ -4,11 +4,7 @@
     H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
     tr H = E z . H z            z of random signs (Hutchinson 1989)
 
-How far an eigenvalue or the trace depends on the images is read off v . H_i v, i an image: what it
-adds to an eigenvalue is, to first order, that of the unit eigenvector v.
-
-Vectors are flat, float64 and on the CPU: one number for each weight. Knows neither networks nor
-ranks.
+Vectors are flat, float64 and on the CPU. Knows neither networks nor ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +38,8 @@ def _slope(value: Tensor, weights: Sequence[Tensor], vector: Tensor) -> Tensor:
 def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
     """v . H_i v [N], H_i the Hessian of each of losses() [N] at the weights.
 
-    The second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
+    It is what image i adds to an eigenvalue, to first order, if v is its unit eigenvector. The
+    second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
     """
     with twice_differentiable():
         each = losses()

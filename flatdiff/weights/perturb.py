@@ -32,10 +32,8 @@ def at(
     waits for it). The weights come back by copy, also when the block or the perturbation itself
     raises, Ctrl-C included. Gradients flow in the block as outside of it.
 
-    :param weights: fp32 (or fp64) tensors; half precision raises ValueError.
-    :param spare: tensors like `weights` to keep w in, so that many perturbations need one
-        allocation; None makes new ones.
-    :param measure: False yields None for the distance, and spares two passes over the weights.
+    weights: fp32 (or fp64); half precision raises ValueError. spare: tensors like them to keep w
+    in, for many perturbations; None makes new ones. measure: False yields None for the distance.
     """
     weights = list(weights)
     _refuse_half(weights)

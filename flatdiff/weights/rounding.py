@@ -32,9 +32,7 @@ def seen(
     """(length, cosine) of the move that a network sees, against the one that was meant.
 
     Meant is scale * (moved - start), all weights one vector; the length is in units of its length.
-    Both are nan where that is 0 or not finite. It waits for the device.
-
-    :param used: the arithmetic that each weight is used in, see `rounded`.
+    Both are nan where that is 0 or not finite. used: each weight's arithmetic, see `rounded`.
     """
     total = 0.0
     for w, w_moved, arithmetic in zip(start, moved, used, strict=True):

@@ -201,10 +201,9 @@ def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
 def session():
     """Runs a script's body with the ranks set up, and ends all of them together.
 
-    An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD;
-    FLATDIFF_DEBUG=1 shows where it came from), else with its traceback. The other ranks end
-    within moments, whatever they are doing. Exit codes: 1, 130 for Ctrl-C, and sys.exit's. Inside
-    another session it is that one's body.
+    An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD), else with
+    its traceback, as always under FLATDIFF_DEBUG=1. The other ranks end within moments. Exit codes:
+    1, 130 for Ctrl-C, and sys.exit's. Inside another session it is that one's body.
     """
     global _in_session
     if _in_session:

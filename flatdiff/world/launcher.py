@@ -42,10 +42,7 @@ class Place:
 
 
 def find_place() -> Place:
-    """Reads what the launcher says, a world of one if there was none.
-
-    ValueError where RANK is set by hand, and LOCAL_RANK is not.
-    """
+    """Reads what the launcher says; ValueError where RANK is set by hand and LOCAL_RANK is not."""
     env = os.environ
     for names in _LAUNCHERS:
         rank, world_size, local_rank, local_size = (env.get(name) for name in names)

@@ -35,16 +35,12 @@ def configure(
 ) -> None:
     """Starts to log into a folder; every rank calls it, with the same `dir`.
 
-    Args:
-        dir: default $OPENAI_LOGDIR, else a new folder under the temporary directory. Where it is
-            remote (gs://...) the log's own files stay local, in a folder that is told.
-        format_strs: some of FORMATS; default $OPENAI_LOG_FORMAT, else all (tensorboard only where
-            it is installed).
-        comm: not used: give dumpkvs a sum over ranks.
-        log_suffix: goes before the extension of each file.
-        rank: default, the launcher's.
-        append: go on with the tables that are there. Else the first table starts them anew;
-            log.txt always goes on.
+    dir: default $OPENAI_LOGDIR, else a new folder under the temporary directory. Where it is
+    remote (gs://...) the log's own files stay local, in a folder that is told.
+    format_strs: some of FORMATS; default $OPENAI_LOG_FORMAT, else all (tensorboard only where
+    it is installed). log_suffix: goes before the extension of each file.
+    append: go on with the tables that are there. Else the first table starts them anew.
+    comm: not used: give dumpkvs a sum over ranks. rank: default, the launcher's.
     """
     if comm is not None:
         raise ValueError("comm is not used: give dumpkvs a sum over ranks, dumpkvs(reduce=...)")
@@ -141,10 +137,7 @@ dump_tabular = dumpkvs
 
 @contextlib.contextmanager
 def profile_kv(scopename: str):
-    """A context whose seconds are added to "wait_NAME" of the next table.
-
-    `profile` is the same for a function: `@profile("name")`.
-    """
+    """A context, or a decorator, whose seconds are added to "wait_NAME" of the next table."""
     start, key = time.perf_counter(), f"wait_{scopename}"
     try:
         yield
