@@ -19,15 +19,8 @@ from . import samplers
 from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
 from .noising import Noising, _extract_into_tensor, betas_for_alpha_bar, get_named_beta_schedule
 
-__all__ = [
-    "GaussianDiffusion",
-    "LossType",
-    "ModelMeanType",
-    "ModelVarType",
-    "_extract_into_tensor",
-    "betas_for_alpha_bar",
-    "get_named_beta_schedule",
-]
+__all__ = ["GaussianDiffusion", "LossType", "ModelMeanType", "ModelVarType"]
+__all__ += ["_extract_into_tensor", "betas_for_alpha_bar", "get_named_beta_schedule"]
 
 Terms = dict[str, Tensor]
 Guess = tuple[Tensor, Tensor | None]  # what is predicted, and what says the variance

@@ -38,9 +38,6 @@ def _names_below(data_dir: str) -> Iterator[str]:
     return pictures.names_below(data_dir, remote if is_remote(data_dir) else pictures.local_entries)
 
 
-# Crop and resize
-
-
 def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
     """The middle square at full height or width, resized; a square of that size comes unchanged.
 
@@ -197,9 +194,6 @@ class Npz:
 
     def open(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i])
-
-
-# And back
 
 
 def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str]) -> None:

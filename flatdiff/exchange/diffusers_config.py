@@ -30,9 +30,6 @@ ALWAYS = {  # where UNet2DModel has a choice that guided-diffusion has made
 }
 
 
-# The network
-
-
 def unet_config(flags: Flags) -> Config:
     """UNet2DModel's config of a network; `flags`: those of ModelFlags, and learn_sigma."""
     size = flags["image_size"]
@@ -128,9 +125,6 @@ def _must_agree(wanted: Config, config: Config, name: str) -> None:
     ]
     if different:
         raise ValueError(f"flatdiff has no such {name}: {'; '.join(different)}")
-
-
-# The chain
 
 
 def scheduler_config(flags: Flags) -> Config:

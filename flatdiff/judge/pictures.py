@@ -43,9 +43,6 @@ _LOW_BYTE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 _GREY_STEP = {"L;2": 85, "L;4": 17}
 
 
-# Which files
-
-
 def is_picture(name: str) -> bool:
     """Whether a path, relative to where the data begin and with /, is an image of the data."""
     return name.lower().endswith(EXTENSIONS) and not any(map(_is_left_behind, name.split("/")))
@@ -84,9 +81,6 @@ def names_below(
                 yield inside + name
 
     return below("", ())
-
-
-# Which pixels
 
 
 def read(

@@ -9,14 +9,8 @@ import inspect
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
+from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
-from ..nets.sizes import (
-    CHANNEL_MULT,
-    SR_CHANNEL_MULT,
-    attention_strides,
-    channel_multipliers,
-    unmet_attention,
-)
 from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
@@ -88,8 +82,8 @@ def create_model(
 ):
     """A `network`, UNetModel or SuperResModel, of RGB images."""
     flags = locals()
-    table = SR_CHANNEL_MULT if network is SuperResModel else CHANNEL_MULT
-    mult = channel_multipliers(image_size, channel_mult, table)
+    table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
         "in_channels": 3,
         "model_channels": num_channels,
@@ -145,7 +139,7 @@ def create_classifier(
 ):
     """The noisy classifier of RGB images."""
     flags = {name.removeprefix("classifier_"): value for name, value in locals().items()}
-    mult = channel_multipliers(image_size, "")
+    mult = sizes.channel_multipliers(image_size, "")
     strides = _strides(image_size, classifier_attention_resolutions, mult)
     told = {"in_channels": 3, "model_channels": classifier_width, "out_channels": num_classes}
     told |= {"num_res_blocks": classifier_depth, "num_head_channels": 64}
@@ -188,9 +182,9 @@ def create_chain(flags):
 
 
 def _strides(image_size, attention_resolutions, mult):
-    for sentence in unmet_attention(image_size, attention_resolutions, len(mult)):
+    for sentence in sizes.unmet_attention(image_size, attention_resolutions, len(mult)):
         logger.log(sentence)
-    return attention_strides(image_size, attention_resolutions)
+    return sizes.attention_strides(image_size, attention_resolutions)
 
 
 def _made(factory, flags):

@@ -8,17 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import (
-    Layers,
-    SiLU,
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    linear,
-    normalization,
-    run_layers,
-    zero_module,
-)
+from .layers import Layers, avg_pool_nd, checkpoint, conv_nd, normalization, run_layers, zero_module
 
 
 class TimestepBlock(nn.Module):
@@ -106,16 +96,18 @@ class ResBlock(TimestepBlock):
         self.updown = up or down
 
         self.in_layers = Layers(
-            normalization(channels), SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
+            normalization(channels), nn.SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
         )
         resample = Upsample if up else Downsample
         self.h_upd, self.x_upd = (
             resample(channels, False, dims) if self.updown else nn.Identity() for _ in range(2)
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
-        self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_width))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
         last = zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1))
-        self.out_layers = Layers(normalization(out_channels), SiLU(), nn.Dropout(p=dropout), last)
+        self.out_layers = Layers(
+            normalization(out_channels), nn.SiLU(), nn.Dropout(p=dropout), last
+        )
         self.skip_connection = nn.Identity()
         if out_channels != channels:
             width, padding = (3, 1) if use_conv else (1, 0)

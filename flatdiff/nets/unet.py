@@ -13,16 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
-from .layers import (
-    CONVOLUTIONS,
-    Layers,
-    SiLU,
-    conv_nd,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from .layers import CONVOLUTIONS, Layers, conv_nd, normalization, timestep_embedding, zero_module
 
 
 class Trunk(nn.Module):
@@ -72,7 +63,9 @@ class Trunk(nn.Module):
         self.widths = [int(mult * model_channels) for mult in channel_mult]
         self.emb_channels = emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
-            linear(model_channels, emb_channels), SiLU(), linear(emb_channels, emb_channels)
+            nn.Linear(model_channels, emb_channels),
+            nn.SiLU(),
+            nn.Linear(emb_channels, emb_channels),
         )
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
@@ -169,7 +162,7 @@ class UNetModel(Trunk):
         self.output_blocks = self._way_up()
         width = self.widths[0]
         last = zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1))
-        self.out = Layers(normalization(width), SiLU(), last)
+        self.out = Layers(normalization(width), nn.SiLU(), last)
 
     def _way_up(self) -> nn.ModuleList:
         skip_widths, width = list(self.skip_widths), self.widths[-1]

@@ -65,9 +65,6 @@ def parse_resume_step_from_filename(filename: str) -> int:
     return int(found[1]) if found else 0
 
 
-# Paths
-
-
 def exists(path: str) -> bool:
     return bf.exists(path)
 
@@ -92,9 +89,6 @@ def _folder(path: str) -> str:
 
 def _names(folder: str) -> list[str]:
     return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
-
-
-# Saving
 
 
 def save(obj: Any, path: str) -> None:
@@ -133,9 +127,6 @@ def _plain(obj: Any) -> Any:
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     raise TypeError(f"cannot save {type(obj)}: checkpoints hold tensors and plain values only")
-
-
-# Loading
 
 
 def load(path: str, map_location: Any = "cpu") -> Any:
@@ -244,9 +235,6 @@ def _contents(folder: str) -> str:
         return f"complete steps in {folder}: {', '.join(map(str, steps[-10:]))}"
     names = [name for name in _names(folder) if name.endswith((".pt", ".safetensors"))]
     return f"{folder} has no complete step; its checkpoints: {', '.join(names[-10:]) or 'none'}"
-
-
-# Steps of a run
 
 
 def complete_steps(folder: str) -> list[int]:

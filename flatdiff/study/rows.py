@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from ..flags.choices import MEASURES, Column, Measure
-from ..measure.evaluation import distance_name
+from ..judge.names import metric_name
 from ..measure.exposure import UNDERFIT
 from .matrix import Model
 from .significance import half_width
@@ -56,7 +56,7 @@ def _row(model: Model) -> dict:
 
 
 def _distance(name: str, found: dict | None) -> dict:
-    metric, values = distance_name(found["features"] if found else ""), (found or {}).get("metrics")
+    metric, values = metric_name(found["features"] if found else ""), (found or {}).get("metrics")
     return {
         f"{name}{end}": (values or {}).get(f"{metric}{end}") for end in ("", "_error", "_infinity")
     }

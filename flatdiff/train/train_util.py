@@ -31,17 +31,9 @@ from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_terms
 
-__all__ = [
-    "LossScale",
-    "TrainLoop",
-    "find_ema_checkpoint",
-    "find_resume_checkpoint",
-    "get_blob_logdir",
-    "learning_rate",
-    "log_loss_dict",
-    "log_terms",
-    "parse_resume_step_from_filename",
-]
+__all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
+__all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
+__all__ += ["parse_resume_step_from_filename"]
 
 
 class TrainLoop:
