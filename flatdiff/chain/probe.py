@@ -175,12 +175,8 @@ def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str
     losses, bit for bit; others differ by rounding.
     """
 
-    def of(part: Draw) -> dict[str, Tensor]:
-        drawn = part.x_start, part.t, part.model_kwargs, part.noise, part.input_noise
-        return diffusion.training_losses(model, *drawn)
-
     with torch.inference_mode():
-        parts = [of(part) for part in draws.split(batch_size)]
+        parts = [part.losses(diffusion, model) for part in draws.split(batch_size)]
     return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
 
 

@@ -5,7 +5,7 @@ expected loss is that of uniform t. `draw` makes everything random of a step at 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,11 @@ class Draw:
         given = {name: value[start:stop] for name, value in self.model_kwargs.items()}
         own = {name: value[start:stop] for name, value in tensors.items()}
         return replace(self, **own, model_kwargs=given)
+
+    def losses(self, diffusion, model: Callable) -> dict[str, Tensor]:
+        """The terms [N] that the chain's training_losses gives at these draws."""
+        noises = {"noise": self.noise, "input_noise": self.input_noise}
+        return diffusion.training_losses(model, self.x_start, self.t, self.model_kwargs, **noises)
 
     def split(self, sizes: int | Sequence[int]) -> list["Draw"]:
         """Consecutive parts, of one size (the last may be smaller) or of several."""

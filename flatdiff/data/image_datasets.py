@@ -114,11 +114,7 @@ class Batches:
         self.random_crop, self.random_flip = random_crop, random_flip
         self.deterministic = deterministic
         self._squares = None if random_crop else dataset.squares(progress=shard == 0)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether a batch is a copy from memory; else its images are decoded each time."""
-        return self._squares is not None
+        self.in_memory = self._squares is not None  # else images are decoded each time
 
     def __getitem__(self, step: int) -> Batch:
         first = (step * self.num_shards + self.shard) * self.batch_size

@@ -178,9 +178,7 @@ class Subject:
         )
 
     def headline_of(self, draws) -> Tensor:
-        return self.diffusion.training_losses(
-            self.model, draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
-        )[self.headline]
+        return draws.losses(self.diffusion, self.model)[self.headline]
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
         """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one."""

@@ -105,9 +105,8 @@ class ResBlock(TimestepBlock):
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
         last = zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1))
-        self.out_layers = Layers(
-            normalization(out_channels), nn.SiLU(), nn.Dropout(p=dropout), last
-        )
+        norm = normalization(out_channels)
+        self.out_layers = Layers(norm, nn.SiLU(), nn.Dropout(p=dropout), last)
         self.skip_connection = nn.Identity()
         if out_channels != channels:
             width, padding = (3, 1) if use_conv else (1, 0)

@@ -61,14 +61,11 @@ class Trunk(nn.Module):
         vars(self).update(settings)
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.widths = [int(mult * model_channels) for mult in channel_mult]
-        self.emb_channels = emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels),
-            nn.SiLU(),
-            nn.Linear(emb_channels, emb_channels),
-        )
+        self.emb_channels = width = 4 * model_channels
+        layers = nn.Linear(model_channels, width), nn.SiLU(), nn.Linear(width, width)
+        self.time_embed = nn.Sequential(*layers)
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, emb_channels)
+            self.label_emb = nn.Embedding(num_classes, width)
         self.skip_widths: list[int] = []  # channels of every input block's output
         self.input_blocks = self._way_down()
         width = self.widths[-1]

@@ -58,15 +58,12 @@ class Quantizer:
 
     def __call__(self, x: Tensor) -> Quantized:
         x = x.detach().float()
-        if self._is_plain and calls.takes_quantize(x):
+        kind = self.granularity, self.symmetric, self.ends
+        if kind == ("channel", False, ranges.minmax) and calls.takes_quantize(x):
             return Quantized(*calls.quantize(x, self.bits))
         scale, zero = self.grid(*self.ends(x, self))
         codes = self.codes(x, scale, zero)
         return Quantized(codes.to(torch.uint8), scale, zero.to(torch.uint8))
-
-    @property
-    def _is_plain(self) -> bool:
-        return (self.granularity, self.symmetric, self.ends) == ("channel", False, ranges.minmax)
 
     def dims(self, x: Tensor) -> tuple[int, ...]:
         """The dimensions of x whose values share a grid."""

@@ -78,9 +78,7 @@ def validation(flags, trained):
                 shard=dist_util.rank(),
                 num_shards=dist_util.world_size(),
             )
-            terms = loop.diffusion.training_losses(
-                loop.model.eval(), one.x_start, one.t, one.model_kwargs, one.noise
-            )
+            terms = one.losses(loop.diffusion, loop.model.eval())
         loop.model.train()
         weighted = {name: values * one.weight for name, values in terms.items()}
         log_terms(weighted, one.t, loop.diffusion.num_timesteps, "val_")

@@ -191,11 +191,11 @@ def _gradient(train):
     """ "adam-sam with rho 0.1, every 5 steps"."""
     if train.optimizer == "adam":
         return "adam"
-    parts = [f"{train.optimizer} with rho {train.rho}"]
-    if train.sam_every > 1:
-        parts.append(f"every {train.sam_every} steps")
-    if train.sam_start:
-        parts.append(f"from step {train.sam_start} on")
-    if train.sam_share < 1 and train.optimizer != "adam-msam":
-        parts.append(f"climbing on {train.sam_share:g} of the batch")
-    return ", ".join(parts)
+    climbs = train.sam_share < 1 and train.optimizer != "adam-msam"
+    parts = {
+        f"{train.optimizer} with rho {train.rho}": True,
+        f"every {train.sam_every} steps": train.sam_every > 1,
+        f"from step {train.sam_start} on": train.sam_start > 0,
+        f"climbing on {train.sam_share:g} of the batch": climbs,
+    }
+    return ", ".join(text for text, told in parts.items() if told)

@@ -202,16 +202,7 @@ class TrainLoop:
             reduce = sync and part is parts[-1]
             with nullcontext() if reduce else dist_util.no_sync(self.ddp_model):
                 with self.autocast():
-                    terms.append(
-                        self.diffusion.training_losses(
-                            self.ddp_model,
-                            part.x_start,
-                            part.t,
-                            part.model_kwargs,
-                            noise=part.noise,
-                            input_noise=part.input_noise,
-                        )
-                    )
+                    terms.append(part.losses(self.diffusion, self.ddp_model))
                 loss = (terms[-1]["loss"] * part.weight).sum() / len(batch_draw.t)
                 (loss * self.scale.factor if self.scale else loss).backward()
         return {k: torch.cat([part[k].detach() for part in terms]) for k in terms[0]}

@@ -36,7 +36,13 @@ def at(
     in, for many perturbations; None makes new ones. measure: False yields None for the distance.
     """
     weights = list(weights)
-    _refuse_half(weights)
+    for w in weights:
+        if w.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"weights to be perturbed must be fp32, got {w.dtype}: a small step (rho 0.05 over"
+                " 50 million weights is 7e-6 a weight) would be rounded away. Keep fp32 weights"
+                " and run the network under autocast."
+            )
     with torch.no_grad():
         saved = [torch.empty_like(w) for w in weights] if spare is None else list(spare)
         torch._foreach_copy_(saved, weights)
@@ -126,13 +132,3 @@ def _filter_norms(w: Tensor) -> Tensor:
     """Norms of the slices w[k], shaped [K, 1, ..., 1]; of the whole if w has one dimension."""
     dims = tuple(range(1, w.ndim)) or None
     return torch.linalg.vector_norm(w.detach(), dim=dims, keepdim=True)
-
-
-def _refuse_half(weights: list[Tensor]) -> None:
-    for w in weights:
-        if w.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"weights to be perturbed must be fp32, got {w.dtype}: a small step (rho 0.05 over"
-                " 50 million weights is 7e-6 a weight) would be rounded away. Keep fp32 weights"
-                " and run the network under autocast."
-            )
