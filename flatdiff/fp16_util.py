@@ -22,17 +22,14 @@ Groups = Sequence[tuple[Named, int | tuple[int, int]]]  # parameters, and their 
 
 def convert_module_to_f16(l: nn.Module) -> None:  # noqa: E741 - guided-diffusion's name
     """Gives half precision to a convolution's own weights, no other module. For `Module.apply`."""
-    _convert(l, torch.float16)
+    if isinstance(l, CONVOLUTIONS):
+        l.half()
 
 
 def convert_module_to_f32(l: nn.Module) -> None:  # noqa: E741
     """Undoes convert_module_to_f16, but for what it rounded."""
-    _convert(l, torch.float32)
-
-
-def _convert(module: nn.Module, dtype: torch.dtype) -> None:
-    if isinstance(module, CONVOLUTIONS):
-        module.to(dtype)
+    if isinstance(l, CONVOLUTIONS):
+        l.float()
 
 
 def get_param_groups_and_shapes(named_model_params: Iterable[tuple[str, Tensor]]) -> Groups:
@@ -152,14 +149,9 @@ class MixedPrecisionTrainer:
             self.master_params = make_master_params(self.param_groups_and_shapes)
             model.convert_to_fp16()
 
-    @property
-    def lg_loss_scale(self) -> float:
-        """log2 of what the loss is multiplied by, in fp16."""
-        return self.scale.lg
-
-    @lg_loss_scale.setter
-    def lg_loss_scale(self, value: float) -> None:
-        self.scale.lg = value
+    lg_loss_scale = property(  # log2 of what the loss is multiplied by, in fp16
+        lambda self: self.scale.lg, lambda self, value: setattr(self.scale, "lg", value)
+    )
 
     def zero_grad(self) -> None:
         zero_grad(self.model_params)
@@ -172,13 +164,10 @@ class MixedPrecisionTrainer:
 
         FloatingPointError where it overflows at every scale.
         """
-        if self.use_fp16:
-            return self._optimize_fp16(opt)
-        self._log_norms(_norm(p.grad for p in self.master_params if p.grad is not None))
-        opt.step()
-        return True
-
-    def _optimize_fp16(self, opt: torch.optim.Optimizer) -> bool:
+        if not self.use_fp16:
+            self._log_norms(_norm(p.grad for p in self.master_params if p.grad is not None))
+            opt.step()
+            return True
         logger.logkv_mean("lg_loss_scale", self.lg_loss_scale)
         factor = self.scale.factor
         model_grads_to_master_grads(self.param_groups_and_shapes, self.master_params)

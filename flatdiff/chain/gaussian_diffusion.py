@@ -13,23 +13,17 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from . import samplers
 from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
 from .noising import Noising, _extract_into_tensor, betas_for_alpha_bar, get_named_beta_schedule
 
-__all__ = [
-    "GaussianDiffusion",
-    "LossType",
-    "ModelMeanType",
-    "ModelVarType",
-    "_extract_into_tensor",
-    "betas_for_alpha_bar",
-    "get_named_beta_schedule",
-]
+__all__ = ["GaussianDiffusion", "LossType", "ModelMeanType", "ModelVarType"]
+__all__ += ["_extract_into_tensor", "betas_for_alpha_bar", "get_named_beta_schedule"]
 
-Terms = dict[str, torch.Tensor]
-Guess = tuple[torch.Tensor, torch.Tensor | None]  # what is predicted, and what says the variance
+Terms = dict[str, Tensor]
+Guess = tuple[Tensor, Tensor | None]  # what is predicted, and what says the variance
 
 
 class ModelMeanType(enum.Enum):
@@ -90,10 +84,8 @@ class GaussianDiffusion(Noising):
         input_pertub: float = 0.0,
     ):
         super().__init__(betas)
-        self.model_mean_type = model_mean_type
-        self.model_var_type = model_var_type
-        self.loss_type = loss_type
-        self.rescale_timesteps = rescale_timesteps
+        self.model_mean_type, self.model_var_type = model_mean_type, model_var_type
+        self.loss_type, self.rescale_timesteps = loss_type, rescale_timesteps
         self.input_pertub = input_pertub
         self.log_betas = np.log(self.betas)
         self.large_variance = np.append(self.posterior_variance[1], self.betas[1:])
@@ -133,8 +125,8 @@ class GaussianDiffusion(Noising):
     def p_mean_variance(
         self,
         model: Callable,
-        x: torch.Tensor,
-        t: torch.Tensor,
+        x: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         denoised_fn: Callable | None = None,
         model_kwargs: dict | None = None,
@@ -145,8 +137,13 @@ class GaussianDiffusion(Noising):
         with clip_denoised is clamped to [-1, 1]; the mean follows from the result.
         """
         prediction, values = self._guess(model, x, t, model_kwargs)
-        variance, log_variance = self._variance(values, x, t)
-        pred_xstart = self._xstart(prediction, x, t)
+        spread = dict(zip(("variance", "log_variance"), self._variance(values, x, t)))
+        if self.model_mean_type is ModelMeanType.EPSILON:
+            pred_xstart = self._predict_xstart_from_eps(x, t, prediction)
+        elif self.model_mean_type is ModelMeanType.START_X:
+            pred_xstart = prediction
+        else:
+            pred_xstart = self._predict_xstart_from_xprev(x, t, prediction)
         if denoised_fn is not None:
             pred_xstart = denoised_fn(pred_xstart)
         if clip_denoised:
@@ -155,21 +152,16 @@ class GaussianDiffusion(Noising):
             mean = prediction
         else:
             mean = self.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
-        return {
-            "mean": mean,
-            "variance": variance,
-            "log_variance": log_variance,
-            "pred_xstart": pred_xstart,
-        }
+        return {"mean": mean, "pred_xstart": pred_xstart} | spread
 
     def training_losses(
         self,
         model: Callable,
-        x_start: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        t: Tensor,
         model_kwargs: dict | None = None,
-        noise: torch.Tensor | None = None,
-        input_noise: torch.Tensor | None = None,
+        noise: Tensor | None = None,
+        input_noise: Tensor | None = None,
     ) -> Terms:
         """Per-image terms [N]: loss; of the MSE types also mse, and vb where variance is learned.
 
@@ -178,7 +170,11 @@ class GaussianDiffusion(Noising):
         its mean is held fixed (Nichol & Dhariwal 2021, section 3.1).
         """
         noise = torch.randn_like(x_start) if noise is None else noise
-        x_t = self.q_sample(x_start, t, self._input_noise(noise, input_noise))
+        seen = noise
+        if self.input_pertub:
+            xi = torch.randn_like(noise) if input_noise is None else input_noise
+            seen = noise + self.input_pertub * xi
+        x_t = self.q_sample(x_start, t, seen)
         bound = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
         if self.loss_type.is_vb():
             vb = self._vb_terms_bpd(model, **bound, model_kwargs=model_kwargs)["output"]
@@ -191,7 +187,10 @@ class GaussianDiffusion(Noising):
             vb = self._vb_terms_bpd(lambda *args, **kwargs: held, **bound)["output"]
             rescaled = self.loss_type is LossType.RESCALED_MSE
             terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
-        target = self._target(x_start, x_t, t, noise)
+        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
+            target = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
+        else:
+            target = noise if self.model_mean_type is ModelMeanType.EPSILON else x_start
         terms["mse"] = mean_flat((target - prediction) ** 2)
         terms["loss"] = sum(terms.values())
         return terms
@@ -200,7 +199,7 @@ class GaussianDiffusion(Noising):
     def calc_bpd_loop(
         self,
         model: Callable,
-        x_start: torch.Tensor,
+        x_start: Tensor,
         clip_denoised: bool = True,
         model_kwargs: dict | None = None,
         randn: Callable = torch.randn_like,
@@ -225,7 +224,7 @@ class GaussianDiffusion(Noising):
         prior_bpd = self._prior_bpd(x_start)
         return {"total_bpd": terms["vb"].sum(dim=1) + prior_bpd, "prior_bpd": prior_bpd, **terms}
 
-    def _prior_bpd(self, x_start: torch.Tensor) -> torch.Tensor:
+    def _prior_bpd(self, x_start: Tensor) -> Tensor:
         """[N]: KL(q(x_T | x_0) || N(0, I)), in bits per dimension; no network can lessen it."""
         t = torch.full((len(x_start),), self.num_timesteps - 1, device=x_start.device)
         mean, _, log_variance = self.q_mean_variance(x_start, t)
@@ -234,16 +233,15 @@ class GaussianDiffusion(Noising):
     def _vb_terms_bpd(
         self,
         model: Callable,
-        x_start: torch.Tensor,
-        x_t: torch.Tensor,
-        t: torch.Tensor,
+        x_start: Tensor,
+        x_t: Tensor,
+        t: Tensor,
         clip_denoised: bool = True,
         model_kwargs: dict | None = None,
     ) -> Terms:
         """output: the bound's term at t, [N] in bits per dimension; and pred_xstart."""
-        p = self.p_mean_variance(
-            model, x_t, t, clip_denoised=clip_denoised, model_kwargs=model_kwargs
-        )
+        how = {"clip_denoised": clip_denoised, "model_kwargs": model_kwargs}
+        p = self.p_mean_variance(model, x_t, t, **how)
         mean, _, log_variance = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)
         kl = normal_kl(mean, log_variance, p["mean"], p["log_variance"])
         log_likelihood = discretized_gaussian_log_likelihood(
@@ -252,32 +250,15 @@ class GaussianDiffusion(Noising):
         nats = torch.where(t == 0, -mean_flat(log_likelihood), mean_flat(kl))
         return {"output": nats / math.log(2.0), "pred_xstart": p["pred_xstart"]}
 
-    def _input_noise(self, noise: torch.Tensor, xi: torch.Tensor | None) -> torch.Tensor:
-        if self.input_pertub == 0:
-            return noise
-        return noise + self.input_pertub * (torch.randn_like(noise) if xi is None else xi)
-
-    def _target(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor, noise: torch.Tensor
-    ) -> torch.Tensor:
-        """What the network is to predict."""
-        if self.model_mean_type is ModelMeanType.EPSILON:
-            return noise
-        if self.model_mean_type is ModelMeanType.START_X:
-            return x_start
-        return self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
-
     def _wrap_model(self, model: Callable) -> Callable:
         """The network, or cond_fn, as a function of this chain's t; see respace."""
         return model
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """t [N] as the network and cond_fn see it."""
         return t.float() * (1000.0 / self.num_timesteps) if self.rescale_timesteps else t
 
-    def _guess(
-        self, model: Callable, x: torch.Tensor, t: torch.Tensor, model_kwargs: dict | None
-    ) -> Guess:
+    def _guess(self, model: Callable, x: Tensor, t: Tensor, model_kwargs: dict | None) -> Guess:
         """The network's output, cut in two where the variance is learned, in the dtype of x."""
         output = model(x, self._scale_timesteps(t), **(model_kwargs or {})).to(x.dtype)
         learned = self.model_var_type in (ModelVarType.LEARNED, ModelVarType.LEARNED_RANGE)
@@ -290,22 +271,12 @@ class GaussianDiffusion(Noising):
             )
         return output.split(channels, dim=1) if learned else (output, None)
 
-    def _xstart(self, prediction: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if self.model_mean_type is ModelMeanType.EPSILON:
-            return self._predict_xstart_from_eps(x, t, prediction)
-        if self.model_mean_type is ModelMeanType.START_X:
-            return prediction
-        return self._predict_xstart_from_xprev(x, t, prediction)
-
-    def _variance(
-        self, values: torch.Tensor | None, x: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _variance(self, values: Tensor | None, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """p's variance and its logarithm, shaped as x."""
         if self.model_var_type in FIXED_VARIANCES:
             names = FIXED_VARIANCES[self.model_var_type]
             return tuple(self._at(name, t, x).expand_as(x) for name in names)
         if self.model_var_type is ModelVarType.LEARNED_RANGE:
-            share = (values + 1.0) / 2.0
-            low = self._at("posterior_log_variance_clipped", t, x)
+            share, low = (values + 1.0) / 2.0, self._at("posterior_log_variance_clipped", t, x)
             values = share * self._at("log_betas", t, x) + (1.0 - share) * low
         return values.exp(), values

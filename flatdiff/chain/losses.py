@@ -7,15 +7,16 @@ scores the last step. Neither knows of timesteps or networks.
 import math
 
 import torch
+from torch import Tensor
 
 
-def normal_kl(mean1, logvar1, mean2, logvar2) -> torch.Tensor:
+def normal_kl(mean1, logvar1, mean2, logvar2) -> Tensor:
     """KL(N(mean1, exp logvar1) || N(mean2, exp logvar2)), elementwise, in nats.
 
     The arguments broadcast; all but one of them may be plain numbers.
     """
     arguments = (mean1, logvar1, mean2, logvar2)
-    tensor = next((a for a in arguments if isinstance(a, torch.Tensor)), None)
+    tensor = next((a for a in arguments if isinstance(a, Tensor)), None)
     if tensor is None:
         raise ValueError(f"normal_kl needs a tensor among its arguments, got {arguments}")
     logvar1, logvar2 = (torch.as_tensor(v).to(tensor) for v in (logvar1, logvar2))
@@ -23,14 +24,12 @@ def normal_kl(mean1, logvar1, mean2, logvar2) -> torch.Tensor:
     return 0.5 * (spread + ((mean1 - mean2) ** 2) * torch.exp(-logvar2))
 
 
-def approx_standard_normal_cdf(x: torch.Tensor) -> torch.Tensor:
+def approx_standard_normal_cdf(x: Tensor) -> Tensor:
     """P(Z <= x) of a standard normal Z, by a tanh; off by less than 2e-4 (Page 1977)."""
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def discretized_gaussian_log_likelihood(
-    x: torch.Tensor, *, means: torch.Tensor, log_scales: torch.Tensor
-) -> torch.Tensor:
+def discretized_gaussian_log_likelihood(x: Tensor, *, means: Tensor, log_scales: Tensor) -> Tensor:
     """Log-probability of 8-bit values, elementwise, in nats (Ho et al. 2020, equation 13).
 
     x: values of uint8 scaled to [-1, 1]. A value has the normal's mass within 1/255 of it; the
@@ -44,6 +43,6 @@ def discretized_gaussian_log_likelihood(
     return mass.clamp(min=1e-12).log()
 
 
-def mean_flat(tensor: torch.Tensor) -> torch.Tensor:
+def mean_flat(tensor: Tensor) -> Tensor:
     """[N, ...] -> [N]: the mean over everything but the batch."""
     return tensor.mean(dim=tuple(range(1, tensor.ndim)))

@@ -12,13 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
-    """float64 betas [T]: "linear" (Ho et al. 2020, stretched to T) or "cosine".
-
-    The cosine is that of alphas_cumprod (Nichol & Dhariwal 2021, equation 17).
-    """
+    """float64 betas [T]: "linear" (Ho et al. 2020) or "cosine" (Nichol & Dhariwal 2021, eq. 17)."""
     if schedule_name == "linear":
         if num_diffusion_timesteps <= 20:
             raise ValueError(
@@ -43,7 +41,7 @@ def betas_for_alpha_bar(
     return np.array([min(1 - b / a, max_beta) for a, b in pairwise(levels)])
 
 
-def _extract_into_tensor(arr, timesteps: torch.Tensor, broadcast_shape) -> torch.Tensor:
+def _extract_into_tensor(arr, timesteps: Tensor, broadcast_shape) -> Tensor:
     """guided-diffusion's look-up: arr[timesteps] as float32, [N, ...] in `broadcast_shape`."""
     values = torch.as_tensor(arr, device="cpu").float().to(timesteps.device)[timesteps]
     return values.view(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
@@ -81,56 +79,48 @@ class Noising:
         self.posterior_mean_coef2 = (1.0 - before) * np.sqrt(1.0 - betas) / (1.0 - abar)
         self._on_device = {}
 
-    def q_mean_variance(self, x_start: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         """Mean, variance and log variance of q(x_t | x_0), each shaped as x_start."""
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
         log_variance = self._at("log_one_minus_alphas_cumprod", t, x_start)
         variance = self._at("sqrt_one_minus_alphas_cumprod", t, x_start) ** 2
         return mean, variance.expand_as(x_start), log_variance.expand_as(x_start)
 
-    def q_sample(
-        self, x_start: torch.Tensor, t: torch.Tensor, noise: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor | None = None) -> Tensor:
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise (Ho et al. 2020, equation 4)."""
         noise = torch.randn_like(x_start) if noise is None else noise
         signal = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
         return signal + self._at("sqrt_one_minus_alphas_cumprod", t, x_start) * noise
 
     def q_posterior_mean_variance(
-        self, x_start: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
+        self, x_start: Tensor, x_t: Tensor, t: Tensor
+    ) -> tuple[Tensor, ...]:
         """Mean, variance and clipped log variance of q(x_{t-1} | x_t, x_0) (equations 6, 7)."""
         mean = self._at("posterior_mean_coef1", t, x_t) * x_start
         mean = mean + self._at("posterior_mean_coef2", t, x_t) * x_t
         variance = self._at("posterior_variance", t, x_t).expand_as(x_t)
         return mean, variance, self._at("posterior_log_variance_clipped", t, x_t).expand_as(x_t)
 
-    def _predict_xstart_from_eps(
-        self, x_t: torch.Tensor, t: torch.Tensor, eps: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The x_0 of which q_sample makes x_t with eps."""
         scaled = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t
         return scaled - self._at("sqrt_recipm1_alphas_cumprod", t, x_t) * eps
 
-    def _predict_xstart_from_xprev(
-        self, x_t: torch.Tensor, t: torch.Tensor, xprev: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_xstart_from_xprev(self, x_t: Tensor, t: Tensor, xprev: Tensor) -> Tensor:
         """The x_0 for which xprev is the mean of q(x_{t-1} | x_t, x_0)."""
         rest = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t
         return rest / self._at("posterior_mean_coef1", t, x_t)
 
-    def _predict_eps_from_xstart(
-        self, x_t: torch.Tensor, t: torch.Tensor, pred_xstart: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """The noise with which q_sample makes x_t of pred_xstart."""
         difference = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t - pred_xstart
         return difference / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
 
-    def _at(self, name: str, t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _at(self, name: str, t: Tensor, x: Tensor) -> Tensor:
         """A coefficient at t [N], float32, shaped to broadcast over x [N, ...]."""
         return self._table(name, t.device)[t].view(-1, *[1] * (x.ndim - 1))
 
-    def _table(self, name: str, device: torch.device) -> torch.Tensor:
+    def _table(self, name: str, device: torch.device) -> Tensor:
         """The array `name` on a device: float32 from float64, integers as they are."""
         array = getattr(self, name)
         source, table = self._on_device.get((name, device), (None, None))

@@ -1,9 +1,8 @@
 """The fixed draws on which networks are compared, and their losses there.
 
-Image i is noised once, with a timestep and a noise that are functions of the seed, and is then
-shown as it is to every network, perturbed or not (common random numbers): what differs between two
-losses is due to the weights alone. Timesteps are stratified, and a weight for each image makes up
-for it. Knows neither files nor how weights are moved.
+Image i is noised once, with a timestep and a noise that are functions of the seed, and is shown as
+it is to every network, perturbed or not (common random numbers): what differs between two losses
+is due to the weights alone. Timesteps are stratified, and a weight for each image makes up for it.
 """
 
 import math
@@ -63,12 +62,7 @@ class Plan:
         has two images or more, so its variance is known without bias. An image that is used again
         is no new one. nan for a group of fewer than two images.
         """
-        return [
-            self._error(self.shares(values, group))
-            if self.image[group].unique().numel() > 1
-            else math.nan
-            for group in groups
-        ]
+        return [self._error(values, group) for group in groups]
 
     def shares(self, values: Tensor, group: Tensor) -> Tensor:
         """[N], 0 outside of the group: what each image does to the group's mean, to first order."""
@@ -77,11 +71,14 @@ class Plan:
 
     def _mean(self, values: Tensor, group: Tensor) -> float:
         weight = self.weight[group]
-        if not len(weight):
-            return math.nan
-        return math.fsum((weight * values[group]).tolist()) / math.fsum(weight.tolist())
+        total = math.fsum((weight * values[group]).tolist())
+        return total / math.fsum(weight.tolist()) if len(weight) else math.nan
 
-    def _error(self, shares: Tensor) -> float:
+    def _error(self, values: Tensor, group: Tensor) -> float:
+        if self.image[group].unique().numel() < 2:
+            return math.nan
+        shares = self.shares(values, group)
+
         def sums(parts: Tensor, of: Tensor) -> Tensor:
             return torch.zeros(int(of.max()) + 1, dtype=torch.float64).index_add_(0, of, parts)
 
@@ -101,14 +98,12 @@ def plan(
 ) -> Plan:
     """A timestep below t_range for each image, by the seed.
 
-    The two ends of the chain, 0 and num_timesteps-1, are strata of their own, of a sixteenth of the
-    images each: the last step alone can hold nearly all of the variational bound. What lies between
-    is cut into strata of two images, narrower towards both ends, as the cosine is, because losses
-    change most there. Within a stratum t is uniform; which images it gets is chosen at random; and
-    the weights are such that every t of the range counts alike.
-
-    :param t_range: the ends are those of the chain: one that is not in the range is no stratum.
-    :param distinct: how many images there are; the others are these again, in the same order.
+    The two ends of the chain, 0 and num_timesteps-1, are strata of their own (where they are in
+    the range), of a sixteenth of the images each: the last step alone can hold nearly all of the
+    variational bound. What lies between is cut into strata of two images, narrower towards both
+    ends, as the cosine is, because losses change most there. Within a stratum t is uniform, and
+    which images it gets is random. The weights are such that every t of the range counts alike.
+    distinct: how many images there are; the others are these again, in the same order.
     """
     if not 1 <= t_range <= num_timesteps:
         raise ValueError(
@@ -120,10 +115,10 @@ def plan(
             "and two between"
         )
     strata = _strata(num_images, num_timesteps, t_range)
-    low, high, count = (np.array(column) for column in zip(*strata))
-    stratum = torch.arange(len(strata)).repeat_interleave(torch.from_numpy(count))
+    columns = [torch.from_numpy(np.array(column)) for column in zip(*strata)]
+    stratum = torch.arange(len(strata)).repeat_interleave(columns[2])
     jitter = torch.rand(num_images, generator=generator(seed, PROBE, JITTER), dtype=torch.float64)
-    low, high, count = (torch.from_numpy(column)[stratum] for column in (low, high, count))
+    low, high, count = (column[stratum] for column in columns)
     t = (low + jitter * (high - low)).long().minimum(high.ceil().long() - 1)
     weight = (high - low) / count * num_images / t_range
     order = torch.randperm(num_images, generator=generator(seed, PROBE, MATCH))
@@ -156,21 +151,11 @@ def fixed_draws(
     The noise of image i depends on (seed, i) alone. There is no input perturbation in these draws.
     All is made on the CPU, and lies where the images lie.
     """
-    noise = torch.stack(
-        [
-            torch.randn(image.shape, generator=generator(seed, PROBE, NOISE, i))
-            for i, image in enumerate(images)
-        ]
-    )
-    device = images.device
-    return Draw(
-        x_start=images,
-        t=plan.t.to(device),
-        noise=noise.to(device),
-        weight=plan.weight.float().to(device),
-        model_kwargs={k: v.to(device) for k, v in (model_kwargs or {}).items()},
-        input_noise=torch.zeros(1, device=device).expand(images.shape),
-    )
+    generators = (generator(seed, PROBE, NOISE, i) for i in range(len(images)))
+    noise = torch.stack([torch.randn(images.shape[1:], generator=own) for own in generators])
+    drawn = (tensor.to(images.device) for tensor in (plan.t, noise, plan.weight.float()))
+    given = {name: value.to(images.device) for name, value in (model_kwargs or {}).items()}
+    return Draw(images, *drawn, given, torch.zeros(1).to(images.device).expand(images.shape))
 
 
 def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
@@ -189,21 +174,14 @@ def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str
     The network is to be in eval mode, and on the device of the draws. Equal batch sizes give equal
     losses, bit for bit; others differ by rounding.
     """
+
     with torch.inference_mode():
-        parts = [
-            diffusion.training_losses(
-                model, part.x_start, part.t, part.model_kwargs, part.noise, part.input_noise
-            )
-            for part in draws.split(batch_size)
-        ]
+        parts = [part.losses(diffusion, model) for part in draws.split(batch_size)]
     return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
 
 
 def fitting(run: Callable[[int], object], batch_size: int) -> int:
-    """The largest of batch_size, its half, a quarter, ... for which run(batch_size) has memory.
-
-    What `run` returns is dropped. Out of memory at 1 is raised as it is.
-    """
+    """The largest of batch_size, its half, a quarter, ... for which run(batch_size) has memory."""
     while True:
         try:
             run(batch_size)

@@ -5,11 +5,12 @@ expected loss is that of uniform t. `draw` makes everything random of a step at 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,25 +21,24 @@ class Draw:
     input_noise: [N, C, H, W], what input perturbation adds to noise, or None.
     """
 
-    x_start: torch.Tensor
-    t: torch.Tensor
-    noise: torch.Tensor
-    weight: torch.Tensor
-    model_kwargs: dict[str, torch.Tensor]
-    input_noise: torch.Tensor | None = None
+    x_start: Tensor
+    t: Tensor
+    noise: Tensor
+    weight: Tensor
+    model_kwargs: dict[str, Tensor]
+    input_noise: Tensor | None = None
 
     def slice(self, start: int, stop: int) -> "Draw":
         """The images start .. stop-1, with what belongs to them."""
-        part = slice(start, stop)
-        return replace(
-            self,
-            x_start=self.x_start[part],
-            t=self.t[part],
-            noise=self.noise[part],
-            weight=self.weight[part],
-            model_kwargs={name: value[part] for name, value in self.model_kwargs.items()},
-            input_noise=None if self.input_noise is None else self.input_noise[part],
-        )
+        tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
+        given = {name: value[start:stop] for name, value in self.model_kwargs.items()}
+        own = {name: value[start:stop] for name, value in tensors.items()}
+        return replace(self, **own, model_kwargs=given)
+
+    def losses(self, diffusion, model: Callable) -> dict[str, Tensor]:
+        """The terms [N] that the chain's training_losses gives at these draws."""
+        noises = {"noise": self.noise, "input_noise": self.input_noise}
+        return diffusion.training_losses(model, self.x_start, self.t, self.model_kwargs, **noises)
 
     def split(self, sizes: int | Sequence[int]) -> list["Draw"]:
         """Consecutive parts, of one size (the last may be smaller) or of several."""
@@ -48,8 +48,8 @@ class Draw:
 
 def draw(
     schedule_sampler: "ScheduleSampler",
-    x_start: torch.Tensor,
-    model_kwargs: dict[str, torch.Tensor],
+    x_start: Tensor,
+    model_kwargs: dict[str, Tensor],
     generator: torch.Generator,
     shard: int = 0,
     num_shards: int = 1,
@@ -66,7 +66,7 @@ def draw(
     device = x_start.device
     t, weight = schedule_sampler.sample(size * num_shards, device, generator)
 
-    def randn() -> torch.Tensor:
+    def randn() -> Tensor:
         shape = (size * num_shards, *x_start.shape[1:])
         kind = {"device": generator.device, "dtype": x_start.dtype}
         return torch.randn(shape, generator=generator, **kind)[own].to(device)
@@ -93,11 +93,8 @@ class ScheduleSampler(ABC):
 
     def sample(
         self, batch_size: int, device, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """t [N] int64 and importance weights [N] float32, on `device`.
-
-        Drawn by inverting the cumulative distribution, on the generator's device.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """t [N] int64 and importance weights [N] float32 on `device`, drawn on the generator's."""
         origin = device if generator is None else generator.device
         weights = self.weights()
         p = torch.from_numpy(weights / weights.sum()).to(origin)
@@ -106,7 +103,7 @@ class ScheduleSampler(ABC):
         return t.to(device), (1.0 / (len(p) * p[t])).float().to(device)
 
     def update_with_local_losses(  # noqa: B027 - most samplers have nothing to learn
-        self, local_ts: torch.Tensor, local_losses: torch.Tensor
+        self, local_ts: Tensor, local_losses: Tensor
     ) -> None:
         """Learn from this rank's t [N] and losses [N]; only a loss-aware sampler does."""
 
@@ -135,7 +132,7 @@ class LossAwareSampler(ScheduleSampler):
 
     gather = staticmethod(lambda tensor: tensor)
 
-    def update_with_local_losses(self, local_ts: torch.Tensor, local_losses: torch.Tensor) -> None:
+    def update_with_local_losses(self, local_ts: Tensor, local_losses: Tensor) -> None:
         """Learn from this rank's t [N] and losses [N], and from those of the other ranks."""
         ts, losses = self.gather(local_ts), self.gather(local_losses.detach())
         self.update_with_all_losses(ts.tolist(), losses.tolist())
@@ -169,13 +166,11 @@ class LossSecondMomentResampler(LossAwareSampler):
                 self.history[t, self.counts[t] % self.history.shape[1]] = loss
                 self.counts[t] += 1
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {
-            "history": torch.from_numpy(self.history.copy()),
-            "counts": torch.from_numpy(self.counts.copy()),
-        }
+    def state_dict(self) -> dict[str, Tensor]:
+        arrays = {"history": self.history, "counts": self.counts}
+        return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up a saved history; ValueError when it is of other timesteps or length."""
         if tuple(state["history"].shape) != self.history.shape:
             raise ValueError(

@@ -10,6 +10,7 @@ from itertools import count, islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .gaussian_diffusion import GaussianDiffusion
 
@@ -116,16 +117,13 @@ class SpacedDiffusion(GaussianDiffusion):
         kept = self.timestep_map, self.rescale_timesteps, self.original_num_steps
         return _WrappedModel(model, *kept, on_device=partial(self._table, "timestep_map"))
 
-    def _scale_timesteps(self, t: torch.Tensor) -> torch.Tensor:
+    def _scale_timesteps(self, t: Tensor) -> Tensor:
         """t itself: `_wrap_model` scales the original index."""
         return t
 
 
 class _WrappedModel:
-    """model(x, t, **kwargs) for t an index into timestep_map.
-
-    on_device: device -> timestep_map as a tensor there, if one is held already.
-    """
+    """model(x, t, **kwargs) for t an index into timestep_map, which on_device(device=) gives."""
 
     def __init__(
         self,
@@ -139,7 +137,7 @@ class _WrappedModel:
         self.rescale_timesteps, self.original_num_steps = rescale_timesteps, original_num_steps
         self._on_device = on_device or partial(torch.tensor, timestep_map)
 
-    def __call__(self, x: torch.Tensor, ts: torch.Tensor, **kwargs):
+    def __call__(self, x: Tensor, ts: Tensor, **kwargs):
         t = self._on_device(device=ts.device)[ts]
         if self.rescale_timesteps:
             t = t.float() * (1000.0 / self.original_num_steps)

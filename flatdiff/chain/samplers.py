@@ -1,23 +1,22 @@
 """Samplers lead from noise to images: ancestral, DDIM and DPM-Solver++(2M), each with guidance.
 
 A sampler is a function of a chain: a step x_t -> {"sample": x_{t-1}, "pred_xstart": x_0 as
-guessed}, which `walk` takes from t = T-1 down to 0. Steps build on the chain's p and coefficients
-(gaussian_diffusion.py), where guided-diffusion's methods of these names are.
-
-Common arguments: model(x, t, **model_kwargs); clip_denoised and denoised_fn as in p_mean_variance;
-cond_fn(x, t, **model_kwargs), the gradient of log p(condition | x_t), t as the network sees it;
-randn, called with x_t once a step, also where its noise has no weight: a caller can give each image
-a generator of its own.
+guessed}, which `walk` takes from t = T-1 down to 0. clip_denoised, denoised_fn: as in the chain's
+p_mean_variance. cond_fn(x, t, **model_kwargs): the gradient of log p(condition | x_t), t as the
+network sees it. randn: called with x_t once a step, also where its noise has no weight, so that
+each image can have a generator of its own.
 """
 
+import collections
 import functools
 import inspect
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-Out = dict[str, torch.Tensor]
+Out = dict[str, Tensor]
 
 
 def walk(
@@ -59,11 +58,10 @@ def walk(
         yield out
 
 
-def last(outs: Iterator[Out]) -> torch.Tensor:
+def last(outs: Iterator[Out]) -> Tensor:
     """The images at the end of a walk: [N, C, H, W]."""
-    for out in outs:
-        sample = out["sample"]
-    return sample
+    (out,) = collections.deque(outs, maxlen=1)
+    return out["sample"]
 
 
 def loops(step: Callable, **knobs) -> tuple[Callable, Callable]:
@@ -88,25 +86,23 @@ def loops(step: Callable, **knobs) -> tuple[Callable, Callable]:
     return loop, progressive
 
 
-def _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs) -> Out:
-    """p_mean_variance as the samplers use it: the predicted noise is divided by eps_scale."""
-    common = {"denoised_fn": denoised_fn, "model_kwargs": model_kwargs}
-    model = _divided(chain, model, x, t) if chain.scales_eps else model
-    return chain.p_mean_variance(model, x, t, clip_denoised=clip_denoised, **common)
-
-
-def _divided(chain, model, x, t) -> Callable:
-    """The network, with the noise that it predicts at this chain's step t divided."""
+def _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn=None) -> Out:
+    """p_mean_variance with the predicted noise divided by eps_scale, and the guided score."""
 
     def divided(x_t, timesteps, **model_kwargs):
         output = model(x_t, timesteps, **model_kwargs).to(x.dtype)
         eps, values = output.tensor_split([x.shape[1]], dim=1)
         return torch.cat([eps / chain._at("eps_scale", t, x), values], dim=1)
 
-    return divided
+    how = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn}
+    guess = divided if chain.scales_eps else model
+    out = chain.p_mean_variance(guess, x, t, **how, model_kwargs=model_kwargs)
+    if cond_fn is None:
+        return out
+    return chain.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
 
 
-def condition_mean(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> torch.Tensor:
+def condition_mean(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> Tensor:
     """The mean shifted by variance * gradient (Dhariwal & Nichol 2021, algorithm 1).
 
     The gradient is that at x_t, not at the mean, as in guided-diffusion.
@@ -158,9 +154,7 @@ def ddim_sample(
     randn=torch.randn_like,
 ) -> Out:
     """A DDIM step (Song et al. 2020, equations 12 and 16): eta 0 adds no noise, 1 as DDPM."""
-    out = _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs)
-    if cond_fn is not None:
-        out = chain.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
+    out = _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
     eps = chain._predict_eps_from_xstart(x, t, out["pred_xstart"])
     abar, before = chain._at("alphas_cumprod", t, x), chain._at("alphas_cumprod_prev", t, x)
     sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
@@ -198,9 +192,7 @@ def dpmpp_sample(
     previous_xstart: pred_xstart of step t+1, from which x_0 is extrapolated to half-way; None
     at the first step. The last step, to x_0, goes without it (lower_order_final). It adds no noise.
     """
-    out = _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs)
-    if cond_fn is not None:
-        out = chain.condition_score(cond_fn, out, x, t, model_kwargs=model_kwargs)
+    out = _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
     data = pred_xstart = out["pred_xstart"]
     if previous_xstart is not None:
         data = data + chain._at("dpmpp_extrapolate", t, x) * (data - previous_xstart)

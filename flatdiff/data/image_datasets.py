@@ -47,13 +47,10 @@ class ImageDataset:
         transparent: str = "white",
     ):
         self.source = open_images(data_dir, transparent)
-        self.image_size = image_size
-        self.num_images = len(self.source)
-        self.classes, self.labels = (
-            classes_of(self.source, class_from) if class_cond else ([], None)
-        )
-        self.cache_bytes = cache_bytes
-        self._squares = None
+        self.image_size, self.num_images = image_size, len(self.source)
+        labelled = classes_of(self.source, class_from) if class_cond else ([], None)
+        self.classes, self.labels = labelled
+        self.cache_bytes, self._squares = cache_bytes, None
         if isinstance(self.source, Npz) and self.source.images.shape[1:3] == (image_size,) * 2:
             self._squares = self.source.images
 
@@ -76,10 +73,7 @@ class ImageDataset:
         return random_crop_arr(self.source.open(i), self.image_size, rng)
 
     def squares(self, progress: bool = True) -> np.ndarray | None:
-        """All centre crops, uint8 [N, H, W, 3], decoded at the first call and kept in memory.
-
-        None if they need more than `cache_bytes`.
-        """
+        """All centre crops, uint8 [N, H, W, 3], kept in memory; None if above `cache_bytes`."""
         shape = (self.num_images, self.image_size, self.image_size, 3)
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
@@ -120,11 +114,7 @@ class Batches:
         self.random_crop, self.random_flip = random_crop, random_flip
         self.deterministic = deterministic
         self._squares = None if random_crop else dataset.squares(progress=shard == 0)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether a batch is a copy from memory; else its images are decoded each time."""
-        return self._squares is not None
+        self.in_memory = self._squares is not None  # else images are decoded each time
 
     def __getitem__(self, step: int) -> Batch:
         first = (step * self.num_shards + self.shard) * self.batch_size
@@ -174,11 +164,13 @@ def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[B
     """
     if num_workers == 0 or batches.in_memory:
         yield from _ahead(batches, start)
-    else:
-        for batch in _worker_processes(batches, start, num_workers):
-            if isinstance(batch, ValueError):
-                raise batch
-            yield tuple(batch)
+        return
+    how = {"batch_size": None, "num_workers": num_workers}  # an item is a batch
+    how["pin_memory"] = torch.cuda.is_available()
+    for batch in DataLoader(_OrError(batches), sampler=range(start, sys.maxsize), **how):
+        if isinstance(batch, ValueError):
+            raise batch
+        yield tuple(batch)
 
 
 class _OrError:
@@ -192,16 +184,6 @@ class _OrError:
             return self.batches[step]
         except ValueError as error:
             return error
-
-
-def _worker_processes(batches: Batches, start: int, num_workers: int) -> DataLoader:
-    return DataLoader(
-        _OrError(batches),
-        batch_size=None,  # an item is a batch
-        sampler=range(start, sys.maxsize),
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
 
 
 def _ahead(batches: Batches, start: int, depth: int = 2) -> Iterator[Batch]:

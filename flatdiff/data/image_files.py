@@ -1,9 +1,8 @@
 """Image files and their squares: list, open, crop, resize; and back to PNG.
 
 The one way from a picture of any size to a uint8 array [image_size, image_size, 3], and the one
-place that knows folders, zip and npz. Which files are images, and what their pixels are, is in
-`pictures`.
-Paths may be local or remote (gs://, az://) where blobfile reads them. Does not know torch.
+place that knows folders, zip and npz; local, or remote where blobfile reads them. Which files are
+images, and what their pixels are, is in `pictures`. Does not know torch.
 """
 
 import functools
@@ -33,15 +32,10 @@ def list_image_files(data_dir: str) -> list[str]:
 
 
 def _names_below(data_dir: str) -> Iterator[str]:
-    entries = _remote_entries if is_remote(data_dir) else pictures.local_entries
-    return pictures.names_below(data_dir, entries)
+    def remote(folder: str) -> Iterator[tuple[str, bool]]:
+        return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
 
-
-def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
-    return ((entry.name, entry.is_dir) for entry in bf.scandir(folder))
-
-
-# Crop and resize
+    return pictures.names_below(data_dir, remote if is_remote(data_dir) else pictures.local_entries)
 
 
 def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
@@ -51,8 +45,8 @@ def center_crop_arr(pil_image: Image.Image, image_size: int) -> np.ndarray:
     integer crop. Smaller images are enlarged. Returns uint8 [image_size, image_size, 3].
     """
     image = np.array(_with_smaller_side(pil_image, image_size))
-    height, width = image.shape[:2]
-    return _window(image, (height - image_size) // 2, (width - image_size) // 2, image_size)
+    top, left = (np.array(image.shape[:2]) - image_size) // 2
+    return image[top : top + image_size, left : left + image_size]
 
 
 def random_crop_arr(
@@ -72,7 +66,7 @@ def random_crop_arr(
     image = np.array(_with_smaller_side(pil_image, smaller_side))
     top = rng.integers(image.shape[0] - image_size, endpoint=True)
     left = rng.integers(image.shape[1] - image_size, endpoint=True)
-    return _window(image, top, left, image_size)
+    return image[top : top + image_size, left : left + image_size]
 
 
 def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
@@ -88,18 +82,11 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-def _window(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    return image[top : top + size, left : left + size]
-
-
 # Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
 
 
 def open_images(data_dir: str, transparent: str = "white") -> "Folder | Zip | Npz":
-    """The images of a folder, a .zip or an .npz. ValueError if there are none.
-
-    transparent: "white", "refuse" or "drop", as in `pictures.read`.
-    """
+    """The images of a folder, .zip or .npz; ValueError if there are none. See `pictures.read`."""
     if not data_dir:
         raise ValueError("unspecified data directory: give a folder of images, a .zip or an .npz")
     if not bf.exists(data_dir):
@@ -168,14 +155,9 @@ class Zip:
         return len(self.names)
 
     def open(self, i: int) -> Image.Image:
-        name = self.names[i]
-        archive = _opened_zip(self.path, os.getpid())
-        return pictures.read(
-            lambda: archive.open(self.members[name]),
-            f"{name} in {self.path}",
-            self.transparent,
-            self.note,
-        )
+        name, archive = self.names[i], _opened_zip(self.path, os.getpid())
+        told = f"{name} in {self.path}", self.transparent, self.note
+        return pictures.read(lambda: archive.open(self.members[name]), *told)
 
 
 @functools.lru_cache(maxsize=4)
@@ -212,9 +194,6 @@ class Npz:
 
     def open(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i])
-
-
-# And back
 
 
 def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str]) -> None:

@@ -30,9 +30,6 @@ ALWAYS = {  # where UNet2DModel has a choice that guided-diffusion has made
 }
 
 
-# The network
-
-
 def unet_config(flags: Flags) -> Config:
     """UNet2DModel's config of a network; `flags`: those of ModelFlags, and learn_sigma."""
     size = flags["image_size"]
@@ -114,9 +111,8 @@ def model_flags(config: Config) -> dict[str, Any]:
         } | ({} if classes is None else {"num_classes": classes})
         same = unet_config({"num_classes": None, **flags})
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"this is no config of a UNet2DModel of square images: {error!r}"
-        ) from None
+        what = "this is no config of a UNet2DModel of square images"
+        raise ValueError(f"{what}: {error!r}") from None
     _must_agree(same, config, "UNet2DModel")
     return flags
 
@@ -129,9 +125,6 @@ def _must_agree(wanted: Config, config: Config, name: str) -> None:
     ]
     if different:
         raise ValueError(f"flatdiff has no such {name}: {'; '.join(different)}")
-
-
-# The chain
 
 
 def scheduler_config(flags: Flags) -> Config:

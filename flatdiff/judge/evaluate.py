@@ -158,38 +158,23 @@ def compare(
     reference: Measured, samples: Measured, features: Features, seed=0, progress=False
 ) -> dict[str, float]:
     """The metrics by name, those without a value left out."""
-    fid = features.metric("FID")
-    device = features.device
+    fid, device = features.metric("FID"), features.device
     pool = samples.pool.to(device)
     mu, sigma = reference.mu.to(device), reference.sigma.to(device)
     distance = distance_with_error(mu, sigma, pool, seed)
-    metrics = {
-        fid: distance["value"],
-        f"{fid}_error": distance["error"],
-        f"{fid}_infinity": distance["infinity"],
-    }
+    metrics = {fid: distance.pop("value")} | {f"{fid}_{key}": v for key, v in distance.items()}
     if samples.mu_s is not None and reference.mu_s is not None:
-        metrics["sFID"] = frechet_distance(
-            reference.mu_s, reference.sigma_s, samples.mu_s, samples.sigma_s
-        )
+        spatial = reference.mu_s, reference.sigma_s, samples.mu_s, samples.sigma_s
+        metrics["sFID"] = frechet_distance(*spatial)
     if features.name == "inception":
         score, deviation = inception_score(pool, features.network.fc.weight)
         metrics |= {"IS": score, "IS_std": deviation}
     if reference.pool is not None and min(len(reference.pool), len(pool)) > NEIGHBOURS:
-        metrics |= _by_neighbours(reference.pool.to(device), pool, features, seed, progress)
+        known, kid = reference.pool.to(device), features.metric("KID")
+        metrics[kid], metrics[f"{kid}_std"] = kernel_distance(known, pool, seed)
+        shares = precision_recall(known, pool, progress=progress)
+        metrics |= zip(map(features.metric, ("precision", "recall")), shares)
     return {key: value for key, value in metrics.items() if not math.isnan(value)}
-
-
-def _by_neighbours(reference, samples, features, seed, progress):
-    kid = features.metric("KID")
-    mean, deviation = kernel_distance(reference, samples, seed)
-    precision, recall = precision_recall(reference, samples, progress=progress)
-    return {
-        kid: mean,
-        f"{kid}_std": deviation,
-        features.metric("precision"): precision,
-        features.metric("recall"): recall,
-    }
 
 
 def cautions(reference: Measured, samples: Measured, features: Features) -> list[str]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from . import inception
 from .files import default_cache_dir
-from .names import FEATURES
+from .names import FEATURES, metric_name
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,7 @@ class Features:
 
     def metric(self, kind: str) -> str:
         """What FID, KID, precision or recall is called with these features."""
-        if self.name == "inception":
-            return kind
-        kind = {"FID": "FD", "KID": "KD"}.get(kind, kind)
-        return f"{kind}-{self.name}"
+        return metric_name(self.name, kind)
 
     def extract(self, images, batch_size: int, progress: bool = False) -> dict[str, Tensor]:
         """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""

@@ -21,10 +21,7 @@ def statistics(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tensor) -> float:
-    """The distance of the normals (mu_1, sigma_1) and (mu_2, sigma_2), float64 [D] and [D, D].
-
-    It is exact for covariances of any rank.
-    """
+    """The distance of two normals, float64 [D] and [D, D], exact for covariances of any rank."""
     return _distance(mu_1, _factor(sigma_1), mu_2, sigma_2)
 
 
@@ -73,10 +70,9 @@ def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict
     for _ in range(draws):
         rows = features[torch.from_numpy(rng.integers(len(features), size=number))]
         halves = [_moments(half, mu) for half in rows.tensor_split(2)]
-        value = _distance(mu, factor, *_join(halves, mu))
-        of_halves = sum(_distance(mu, factor, *_join([half], mu)) for half in halves) / 2
+        value, *each = (_distance(mu, factor, *_join(of, mu)) for of in (halves, *zip(halves)))
         found["values"].append(value)
-        found["infinities"].append(2 * value - of_halves)
+        found["infinities"].append(2 * value - sum(each) / 2)
     return found
 
 

@@ -73,8 +73,8 @@ class NpzImages:
                 keys = file.files
                 self.statistics = {key: file[key] for key in STATISTICS if key in keys}
             if "arr_0" in keys:
-                with self._stream() as stream:
-                    self.shape, is_fortran, dtype = _header(stream)
+                with self._stream() as (_, header):
+                    self.shape, is_fortran, dtype = header
         except pictures.DAMAGES as error:
             raise ValueError(f"{path} is damaged, write it anew: {error}") from error
         if "arr_0" in keys:
@@ -91,16 +91,18 @@ class NpzImages:
 
     @contextlib.contextmanager
     def _stream(self):
+        """The bytes of arr_0's images, and (shape, whether in Fortran's order, dtype)."""
         with zipfile.ZipFile(self.name) as file, file.open("arr_0.npy") as stream:
-            yield stream
+            version = npy.read_magic(stream)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            yield stream, read(stream)
 
     def fingerprint(self) -> str:
         return _hash_of([self.name])
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         try:
-            with self._stream() as stream:
-                _header(stream)
+            with self._stream() as (stream, _):
                 for start in range(0, self.num_images, batch_size):
                     shape = (min(batch_size, self.num_images - start), *self.shape[1:])
                     data = stream.read(int(np.prod(shape)))
@@ -114,6 +116,8 @@ class Folder:
 
     notes: a sentence for each kind of picture that was not simply read, known after `batches`.
     """
+
+    size: tuple[int, int] | None = None  # that of the first picture
 
     def __init__(self, path: str, transparent: str = "white"):
         self.name, self.statistics, self.transparent = path, {}, transparent
@@ -135,19 +139,16 @@ class Folder:
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, self.num_images, batch_size):
-            yield np.stack([self._sized(p) for p in self.paths[start : start + batch_size]])
+            yield np.stack([self._read(p) for p in self.paths[start : start + batch_size]])
 
-    def _sized(self, path):
-        image = self._read(path)
-        if image.shape[:2] != self.size:
+    def _read(self, path):
+        image = np.array(pictures.read(path, path, self.transparent, self._noted.setdefault))
+        if self.size and image.shape[:2] != self.size:
             raise ValueError(
                 f"{path} has {_by(image.shape)} pixels, {self.paths[0]} has {_by(self.size)}: "
                 "crop and resize the images to one size first"
             )
         return image
-
-    def _read(self, path):
-        return np.array(pictures.read(path, path, self.transparent, self._noted.setdefault))
 
 
 def check_same_size(reference, samples) -> None:
@@ -170,7 +171,7 @@ def _check(name, dtype, shape):
 def _check_statistics(path, statistics):
     """Means [D] and covariances [D, D], finite."""
     for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s")):
-        if mu not in statistics and sigma not in statistics:
+        if not {mu, sigma} & statistics.keys():
             continue
         m, s = (np.asarray(statistics.get(key, ())) for key in (mu, sigma))
         if m.ndim != 1 or s.shape != m.shape * 2 or {m.dtype.kind, s.dtype.kind} - set("fiu"):
@@ -180,13 +181,6 @@ def _check_statistics(path, statistics):
             )
         if not (np.isfinite(m).all() and np.isfinite(s).all()):
             raise ValueError(f"{path} has NaN or infinite values in {mu} or {sigma}")
-
-
-def _header(stream):
-    """Read past the header of an .npy -> (shape, whether in Fortran's order, dtype)."""
-    version = npy.read_magic(stream)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(stream)
 
 
 def _hash_of(paths, beginning=b""):

@@ -57,44 +57,38 @@ class Mixed(nn.Module):
 
     def __init__(self, in_channels: int, *paths: tuple):
         super().__init__()
-        self.paths = [self._path(in_channels, path) for path in paths]
-
-    def _path(self, channels, path):
-        steps = []
-        for step in path:
-            if callable(step):
-                steps.append(step)
-                continue
-            forks = step if isinstance(step, list) else [step]
-            steps.append([self._conv(channels, *fork) for fork in forks])
-            channels = sum(fork[1] for fork in forks)
-        return steps
-
-    def _conv(self, in_channels, name, out_channels, kernel, stride=1):
-        kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = tuple(k // 2 for k in kernel) if stride == 1 else 0
-        self.add_module(name, BasicConv(in_channels, out_channels, kernel, stride, padding))
-        return name
+        self.paths = paths
+        for path in paths:
+            channels = in_channels
+            for forks in map(_forks, path):
+                for name, *convolution in forks:
+                    self.add_module(name, _same_size(channels, *convolution))
+                channels = sum(fork[1] for fork in forks) or channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self._walk(x, steps) for steps in self.paths], dim=1)
+        return torch.cat([self._walk(x, path) for path in self.paths], dim=1)
 
-    def _walk(self, x, steps):
-        for step in steps:
-            x = step(x) if callable(step) else torch.cat([getattr(self, n)(x) for n in step], dim=1)
+    def _walk(self, x, path):
+        for step in path:
+            forks = [getattr(self, name)(x) for name, *_ in _forks(step)]
+            x = torch.cat(forks, dim=1) if forks else step(x)
         return x
 
 
-def _average(x):
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+def _forks(step):
+    """The convolutions of a step; none of a pooling."""
+    return [] if callable(step) else step if isinstance(step, list) else [step]
 
 
-def _maximum(x):
-    return F.max_pool2d(x, 3, stride=1, padding=1)
+def _same_size(in_channels, out_channels, kernel, stride=1):
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = tuple(k // 2 for k in kernel) if stride == 1 else 0
+    return BasicConv(in_channels, out_channels, kernel, stride, padding)
 
 
-def _halve(x):
-    return F.max_pool2d(x, 3, stride=2)
+_average = nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
+_maximum = nn.MaxPool2d(3, stride=1, padding=1)
+_halve = nn.MaxPool2d(3, stride=2)
 
 
 def _block_35(in_channels, pooled):
@@ -190,10 +184,7 @@ class Inception(nn.Module):
 
 
 def load(weights: str, **_) -> Inception:
-    """The network with the weights of the published file, whose path `weights` is.
-
-    ValueError if the file is another.
-    """
+    """The network with the weights of the published file `weights`; ValueError if it is another."""
     if not os.path.isfile(weights):
         raise ValueError(f"no Inception weights at {os.path.abspath(weights)}; get them from {URL}")
     try:

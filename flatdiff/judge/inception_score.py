@@ -12,10 +12,7 @@ SPLIT = 5000
 
 
 def inception_score(pool: Tensor, weight: Tensor, split: int = SPLIT) -> tuple[float, float]:
-    """Features [N, D], class weights [C, D] -> mean and standard deviation over the splits.
-
-    The deviation is nan for a single split.
-    """
+    """Features [N, D], class weights [C, D] -> mean and deviation (nan of one) over splits."""
     scores = [_score(features @ weight.T) for features in pool.split(split)]
     deviation = np.std(scores, ddof=1) if len(scores) > 1 else float("nan")
     return float(np.mean(scores)), float(deviation)

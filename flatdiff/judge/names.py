@@ -21,3 +21,9 @@ FEATURES = {
     ),
 }
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+
+
+def metric_name(features: str, kind: str = "FID") -> str:
+    """What FID, KID, precision or recall is called with these features: FD-lite0, say."""
+    ours = {"FID": "FD", "KID": "KD"}.get(kind, kind)
+    return kind if features == "inception" else f"{ours}-{features}"

@@ -22,10 +22,8 @@ LEFT_BEHIND = frozenset(  # beside what begins with a dot: macOS, Windows, ext4,
     "__macosx|$recycle.bin|system volume information|lost+found|@eadir|#recycle|@recycle"
     "|#snapshot|@snapshot|@recently-snapshot".split("|")
 )
-DAMAGES = (  # what a broken zip or npz raises
-    zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
-    NotImplementedError, MemoryError,
-)  # fmt: skip
+DAMAGES = zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError
+DAMAGES += RuntimeError, MemoryError  # what a broken zip or npz raises
 TRANSPARENT = ("white", "refuse", "drop")
 NOTES = {  # what is worth a sentence where it is met first
     "turned": "{} is stored turned: such images are turned as their EXIF orientation says",
@@ -36,23 +34,13 @@ NOTES = {  # what is worth a sentence where it is met first
 }
 Note = Callable[[str, str], None]
 
-# the stored image is seen through this; EXIF 2.3, tag 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# the stored image is seen through this; EXIF 2.3, tag 0x0112, from 2 on
+_NAMES = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+_TURNS = {i: Image.Transpose[name] for i, name in enumerate(_NAMES.split(), start=2)}
 _PLAIN = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
 # Pillow keeps the high byte of two; a second look, by a raw mode that takes the low one
 _LOW_BYTE = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
 _GREY_STEP = {"L;2": 85, "L;4": 17}
-
-
-# Which files
 
 
 def is_picture(name: str) -> bool:
@@ -95,9 +83,6 @@ def names_below(
     return below("", ())
 
 
-# Which pixels
-
-
 def read(
     source: str | Callable, name: str = "", transparent: str = "white", note: Note | None = None
 ) -> Image.Image:
@@ -130,7 +115,7 @@ def read(
 
 
 class _Refused(ValueError):
-    pass
+    """The picture has what no rule covers."""
 
 
 class _Picture:
@@ -139,21 +124,30 @@ class _Picture:
     def __init__(self, file, image: Image.Image, transparent: str):
         self.file, self.image, self.transparent = file, image, transparent
         self.notes: list[str] = []
-        self.raw = _raw_mode(image)  # before the pixels are loaded
+        # how bytes become pixels, in Pillow's words; it forgets when the pixels are loaded
+        tile = next(iter(getattr(image, "tile", ())), (None, None, None, ""))
+        raw = tile[3] if isinstance(tile[3], (tuple, list)) else [tile[3]]
+        self.raw = str(raw[0]) if raw else ""
 
     def shown(self) -> Image.Image:
-        if self.image.mode.startswith("I;16") or re.search(";16[BLN]", self.raw):
+        mode = self.image.mode
+        if mode.startswith("I;16") or re.search(";16[BLN]", self.raw):
             rgb = self._deep()
-        elif self.image.mode in _PLAIN:
+        elif mode in _PLAIN:
             rgb = self._plain()
         else:
             raise _Refused(
-                f"has mode {self.image.mode}, whose range is not known: save it with 8 or 16 bits "
-                "a channel"
+                f"has mode {mode}, whose range is not known: save it with 8 or 16 bits a channel"
             )
         if _is_animated(self.image):
             self.notes.append("animated")
-        return self._turned(rgb)
+        orientation = 1
+        with contextlib.suppress(Exception):  # broken EXIF says nothing
+            orientation = self.image.getexif().get(0x0112, 1)
+        if orientation not in _TURNS:
+            return rgb
+        self.notes.append("turned")
+        return rgb.transpose(_TURNS[orientation])
 
     def _plain(self) -> Image.Image:
         """What is seen of a picture of 8 bits a channel or fewer."""
@@ -189,20 +183,10 @@ class _Picture:
                 "background, or give --transparent white"
             )
         self.notes.append(self.transparent)
-        if self.transparent == "drop":
-            return Image.fromarray(np.rint(channels * (255 / full)).astype(np.uint8))
-        share = alpha[..., None] / full
-        seen = share * channels + (1 - share) * full
-        return Image.fromarray(np.rint(seen * (255 / full)).astype(np.uint8))
-
-    def _turned(self, rgb: Image.Image) -> Image.Image:
-        orientation = 1
-        with contextlib.suppress(Exception):  # broken EXIF says nothing
-            orientation = self.image.getexif().get(0x0112, 1)
-        if orientation not in _TURNS:
-            return rgb
-        self.notes.append("turned")
-        return rgb.transpose(_TURNS[orientation])
+        if self.transparent == "white":
+            share = alpha[..., None] / full
+            channels = share * channels + (1 - share) * full
+        return Image.fromarray(np.rint(channels * (255 / full)).astype(np.uint8))
 
 
 def _is_animated(image) -> bool:
@@ -212,14 +196,6 @@ def _is_animated(image) -> bool:
         return getattr(image, "is_animated", False)
     except Exception:  # the second frame is broken
         return True
-
-
-def _raw_mode(image) -> str:
-    """How a file's bytes become pixels, in Pillow's words; "" where it does not tell."""
-    for tile in getattr(image, "tile", ()):
-        args = tile[3] if isinstance(tile[3], (tuple, list)) else [tile[3]]
-        return str(args[0]) if args else ""
-    return ""
 
 
 def _deep_channels(file, image, raw: str) -> np.ndarray:

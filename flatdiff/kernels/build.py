@@ -28,10 +28,7 @@ COMPILERS = "g++", "c++"
 
 @functools.cache
 def use() -> str:
-    """Install what can be compiled here; returns a few words on it, for the log.
-
-    FLATDIFF_KERNELS=0 in the environment keeps to PyTorch's operators.
-    """
+    """Install what can be compiled, unless FLATDIFF_KERNELS=0; returns a few words for the log."""
     if os.environ.get("FLATDIFF_KERNELS") == "0":
         return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
     try:
@@ -58,7 +55,8 @@ def load(sources: Sequence[Path]) -> ctypes.CDLL:
     """
     compiler = _compiler()
     key = _key(compiler, sources)
-    path = _folder() / f"kernels-{key}.so"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = Path(cache, "flatdiff", f"kernels-{key}.so")
     end = key.encode()  # of a whole file: loading half a library is a bus error
     with contextlib.suppress(OSError):
         if path.read_bytes().endswith(end):
@@ -92,21 +90,10 @@ def _compile(compiler: str, sources: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "flatdiff"
-
-
 def _key(compiler: str, sources: Sequence[Path]) -> str:
     """A hash of all that the library depends on: homes are shared by machines that differ."""
-    parts = [
-        *(s.read_text() for s in sources),
-        compiler,
-        *FLAGS,
-        platform.machine(),
-        _instructions(),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    parts = [*(s.read_text() for s in sources), compiler, *FLAGS, platform.machine()]
+    return hashlib.sha256("\n".join([*parts, _instructions()]).encode()).hexdigest()[:16]
 
 
 def _instructions() -> str:

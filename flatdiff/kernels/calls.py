@@ -4,8 +4,7 @@
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
 
-All take fp32 alone. The first two have one derivative, in reverse mode, and are at least as exact
-as PyTorch's operators; these do the work for whatever is not taken.
+All take fp32 alone. The first two have one derivative, in reverse mode.
 """
 
 import contextlib
@@ -157,7 +156,7 @@ def quantize(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     codes = torch.empty_like(x, dtype=torch.uint8)
     scale, zero = x.new_empty(len(x), *ones), codes.new_empty(len(x), *ones)
     size = len(x), x.numel() // max(len(x), 1)
-    _library.quantize(*size, bits, _threads(), *map(_address, (x, codes, scale, zero)))
+    _library.quantize(*size, bits, torch.get_num_threads(), *map(_address, (x, codes, scale, zero)))
     return codes, scale, zero
 
 
@@ -166,7 +165,7 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
     n, c, height, width = y.shape
     of_ones = of_ones.contiguous(memory_format=torch.channels_last)
     tensors = of_ones, scale, zero, bias, y
-    _library.rescale(n, height * width, c, _threads(), *map(_address, tensors))
+    _library.rescale(n, height * width, c, torch.get_num_threads(), *map(_address, tensors))
     return y
 
 
@@ -237,7 +236,7 @@ def _norm_layer(x, groups, weight, bias, film, silu):
     """The arguments that both of the norm's functions begin with."""
     n, c, height, width = x.shape
     tensors = _address(weight), _address(bias), _address(film)
-    return n, height * width, c, groups, *tensors, silu, _threads()
+    return n, height * width, c, groups, *tensors, silu, torch.get_num_threads()
 
 
 def _conv3x3(x, weight, bias=None):
@@ -245,14 +244,10 @@ def _conv3x3(x, weight, bias=None):
     out = len(weight)
     shape, layout = (n, out, height, width), torch.channels_last
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
-    sizes = n, height, width, into, out, *weight.stride(), _threads()
+    sizes = n, height, width, into, out, *weight.stride(), torch.get_num_threads()
     if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
         raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")
     return y
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -23,11 +23,6 @@ def network(features: str, inception_weights: str = "") -> Features:
     return load_features(features, inception_weights or None, str(dist_util.dev()))
 
 
-def distance_name(features: str) -> str:
-    """Return FID for Inception's features, and FD-lite0, FD-digits for others."""
-    return "FID" if features == "inception" else f"FD-{features}"
-
-
 def reference_of(dataset, seed: int = 0) -> np.ndarray:
     """Return the images as training sees them, not mirrored: all, or a random 50,000 of more."""
     order = np.random.default_rng(seed).permutation(dataset.num_images)[:LARGEST_REFERENCE]

@@ -159,8 +159,7 @@ class Subject:
 
     def headline_of(self, draws) -> Tensor:
         """Compute the headline [n] of some of the draws, for autograd."""
-        given = draws.x_start, draws.t, draws.model_kwargs, draws.noise, draws.input_noise
-        return self.diffusion.training_losses(self.model, *given)[self.terms[0]]
+        return draws.losses(self.diffusion, self.model)[self.terms[0]]
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
         """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one."""

@@ -9,14 +9,8 @@ import inspect
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
+from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
-from ..nets.sizes import (
-    CHANNEL_MULT,
-    SR_CHANNEL_MULT,
-    attention_strides,
-    channel_multipliers,
-    unmet_attention,
-)
 from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
@@ -88,8 +82,8 @@ def create_model(
 ):
     """A `network`, UNetModel or SuperResModel, of RGB images."""
     flags = locals()
-    table = SR_CHANNEL_MULT if network is SuperResModel else CHANNEL_MULT
-    mult = channel_multipliers(image_size, channel_mult, table)
+    table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
         "in_channels": 3,
         "model_channels": num_channels,
@@ -143,22 +137,14 @@ def create_classifier(
     classifier_pool,
     num_classes=NUM_CLASSES,
 ):
-    mult = channel_multipliers(image_size, "")
+    """The noisy classifier of RGB images."""
+    flags = {name.removeprefix("classifier_"): value for name, value in locals().items()}
+    mult = sizes.channel_multipliers(image_size, "")
     strides = _strides(image_size, classifier_attention_resolutions, mult)
-    return EncoderUNetModel(
-        image_size=image_size,
-        in_channels=3,
-        model_channels=classifier_width,
-        out_channels=num_classes,
-        num_res_blocks=classifier_depth,
-        attention_resolutions=strides,
-        channel_mult=mult,
-        use_fp16=classifier_use_fp16,
-        num_head_channels=64,
-        use_scale_shift_norm=classifier_use_scale_shift_norm,
-        resblock_updown=classifier_resblock_updown,
-        pool=classifier_pool,
-    )
+    told = {"in_channels": 3, "model_channels": classifier_width, "out_channels": num_classes}
+    told |= {"num_res_blocks": classifier_depth, "num_head_channels": 64}
+    told |= {"attention_resolutions": strides, "channel_mult": mult}
+    return EncoderUNetModel(**_for(EncoderUNetModel, flags) | told)
 
 
 def create_gaussian_diffusion(
@@ -177,6 +163,7 @@ def create_gaussian_diffusion(
     input_pertub=0.0,
 ):
     """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    flags = locals()
     fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
     mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
     return SpacedDiffusion(
@@ -185,10 +172,7 @@ def create_gaussian_diffusion(
         model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
         model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
         loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
-        rescale_timesteps=rescale_timesteps,
-        eps_scaler=eps_scaler,
-        eps_scaler_slope=eps_scaler_slope,
-        input_pertub=input_pertub,
+        **_for(gd.GaussianDiffusion, flags),
     )
 
 
@@ -198,9 +182,9 @@ def create_chain(flags):
 
 
 def _strides(image_size, attention_resolutions, mult):
-    for sentence in unmet_attention(image_size, attention_resolutions, len(mult)):
+    for sentence in sizes.unmet_attention(image_size, attention_resolutions, len(mult)):
         logger.log(sentence)
-    return attention_strides(image_size, attention_resolutions)
+    return sizes.attention_strides(image_size, attention_resolutions)
 
 
 def _made(factory, flags):

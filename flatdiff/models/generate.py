@@ -21,7 +21,7 @@ from ..data.image_datasets import to_uint8
 from ..data.image_files import save_grid
 from ..flags import choices, keys, parse
 from ..rng import LABEL, SAMPLE, generator, seed_of
-from ..store import checkpoint, disk, finite
+from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger
 from . import networks
 
@@ -69,15 +69,10 @@ def sample_images(
     step, knobs = choices.chosen(choices.SAMPLERS, sampler)
     if labels is not None:
         model_kwargs["y"] = labels
-    given = {
-        "noise": noise(torch.empty(len(indices), *shape, device=device)),
-        "clip_denoised": clip_denoised,
-        "cond_fn": cond_fn,
-        "model_kwargs": {name: value.to(device) for name, value in model_kwargs.items()},
-        "device": device,
-        "randn": noise,
-    }
-    x = last(walk(diffusion, step, model, (len(indices), *shape), **given | knobs))
+    given = {name: value.to(device) for name, value in model_kwargs.items()}
+    x_t = noise(torch.empty(len(indices), *shape, device=device))
+    knobs |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn, "model_kwargs": given}
+    x = last(walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs))
     finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
     return to_uint8(x).cpu().numpy()
 
@@ -96,9 +91,9 @@ def labels_of(flags, num_classes, known=()):
     expected = "labels separated by commas, as 0,3,5"
     given = flags.sample.class_labels
     wanted = parse.numbers("class_labels", given, expected, kind=int, empty=True)
-    if num_classes is None and wanted:
-        raise ValueError("--class_labels was given, but the network is not class-conditional")
     if num_classes is None:
+        if wanted:
+            raise ValueError("--class_labels was given, but the network is not class-conditional")
         return lambda indices: None
     rows = classes.trained(known, num_classes)
     if bad := [y for y in wanted if not 0 <= y < num_classes]:
@@ -119,25 +114,17 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
     """
     labels = labels or labels_of(flags, model.num_classes, model.classes)
-    size = model.image_size
+    shape = (3, model.image_size, model.image_size)
     autocast = networks.autocast(flags, dist_util.dev())
+    how = {"seed": flags.run.seed, "clip_denoised": flags.sample.clip_denoised}
+    how["sampler"] = "ddim" if flags.sample.use_ddim else flags.sample.sampler
 
     def sample(indices):
         y = labels(indices)
+        given = {"labels": None if model.num_classes is None else y, "cond_fn": guide and guide(y)}
         with autocast():
-            images = sample_images(
-                model,
-                diffusion,
-                indices,
-                (3, size, size),
-                seed=flags.run.seed,
-                sampler="ddim" if flags.sample.use_ddim else flags.sample.sampler,
-                labels=None if model.num_classes is None else y,
-                clip_denoised=flags.sample.clip_denoised,
-                cond_fn=guide and guide(y),
-                **conditions(indices),
-            )
-        return images, y
+            given |= conditions(indices)
+            return sample_images(model, diffusion, indices, shape, **how, **given), y
 
     return sample
 
@@ -149,10 +136,7 @@ def key(flags, *files):
 
 
 def save_samples(sample, flags, folder, *files, suffix="", known=()):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint.
-
-    `known`: the classes of the network, whose names go into the file.
-    """
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
     amount = flags.sample.num_samples, flags.sample.batch_size
     own = key(flags, *files)
     path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
@@ -194,8 +178,7 @@ def _save_part(parts, indices, images, labels):
     content = {"indices": np.array(indices), "images": np.asarray(images)}
     if labels is not None:
         content["labels"] = np.asarray(labels)
-    path = os.path.join(parts, f"{indices[0]:08d}_{len(indices)}")
-    with disk.writing(f"{path}.npz") as file:
+    with disk.writing(os.path.join(parts, f"{indices[0]:08d}_{len(indices)}.npz")) as file:
         np.savez(file, **content)
 
 
@@ -250,10 +233,7 @@ def _unlike(there, key):
 
 
 def _join(parts, num_samples, folder, suffix, known, key):
-    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time.
-
-    Its comment, as a zip, is the key.
-    """
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
     where = _done(parts)
     opened = {}
 
@@ -271,23 +251,13 @@ def _join(parts, num_samples, folder, suffix, known, key):
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
     path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
-    with disk.writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
-        _write(archive, "arr_0", shape, np.uint8, rows("images"))
-        if next(rows("labels")) is not None:
-            _write(archive, "arr_1", shape[:1], np.int64, rows("labels"))
-            if known:
-                names = classes.array(known)
-                _write(archive, "class_names", names.shape, names.dtype, names)
-        archive.comment = _comment(key)
+    arrays = {"arr_0": (shape, np.uint8, rows("images"))}
+    if next(rows("labels")) is not None:
+        arrays["arr_1"] = (shape[:1], np.int64, rows("labels"))
+        if known:
+            names = classes.array(known)
+            arrays["class_names"] = (names.shape, names.dtype, names)
+    npz.write(path, arrays, _comment(key))
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
     return os.path.abspath(path)
-
-
-def _write(archive, name, shape, dtype, rows):
-    """One array of an npz, row by row."""
-    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for row in rows:
-            file.write(np.asarray(row, dtype).tobytes())

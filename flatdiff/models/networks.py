@@ -1,6 +1,5 @@
 """Flags or a checkpoint -> network and chain, placed on this rank's device."""
 
-import dataclasses
 import functools
 import getpass
 import os
@@ -23,26 +22,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def build(model_flags, diffusion_flags):
     """(network, chain) of a ModelFlags and a DiffusionFlags."""
-    return create_model_and_diffusion(
-        **dataclasses.asdict(model_flags), **dataclasses.asdict(diffusion_flags)
-    )
+    return create_model_and_diffusion(**vars(model_flags), **vars(diffusion_flags))
 
 
 def build_super_res(model_flags, sizes, diffusion_flags):
-    """(super-resolution network, chain) of a ModelFlags, a SuperResFlags and a DiffusionFlags.
-
-    The side of the network's images is large_size, whatever image_size.
-    """
-    flags = dataclasses.asdict(model_flags) | {"image_size": sizes.large_size}
+    """(super-resolution network of images of large_size, chain) of three groups of flags."""
+    flags = vars(model_flags) | {"image_size": sizes.large_size}
     model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
     model.small_size = sizes.small_size
-    return model, create_chain(dataclasses.asdict(diffusion_flags))
+    return model, create_chain(vars(diffusion_flags))
 
 
 def build_classifier(classifier_flags, diffusion_flags):
     """(noisy classifier, chain) of a ClassifierFlags and a DiffusionFlags."""
-    model = create_classifier(**dataclasses.asdict(classifier_flags))
-    return model, create_chain(dataclasses.asdict(diffusion_flags))
+    return create_classifier(**vars(classifier_flags)), create_chain(vars(diffusion_flags))
 
 
 def autocast(flags, device):
@@ -100,18 +93,12 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
         weights = packing.unpack(weights)
     trained, source = checkpoint.config_of(path)
     if not trained and checkpoint.exists(source):
-        logger.warn(
-            f"warning: {source} is another program's: the network is built by the flags alone"
-        )
+        logger.caution(f"{source} is another program's: the network is built by the flags alone")
     given = {name: getattr(flags, name) for name in groups}
-    model, diffusion = build(
-        *(
-            config.as_trained(type(group), trained[name], flags.given, source)
-            if name in trained
-            else group
-            for name, group in given.items()
-        )
-    )
+    for name in given.keys() & trained.keys():
+        told = type(given[name]), trained[name], flags.given, source
+        given[name] = config.as_trained(*told)
+    model, diffusion = build(*given.values())
     with disk.reading(path):
         restore.load_weights(model, weights, path)
     model.classes = classes.saved(trained, source)

@@ -38,8 +38,7 @@ class ClimbLog:
     """
 
     def __init__(self, model: nn.Module, dtype: str, device, rho: float):
-        self.rho = rho
-        self.seen = {"seen": (dtype, arithmetics(model, dtype))}
+        self.rho, self.seen = rho, {"seen": (dtype, arithmetics(model, dtype))}
         if dtype == "fp32":
             self.seen["tf32"] = ("tf32", arithmetics(model, dtype, tf32=True))
             if device.type == "cuda" and cudnn.allow_tf32:

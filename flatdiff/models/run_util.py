@@ -4,9 +4,7 @@ The scripts call these in order and stay tables of contents.
 """
 
 import dataclasses
-import datetime
 import os
-import tempfile
 
 from ..data import classes, image_datasets
 from ..store import checkpoint
@@ -21,10 +19,7 @@ def open_log(flags, step=None, own=True):
     What is logged there already stays. With `step`, the first of a training run, tables are kept
     too; if they are our own, without what older runs wrote after that step.
     """
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR")
-    if not folder:
-        now = datetime.datetime.now().strftime("flatdiff-%Y-%m-%d-%H-%M-%S-%f")
-        folder = os.path.join(tempfile.gettempdir(), now)
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
     folder = dist_util.broadcast_object(checkpoint.absolute(folder))
     formats = ["stdout", "log"] if step is None else None
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
@@ -41,13 +36,9 @@ def open_dataset(data, image_size, num_classes=None, known=None):
     `known`: the classes that the network was trained on, empty if its names were not saved; None:
     it is to be trained, on those of these images.
     """
-    dataset = image_datasets.ImageDataset(
-        data.data_dir,
-        image_size,
-        num_classes is not None,
-        data.class_from,
-        transparent=data.transparent,
-    )
+    labelled = num_classes is not None, data.class_from
+    how = {"transparent": data.transparent}
+    dataset = image_datasets.ImageDataset(data.data_dir, image_size, *labelled, **how)
     if num_classes is None:
         return dataset
     if known is not None:
@@ -71,7 +62,7 @@ def preview(flags, dataset, conditions=None):
     """
     steps = min(100, flags.diffusion.diffusion_steps)
     short = dataclasses.replace(flags.diffusion, timestep_respacing=str(steps))
-    diffusion = create_chain(dataclasses.asdict(short))
+    diffusion = create_chain(vars(short))
     shape, seed = (3, dataset.image_size, dataset.image_size), flags.run.seed
 
     def labels(indices):

@@ -6,32 +6,22 @@ contiguous and channels_last images and gives back the layout that it was given.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .layers import (
-    Layers,
-    SiLU,
-    avg_pool_nd,
-    checkpoint,
-    conv_nd,
-    linear,
-    normalization,
-    run_layers,
-    zero_module,
-)
+from .layers import Layers, avg_pool_nd, checkpoint, conv_nd, normalization, run_layers, zero_module
 
 
 class TimestepBlock(nn.Module):
     """A module whose forward also takes the embedding of the timestep."""
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         raise NotImplementedError
 
 
 class TimestepEmbedSequential(nn.Sequential, TimestepBlock):
     """A Sequential that hands the embedding to those of its children that take one."""
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for layer in self:
             x = layer(x, emb) if isinstance(layer, TimestepBlock) else layer(x)
         return x
@@ -60,7 +50,7 @@ class Upsample(_Resample):
         width = self.channels, self.out_channels
         self.conv = conv_nd(self.dims, *width, 3, padding=1) if self.use_conv else nn.Identity()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=self.scale, mode="nearest"))
 
 
@@ -68,13 +58,12 @@ class Downsample(_Resample):
     """Halves height and width: a strided 3x3 convolution if `use_conv`, else the mean of 2x2."""
 
     def _make(self) -> None:
-        width, stride = (self.channels, self.out_channels), self.scale
+        self.op = avg_pool_nd(self.dims, kernel_size=self.scale, stride=self.scale)
         if self.use_conv:
-            self.op = conv_nd(self.dims, *width, 3, stride, padding=1)
-        else:
-            self.op = avg_pool_nd(self.dims, kernel_size=stride, stride=stride)
+            width = self.channels, self.out_channels
+            self.op = conv_nd(self.dims, *width, 3, self.scale, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
 
 
@@ -107,32 +96,27 @@ class ResBlock(TimestepBlock):
         self.updown = up or down
 
         self.in_layers = Layers(
-            normalization(channels), SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
+            normalization(channels), nn.SiLU(), conv_nd(dims, channels, out_channels, 3, padding=1)
         )
         resample = Upsample if up else Downsample
         self.h_upd, self.x_upd = (
             resample(channels, False, dims) if self.updown else nn.Identity() for _ in range(2)
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
-        self.emb_layers = nn.Sequential(SiLU(), linear(emb_channels, emb_width))
-        self.out_layers = Layers(
-            normalization(out_channels),
-            SiLU(),
-            nn.Dropout(p=dropout),
-            zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1)),
-        )
-        if out_channels == channels:
-            self.skip_connection = nn.Identity()
-        elif use_conv:
-            self.skip_connection = conv_nd(dims, channels, out_channels, 3, padding=1)
-        else:
-            self.skip_connection = conv_nd(dims, channels, out_channels, 1)
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
+        last = zero_module(conv_nd(dims, out_channels, out_channels, 3, padding=1))
+        norm = normalization(out_channels)
+        self.out_layers = Layers(norm, nn.SiLU(), nn.Dropout(p=dropout), last)
+        self.skip_connection = nn.Identity()
+        if out_channels != channels:
+            width, padding = (3, 1) if use_conv else (1, 0)
+            self.skip_connection = conv_nd(dims, channels, out_channels, width, padding=padding)
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """x: [N, C, *spatial]; emb: [N, emb_channels]. Returns [N, out_channels, *spatial]."""
         return checkpoint(self._forward, (x, emb), self.parameters(), self.use_checkpoint)
 
-    def _forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
         if self.updown:
             *before, conv = self.in_layers
             h, x = conv(self.h_upd(run_layers(before, x))), self.x_upd(x)
@@ -155,11 +139,11 @@ class TokenLinear(nn.Conv1d):
     def __init__(self, channels: int, out_channels: int):
         super().__init__(channels, out_channels, kernel_size=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
 
 
-def attend(qkv: torch.Tensor, num_heads: int, new_order: bool) -> torch.Tensor:
+def attend(qkv: Tensor, num_heads: int, new_order: bool) -> Tensor:
     """softmax(q k^T / sqrt(ch)) v for every head: [N, T, 3 C] -> [N, T, C].
 
     The 3 C channels are ordered [q|k|v][head][ch] in the new order, [head][q|k|v][ch] in the
@@ -179,7 +163,7 @@ class QKVAttentionLegacy(nn.Module):
         super().__init__()
         self.n_heads = n_heads
 
-    def forward(self, qkv: torch.Tensor) -> torch.Tensor:
+    def forward(self, qkv: Tensor) -> Tensor:
         return attend(qkv.transpose(1, 2), self.n_heads, self.new_order).transpose(1, 2)
 
     @staticmethod
@@ -193,7 +177,7 @@ class QKVAttention(QKVAttentionLegacy):
     new_order = True
 
 
-def count_flops_attn(model: nn.Module, _x, y: torch.Tensor) -> None:
+def count_flops_attn(model: nn.Module, _x, y: Tensor) -> None:
     """For the package thop: adds the two matrix products behind y [N, C, T] to total_ops."""
     n, channels, length = y.shape
     model.total_ops += torch.DoubleTensor([2 * n * channels * length**2])
@@ -236,10 +220,10 @@ class AttentionBlock(nn.Module):
         self.attention = order(self.num_heads)
         self.proj_out = zero_module(TokenLinear(channels, channels))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return checkpoint(self._forward, (x,), self.parameters(), self.use_checkpoint)
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+    def _forward(self, x: Tensor) -> Tensor:
         # A group norm is faster on an image; what may stand in its place sees a row of positions.
         on_image = isinstance(self.norm, nn.GroupNorm)
         h = self.norm(x).flatten(2) if on_image else self.norm(x.flatten(2))  # [N, C, T]
@@ -267,7 +251,7 @@ class AttentionPool2d(nn.Module):
         self.num_heads = count_heads(embed_dim, 1, num_heads_channels)
         self.attention = QKVAttention(self.num_heads)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2)  # [N, C, S * S]
         x = torch.cat([x.mean(dim=2, keepdim=True), x], dim=2)
         if x.shape[2] != self.positional_embedding.shape[1]:

@@ -6,7 +6,7 @@ Arguments, parameter names and their order are guided-diffusion's.
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import AttentionPool2d
 from .layers import SiLU, conv_nd, linear, normalization, zero_module
@@ -38,13 +38,9 @@ class EncoderUNetModel(Trunk):
     def _head(self, pool: str) -> nn.Sequential:
         width, out_channels = self.widths[-1], self.out_channels
         if pool == "adaptive":
-            return nn.Sequential(
-                normalization(width),
-                SiLU(),
-                nn.AdaptiveAvgPool2d((1, 1)),
-                zero_module(conv_nd(self.dims, width, out_channels, 1)),
-                nn.Flatten(),
-            )
+            scores = zero_module(conv_nd(self.dims, width, out_channels, 1))
+            layers = normalization(width), SiLU(), nn.AdaptiveAvgPool2d((1, 1)), scores
+            return nn.Sequential(*layers, nn.Flatten())
         if pool == "attention":
             if self.num_head_channels == -1:
                 raise ValueError("pool 'attention' needs num_head_channels, got -1 (unset)")
@@ -56,13 +52,12 @@ class EncoderUNetModel(Trunk):
         elif pool == "spatial_v2":
             hidden = [normalization(FEATURES), SiLU()]
         else:
-            raise ValueError(
-                f"pool is {pool!r}; heads are adaptive, attention, spatial and spatial_v2"
-            )
+            heads = "heads are adaptive, attention, spatial and spatial_v2"
+            raise ValueError(f"pool is {pool!r}; {heads}")
         first = linear(sum(self.skip_widths) + width, FEATURES)
         return nn.Sequential(first, *hidden, linear(FEATURES, out_channels))
 
-    def forward(self, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """x: [N, in_channels, H, W]; timesteps: [N]. Returns logits [N, out_channels]."""
         features = self.descend(x, self.embed(timesteps))
         if self.pool.startswith("spatial"):

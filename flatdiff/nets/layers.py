@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.utils.checkpoint
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..kernels import calls
@@ -25,9 +25,7 @@ class GroupNorm32(nn.GroupNorm):
     where `kernels` has one: scale and shift (FiLM), and SiLU.
     """
 
-    def forward(
-        self, x: torch.Tensor, film: torch.Tensor | None = None, silu: bool = False
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, film: Tensor | None = None, silu: bool = False) -> Tensor:
         """x: [N, C, *spatial] -> silu(norm(x) * (1 + scale) + shift); film: [N, 2 C], scale then
         shift."""
         if calls.takes_norm(x, self.weight, film):
@@ -38,7 +36,7 @@ class GroupNorm32(nn.GroupNorm):
         return nn.functional.silu(h) if silu else h
 
 
-def modulate(h: torch.Tensor, film: torch.Tensor) -> torch.Tensor:
+def modulate(h: Tensor, film: Tensor) -> Tensor:
     """h * (1 + scale) + shift; h: [N, C, *spatial], film: [N, 2 C], scale then shift (FiLM)."""
     scale, shift = film.view(*film.shape, *[1] * (h.ndim - 2)).chunk(2, dim=1)
     return h * (1 + scale) + shift
@@ -49,19 +47,13 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
 
     Only then may what it does be done together with what its neighbours do.
     """
-    return type(module) is kind and not (
-        module._forward_pre_hooks
-        or module._forward_hooks
-        or module._backward_pre_hooks
-        or module._backward_hooks
-        or "forward" in vars(module)
-        or _has_any_global_hook()
-    )
+    hooks = module._forward_pre_hooks, module._forward_hooks
+    hooks += module._backward_pre_hooks, module._backward_hooks
+    changed = any(hooks) or "forward" in vars(module) or _has_any_global_hook()
+    return type(module) is kind and not changed
 
 
-def run_layers(
-    layers: Iterable[nn.Module], x: torch.Tensor, film: torch.Tensor | None = None
-) -> torch.Tensor:
+def run_layers(layers: Iterable[nn.Module], x: Tensor, film: Tensor | None = None) -> Tensor:
     """The layers one after the other, FiLM after the first. A norm and a SiLU are one pass."""
     first, *rest = layers
     if rest and is_stock(first, GroupNorm32) and is_stock(rest[0], SiLU):
@@ -77,7 +69,7 @@ def run_layers(
 class Layers(nn.Sequential):
     """A Sequential whose first layers, if a norm and a SiLU, are one pass over the image."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return run_layers(self, x)
 
 
@@ -94,7 +86,7 @@ def normalization(channels: int) -> GroupNorm32:
 class Conv2d(nn.Conv2d):
     """A convolution; on a CPU, a 3x3 one of a large image is Winograd's where `kernels` has it."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if calls.takes_conv(self, x):
             return calls.convolve(x, self.weight, self.bias)
         return super().forward(x)
@@ -122,9 +114,7 @@ def linear(*args, **kwargs) -> nn.Linear:
 
 @torch.no_grad()
 def update_ema(
-    target_params: Iterable[torch.Tensor],
-    source_params: Iterable[torch.Tensor],
-    rate: float = 0.99,
+    target_params: Iterable[Tensor], source_params: Iterable[Tensor], rate: float = 0.99
 ) -> None:
     """target <- rate * target + (1 - rate) * source, in place."""
     for target, source in zip(target_params, source_params, strict=True):
@@ -147,9 +137,7 @@ def scale_module(module: nn.Module, scale: float) -> nn.Module:
     return module
 
 
-def timestep_embedding(
-    timesteps: torch.Tensor, dim: int, max_period: float = 10000
-) -> torch.Tensor:
+def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000) -> Tensor:
     """Sinusoids of the timestep, the cosines first (Vaswani et al. 2017, section 3.5).
 
     timesteps: [N], may be fractional. Returns float32 [N, dim]; an odd `dim` ends with a zero.
@@ -164,8 +152,8 @@ def timestep_embedding(
 
 
 def checkpoint(
-    func: Callable, inputs: Sequence[torch.Tensor], params: Iterable[torch.Tensor], flag: bool
-) -> torch.Tensor:
+    func: Callable, inputs: Sequence[Tensor], params: Iterable[Tensor], flag: bool
+) -> Tensor:
     """func(*inputs); with `flag`, its activations are recomputed in backward instead of kept.
 
     The recomputation sees the same dropout masks, and the weights as they are at backward:

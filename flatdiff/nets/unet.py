@@ -10,19 +10,10 @@ from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
-from .layers import (
-    CONVOLUTIONS,
-    Layers,
-    SiLU,
-    conv_nd,
-    linear,
-    normalization,
-    timestep_embedding,
-    zero_module,
-)
+from .layers import CONVOLUTIONS, Layers, conv_nd, normalization, timestep_embedding, zero_module
 
 
 class Trunk(nn.Module):
@@ -70,12 +61,11 @@ class Trunk(nn.Module):
         vars(self).update(settings)
         self.num_heads_upsample = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.widths = [int(mult * model_channels) for mult in channel_mult]
-        self.emb_channels = emb_channels = 4 * model_channels
-        self.time_embed = nn.Sequential(
-            linear(model_channels, emb_channels), SiLU(), linear(emb_channels, emb_channels)
-        )
+        self.emb_channels = width = 4 * model_channels
+        layers = nn.Linear(model_channels, width), nn.SiLU(), nn.Linear(width, width)
+        self.time_embed = nn.Sequential(*layers)
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, emb_channels)
+            self.label_emb = nn.Embedding(num_classes, width)
         self.skip_widths: list[int] = []  # channels of every input block's output
         self.input_blocks = self._way_down()
         width = self.widths[-1]
@@ -99,22 +89,14 @@ class Trunk(nn.Module):
 
     def _stage(self, channels: int, out_channels: int, level: int, heads: int) -> list[nn.Module]:
         """A ResBlock, and attention where this level has it."""
-        res = self._res(channels, out_channels)
-        if 2**level not in self.attention_resolutions:
-            return [res]
-        return [res, self._attention(out_channels, heads)]
+        attends = 2**level in self.attention_resolutions
+        layers = [self._res(channels, out_channels)]
+        return layers + ([self._attention(out_channels, heads)] if attends else [])
 
     def _res(self, channels: int, out_channels: int, **resample: bool) -> ResBlock:
-        return ResBlock(
-            channels,
-            self.emb_channels,
-            self.dropout,
-            out_channels,
-            use_scale_shift_norm=self.use_scale_shift_norm,
-            dims=self.dims,
-            use_checkpoint=self.use_checkpoint,
-            **resample,
-        )
+        how = {"use_scale_shift_norm": self.use_scale_shift_norm, "dims": self.dims}
+        how |= {"use_checkpoint": self.use_checkpoint, **resample}
+        return ResBlock(channels, self.emb_channels, self.dropout, out_channels, **how)
 
     def _attention(self, channels: int, heads: int) -> AttentionBlock:
         how = self.num_head_channels, self.use_checkpoint, self.use_new_attention_order
@@ -145,7 +127,7 @@ class Trunk(nn.Module):
             if isinstance(module, CONVOLUTIONS) and not name.startswith("out."):
                 module.to(dtype)
 
-    def embed(self, timesteps: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps [N], and labels y [N] exactly if there are classes -> an embedding [N, emb]."""
         if y is None and self.num_classes is not None:
             raise ValueError(
@@ -157,7 +139,7 @@ class Trunk(nn.Module):
         emb = self.time_embed(sinusoids.to(next(self.time_embed.parameters()).dtype))
         return emb if y is None else emb + self.label_emb(y)
 
-    def descend(self, x: torch.Tensor, emb: torch.Tensor) -> list[torch.Tensor]:
+    def descend(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         """The output of every input block, then that of the middle block."""
         features = []
         h = x.to(self.dtype)
@@ -176,11 +158,8 @@ class UNetModel(Trunk):
         self._check_size(self.image_size)
         self.output_blocks = self._way_up()
         width = self.widths[0]
-        self.out = Layers(
-            normalization(width),
-            SiLU(),
-            zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1)),
-        )
+        last = zero_module(conv_nd(self.dims, width, self.out_channels, 3, padding=1))
+        self.out = Layers(normalization(width), nn.SiLU(), last)
 
     def _way_up(self) -> nn.ModuleList:
         skip_widths, width = list(self.skip_widths), self.widths[-1]
@@ -203,9 +182,7 @@ class UNetModel(Trunk):
                 f"give sides that divide by {2**halvings}, or fewer levels in channel_mult"
             )
 
-    def forward(
-        self, x: torch.Tensor, timesteps: torch.Tensor, y: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """x: [N, in_channels, H, W]; timesteps: [N], may be fractional; y: labels [N], exactly
         when the network has classes. Returns [N, out_channels, H, W] in x's dtype."""
         self._check_size(*x.shape[2:][-2:])
@@ -223,12 +200,8 @@ class SuperResModel(UNetModel):
         super().__init__(image_size, in_channels * 2, *args, **kwargs)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        timesteps: torch.Tensor,
-        low_res: torch.Tensor | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
+        self, x: Tensor, timesteps: Tensor, low_res: Tensor | None = None, **kwargs
+    ) -> Tensor:
         """x: [N, C, H, W]; low_res: [N, C, h, w], enlarged to H x W bilinearly."""
         if low_res is None:
             raise ValueError("the super-resolution network needs low_res, [N, C, h, w]; got None")

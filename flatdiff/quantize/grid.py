@@ -51,25 +51,19 @@ class Quantizer:
     ends: Callable[..., tuple[Tensor, Tensor]] = ranges.minmax
 
     def __post_init__(self):
-        for name, value, allowed in (
-            ("bits", self.bits, BITS),
-            ("granularity", self.granularity, ("tensor", "channel")),
-        ):
-            if value not in allowed:
+        for name, allowed in (("bits", BITS), ("granularity", ("tensor", "channel"))):
+            if (value := getattr(self, name)) not in allowed:
                 expected = ", ".join(map(str, allowed))
                 raise ValueError(f"{name} of a quantizer is {value!r}; expected one of {expected}")
 
     def __call__(self, x: Tensor) -> Quantized:
         x = x.detach().float()
-        if self._is_plain and calls.takes_quantize(x):
+        kind = self.granularity, self.symmetric, self.ends
+        if kind == ("channel", False, ranges.minmax) and calls.takes_quantize(x):
             return Quantized(*calls.quantize(x, self.bits))
         scale, zero = self.grid(*self.ends(x, self))
         codes = self.codes(x, scale, zero)
         return Quantized(codes.to(torch.uint8), scale, zero.to(torch.uint8))
-
-    @property
-    def _is_plain(self) -> bool:
-        return (self.granularity, self.symmetric, self.ends) == ("channel", False, ranges.minmax)
 
     def dims(self, x: Tensor) -> tuple[int, ...]:
         """The dimensions of x whose values share a grid."""
@@ -108,10 +102,8 @@ def layers_of(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Module
     """The layers whose weights are quantized, by name: all convolutions and linear layers.
 
     Biases, norms and the label embedding are left as they are: they are few, and no factors of a
-    matrix product.
-
-    :param skip: patterns of names of layers to leave out, as "out.*" or "input_blocks.0.0".
-    :raises ValueError: if a pattern fits no layer, or if no layer is left.
+    matrix product. skip: patterns of layers to leave out, as "out.*" or "input_blocks.0.0";
+    ValueError if one fits no layer, or if no layer is left.
     """
     skip = list(skip)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS)}

@@ -16,12 +16,9 @@ from .grid import Quantized, Quantizer
 
 def suits(layer: nn.Module) -> bool:
     """Whether `use_int8` can be applied to the layer."""
-    return (
-        isinstance(layer, nn.Conv2d)
-        and layer.groups == 1
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
-    )
+    if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str):
+        return False
+    return layer.groups == 1 and layer.padding_mode == "zeros"
 
 
 def check(bits: int, input_bits: int) -> None:

@@ -41,31 +41,23 @@ def pack(state_dict: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -
     for layer, q in quantized.items():
         name = f"{layer}.weight"
         del tensors[name]
-        tensors |= {
-            f"{name}.codes": pack_codes(q.codes),
-            f"{name}.scale": q.scale,
-            f"{name}.zero": q.zero,
-            f"{name}.shape": torch.tensor(q.codes.shape),
-        }
+        tensors |= {f"{name}.codes": pack_codes(q.codes), f"{name}.scale": q.scale}
+        tensors |= {f"{name}.zero": q.zero, f"{name}.shape": torch.tensor(q.codes.shape)}
     return tensors
 
 
 def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
     """The quantized weights among a file's tensors, by layer name."""
-    names = [key.removesuffix(".codes") for key in tensors if key.endswith(".weight.codes")]
-    return {name.removesuffix(".weight"): _quantized(tensors, name) for name in names}
-
-
-def _quantized(tensors: Mapping[str, Tensor], name: str) -> Quantized:
-    codes = unpack_codes(tensors[f"{name}.codes"], tensors[f"{name}.shape"].tolist())
-    return Quantized(codes, tensors[f"{name}.scale"], tensors[f"{name}.zero"])
+    found = {}
+    for layer in (k.removesuffix(".weight.codes") for k in tensors if k.endswith(".weight.codes")):
+        parts = (tensors[f"{layer}.weight.{part}"] for part in ("codes", "shape", "scale", "zero"))
+        codes, shape, *grid = parts
+        found[layer] = Quantized(unpack_codes(codes, shape.tolist()), *grid)
+    return found
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of a file's tensors, in fp32: the very weights that were packed.
-
-    Tensors of a file without packed weights are given back as they are.
-    """
+    """The state dict in fp32 of a file's tensors: as they are, if none of them is packed."""
     packed = {f"{layer}.weight": q for layer, q in packed_weights(tensors).items()}
     plain = {k: v for k, v in tensors.items() if k.rpartition(".")[0] not in packed}
     return plain | {name: q.dequantize() for name, q in packed.items()}

@@ -48,10 +48,6 @@ def average_name(label: str, step: int) -> str:
     return f"{label}_{step:06d}.pt"
 
 
-def swa_name(step: int) -> str:
-    return f"swa_{step:06d}.pt"
-
-
 def opt_name(step: int) -> str:
     return f"opt{step:06d}.pt"
 
@@ -67,9 +63,6 @@ def parse_resume_step_from_filename(filename: str) -> int:
     """
     found = re.search(r"model([0-9]+)(?:\.[^/]*)?$", filename)
     return int(found[1]) if found else 0
-
-
-# Paths
 
 
 def exists(path: str) -> bool:
@@ -96,9 +89,6 @@ def _folder(path: str) -> str:
 
 def _names(folder: str) -> list[str]:
     return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
-
-
-# Saving
 
 
 def save(obj: Any, path: str) -> None:
@@ -137,9 +127,6 @@ def _plain(obj: Any) -> Any:
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     raise TypeError(f"cannot save {type(obj)}: checkpoints hold tensors and plain values only")
-
-
-# Loading
 
 
 def load(path: str, map_location: Any = "cpu") -> Any:
@@ -205,10 +192,7 @@ def config_in(folder: str) -> dict[str, Any]:
 
 
 def identity(path: str) -> list:
-    """What a key of a kept result says of a checkpoint: its bytes, and what tells how to read them.
-
-    That is its configuration, but for how it was trained.
-    """
+    """[hash of the bytes, configuration but for the training]: a checkpoint in a key of results."""
     trained, _ = config_of(path)
     aside = ("run", "data", "train", "evaluation")
     return [sha256(path), {k: v for k, v in trained.items() if k not in aside}]
@@ -238,11 +222,9 @@ def _why_unreadable(path: str, error: Exception) -> str:
             " any code. If you trust its author, save its tensors alone: torch.save(torch.load("
             "path, weights_only=False)[...], new_path)"
         )
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    return (
-        f"{path} is damaged: half a checkpoint, or none ({reason[:100]});"
-        f" {_contents(_folder(path))}"
-    )
+    reason = (str(error).partition("\n")[0] or type(error).__name__)[:100]
+    there = _contents(_folder(path))
+    return f"{path} is damaged: half a checkpoint, or none ({reason}); {there}"
 
 
 def _contents(folder: str) -> str:
@@ -253,9 +235,6 @@ def _contents(folder: str) -> str:
         return f"complete steps in {folder}: {', '.join(map(str, steps[-10:]))}"
     names = [name for name in _names(folder) if name.endswith((".pt", ".safetensors"))]
     return f"{folder} has no complete step; its checkpoints: {', '.join(names[-10:]) or 'none'}"
-
-
-# Steps of a run
 
 
 def complete_steps(folder: str) -> list[int]:
@@ -280,8 +259,7 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
 
     A step's model goes first and its state last, so that a half-deleted step neither counts as
     complete nor stays for ever. Steps without a state file are not ours to delete.
-
-    :param keep: paths of model files whose steps stay, such as the one the run resumed from.
+    keep: paths of model files whose steps stay, such as the one the run resumed from.
     """
     if keep_last <= 0:
         return

@@ -41,7 +41,10 @@ def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
-    _sync_folder(os.path.dirname(path) or ".")
+    if os.name == "posix":  # let the new name, too, survive a power cut; Windows has no such call
+        descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def write_csv(rows: list[dict], path: str) -> str:
@@ -92,11 +95,3 @@ def reading(path: str) -> Iterator[None]:
         raise ValueError(
             f"{path} is damaged, or of another kind ({type(error).__name__}: {reason[:200]})"
         ) from error
-
-
-def _sync_folder(folder: str) -> None:
-    """Let the new name, too, survive a power cut (Windows has no such call)."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)

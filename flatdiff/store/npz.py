@@ -13,10 +13,7 @@ from .disk import reading, writing
 def write(
     path: str, arrays: Mapping[str, tuple[tuple[int, ...], Any, Iterable]], comment: bytes = b""
 ) -> None:
-    """Write an npz whose arrays come as (shape, dtype, rows), one row in memory at a time.
-
-    comment: of the zip that it is.
-    """
+    """Write an npz of (shape, dtype, rows) by name, a row in memory at a time, and its comment."""
     with writing(path) as whole, zipfile.ZipFile(whole, "w") as archive:
         for name, (shape, dtype, rows) in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:

@@ -14,23 +14,19 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def load_weights(
-    model: nn.Module, state_dict: Mapping[str, Tensor], source: str, hint: str | None = None
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str, hint: str = ""
 ) -> None:
     """Load all weights, strictly; see `fitting`."""
     model.load_state_dict(fitting(model.state_dict(), state_dict, source, hint))
 
 
 def fitting(
-    wanted: Mapping[str, Tensor],
-    state_dict: Mapping[str, Tensor],
-    source: str,
-    hint: str | None = None,
+    wanted: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], source: str, hint: str = ""
 ) -> dict[str, Tensor]:
     """A file's weights under the names of `wanted`, without the prefixes of DDP and compile.
 
-    :param source: the file's path, for the message.
-    :param hint: last sentence of the message, instead of the flag found by comparing shapes.
-    :raises ValueError: with the first keys that differ and the flag most likely wrong.
+    source: the file's path. ValueError with the first keys that differ, and `hint`, or else the
+    flag that is most likely wrong by the shapes.
     """
     if "param_groups" in state_dict or not all(map(torch.is_tensor, state_dict.values())):
         keys = ", ".join(map(str, list(state_dict)[:3]))
@@ -54,22 +50,15 @@ def _bare(key: str) -> str:
 
 
 def _differences(here: Shapes, there: Shapes, source: str) -> str:
-    missing = [key for key in here if key not in there]
-    unexpected = [key for key in there if key not in here]
-    reshaped = [
-        f"{key}, {there[key]} in the file and {here[key]} in the network"
-        for key in here
-        if key in there and here[key] != there[key]
-    ]
-    parts = [
-        f"{len(keys)} {what} (first: {'; '.join(keys[:2])})"
-        for keys, what in (
-            (missing, "weights of the network are not in the file"),
-            (unexpected, "weights of the file are not in the network"),
-            (reshaped, "have another shape"),
-        )
-        if keys
-    ]
+    shared = [key for key in here if key in there and here[key] != there[key]]
+    found = {
+        "weights of the network are not in the file": [key for key in here if key not in there],
+        "weights of the file are not in the network": [key for key in there if key not in here],
+        "have another shape": [
+            f"{k}, {there[k]} in the file and {here[k]} in the network" for k in shared
+        ],
+    }
+    parts = [f"{len(k)} {what} (first: {'; '.join(k[:2])})" for what, k in found.items() if k]
     return f"{source} does not fit this network: {', '.join(parts)}."
 
 
@@ -98,13 +87,10 @@ CLUES: tuple[tuple[str, Callable[[Shapes], Any]], ...] = (
     ),
     ("channel_mult image_size", lambda s: s),
 )
-CLASSIFIER_FLAGS = {
+OF_CLASSIFIER = "attention_resolutions", "use_scale_shift_norm", "resblock_updown", "pool"
+CLASSIFIER_FLAGS = {name: f"classifier_{name}" for name in OF_CLASSIFIER} | {
     "num_channels": "classifier_width",
     "num_res_blocks": "classifier_depth",
-    "attention_resolutions": "classifier_attention_resolutions",
-    "use_scale_shift_norm": "classifier_use_scale_shift_norm",
-    "resblock_updown": "classifier_resblock_updown",
-    "pool": "classifier_pool",
     "image_size": "image_size",
     "num_classes": "num_classes",
 }
@@ -150,9 +136,7 @@ def load_optimizer(
 
     Takes one entry per parameter (torch's form, and guided-diffusion's fp32 runs), or the two of
     guided-diffusion's fp16 runs: all vectors flattened, and all else flattened as [1, m].
-
-    :param named_parameters: all that `optimizer` has, in its order.
-    :raises ValueError: if the file is of another network, or no optimizer file.
+    named_parameters: the optimizer's, in its order. ValueError for another network's file, or none.
     """
     named = list(named_parameters)
     if "param_groups" not in state_dict:

@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__
 from ..flags import config
-from ..measure import evaluation
+from ..judge.names import metric_name
 from ..report import page
 from ..report.text import bullets, markdown
 from ..store import checkpoint
@@ -87,7 +87,7 @@ class Report:
     def __init__(self, models, rows, found, settings):
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary = summary(rows)
-        self.distance = evaluation.distance_name(settings["features"])
+        self.distance = metric_name(settings["features"])
         self.verbs = list(dict.fromkeys(m.verb for m in measures_of().values()))
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
         self.files: dict[str, bytes] = {}

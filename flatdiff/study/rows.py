@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from ..flags.choices import MEASURES, Column, Measure
-from ..measure.evaluation import distance_name
+from ..judge.names import metric_name
 from ..measure.exposure_report import UNDERFIT
 from .matrix import Model
 from .significance import half_width
@@ -49,7 +49,7 @@ def _row(model: Model) -> dict:
     row |= {name: trained.get(name) for name in ("seconds", "processor_seconds")}
     for name in (name for name in model.cells if name.startswith("fd_")):
         found = model.cells[name].result() or {"features": "", "metrics": {}}
-        metric, values = distance_name(found["features"]), found["metrics"]
+        metric, values = metric_name(found["features"]), found["metrics"]
         row |= {f"{name}{end}": values.get(f"{metric}{end}") for end in ENDS}
     return row | _quantized(row) | measured(model)
 

@@ -20,10 +20,7 @@ from .train_util import log_terms
 
 
 class Classification:
-    """What TrainLoop minimizes, in the place of a chain: the cross-entropy of noised images.
-
-    `noised` False: of clean images, all at timestep 0.
-    """
+    """What TrainLoop minimizes: the cross-entropy of images, noised or (all at t 0) clean."""
 
     input_pertub = 0.0
 
@@ -66,10 +63,8 @@ def validation(flags, trained):
     Labels are those of the dataset `trained`, by name.
     """
     data = dataclasses.replace(flags.data, data_dir=flags.train.val_data_dir)
-    classifier = flags.classifier
-    dataset = run_util.open_dataset(
-        data, classifier.image_size, classifier.num_classes, trained.classes
-    )
+    size, num_classes = flags.classifier.image_size, flags.classifier.num_classes
+    dataset = run_util.open_dataset(data, size, num_classes, trained.classes)
     batches = starting.batches(flags, dataset, random_crop=False)
 
     def evaluate(loop):
@@ -83,9 +78,7 @@ def validation(flags, trained):
                 shard=dist_util.rank(),
                 num_shards=dist_util.world_size(),
             )
-            terms = loop.diffusion.training_losses(
-                loop.model.eval(), one.x_start, one.t, one.model_kwargs, one.noise
-            )
+            terms = one.losses(loop.diffusion, loop.model.eval())
         loop.model.train()
         weighted = {name: values * one.weight for name, values in terms.items()}
         log_terms(weighted, one.t, loop.diffusion.num_timesteps, "val_")
@@ -98,13 +91,9 @@ def guidance(flags, model):
 
     ValueError if the classifier and the network have other classes, or images of other sizes.
     """
-    classifier, _ = networks.from_checkpoint(
-        flags.guidance.classifier_path,
-        flags,
-        functools.partial(networks.build_classifier, diffusion_flags=flags.diffusion),
-        groups=("classifier",),
-        flag="classifier_path",
-    )
+    build = functools.partial(networks.build_classifier, diffusion_flags=flags.diffusion)
+    how = {"groups": ("classifier",), "flag": "classifier_path"}
+    classifier, _ = networks.from_checkpoint(flags.guidance.classifier_path, flags, build, **how)
     num_classes = len(list(classifier.parameters())[-1])  # the last bias is the logits'
     if model.num_classes not in (None, num_classes):
         raise ValueError(
@@ -118,12 +107,11 @@ def guidance(flags, model):
         )
     known = classes.common(classifier.classes, model.classes)
     dtype = "fp16" if flags.classifier.classifier_use_fp16 else flags.run.dtype
-    guide = functools.partial(
-        gradient,
-        classifier.requires_grad_(False),
-        scale=flags.guidance.classifier_scale,
-        autocast=networks.casting(dtype, dist_util.dev()),
-    )
+    how = flags.guidance.classifier_scale, networks.casting(dtype, dist_util.dev())
+
+    def guide(labels):
+        return gradient(classifier.requires_grad_(False), labels, *how)
+
     return generate.labels_of(flags, num_classes, known), known, guide
 
 

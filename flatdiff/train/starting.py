@@ -50,8 +50,10 @@ def _begin_from(folder, train):
     half_saved = False
     if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
         begun = own.get("train", {}).get("resume_checkpoint", "")
-        half_saved = bool(own) and not _is_in(folder, begun)
-        newest = "" if half_saved else begun or _newest_model(folder, held)
+        beside = checkpoint.absolute(os.path.dirname(begun)) == checkpoint.absolute(folder)
+        half_saved = bool(own) and not (begun and beside)
+        last = checkpoint.model_name(max(held.values()))
+        newest = "" if half_saved else begun or (f"{folder}/{last}" if last in held else "")
     path = (train.resume and newest) or train.resume_checkpoint
     taken = [os.path.basename(newest)] if newest else sorted(held)
     taken += [n for n in ("progress.csv", "progress.json") if checkpoint.exists(f"{folder}/{n}")]
@@ -65,20 +67,9 @@ def _begin_from(folder, train):
         go_on = "--resume auto to go on, or " if not train.resume and (newest or own) else ""
         raise ValueError(
             f"{checkpoint.absolute(folder)} already holds a run ({', '.join(taken[:3])}), whose "
-            "files would be overwritten. Give "
-            f"{go_on}another --log_dir"
+            f"files would be overwritten. Give {go_on}another --log_dir"
         )
     return path
-
-
-def _is_in(folder, path):
-    return bool(path) and checkpoint.absolute(os.path.dirname(path)) == checkpoint.absolute(folder)
-
-
-def _newest_model(folder, held):
-    """guided-diffusion's newest step, if its model file is there."""
-    name = checkpoint.model_name(max(held.values()))
-    return f"{folder}/{name}" if name in held else ""
 
 
 def _refuse_another_network(flags, path):
@@ -97,18 +88,15 @@ def _refuse_another_network(flags, path):
 
 
 def training_data(flags, resume_checkpoint, image_size, num_classes=None):
-    """The images of a training run, labelled as the weights that it begins with have them.
-
-    `num_classes`: as in `open_dataset`.
-    """
+    """The images of a training run, labelled as the weights that it begins with have them."""
     begun = resume_checkpoint or flags.train.init_from
     known = classes.saved(*checkpoint.config_of(begun)) if begun else None
     dataset = open_dataset(flags.data, image_size, num_classes, known)
-    if num_classes is not None and len(classes.trained(dataset.classes, num_classes)) < num_classes:
+    used = len(classes.trained(dataset.classes, num_classes)) if num_classes else 0
+    if num_classes and used < num_classes:
         logger.warn(
             f"warning: the network has rows for {num_classes} classes, and the images are of "
-            f"{len(classes.trained(dataset.classes, num_classes))}: no image trains the other "
-            "rows, and no sample is drawn from them"
+            f"{used}: no image trains the other rows, and no sample is drawn from them"
         )
     return dataset
 
@@ -130,14 +118,11 @@ def training_loop(
         for images, cond in image_datasets.loader(own, start, flags.data.num_workers):
             yield images, cond | conditions(images)
 
-    sampler = create_named_schedule_sampler(flags.train.schedule_sampler, diffusion)
     arguments = loop_arguments(flags.train) | {
-        "use_fp16": flags.model.use_fp16,
-        "dtype": flags.run.dtype,
-        "seed": flags.run.seed,
-        "schedule_sampler": sampler,
+        "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion),
         "resume_checkpoint": resume_checkpoint,
     }
+    arguments |= dict(use_fp16=flags.model.use_fp16, dtype=flags.run.dtype, seed=flags.run.seed)
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
     keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
     return loop
@@ -180,10 +165,9 @@ def describe(flags, loop, dataset):
     if swa := loop.swa:
         averages.append(f"SWA of every {swa.window} steps from step {swa.start}")
     averages += filter(None, train.averages.split(","))
+    until = f"from step {loop.step} to step {loop.end_step}"
     if loop.end_step == math.inf:
         until = "trains until stopped (--end_step N ends it)"
-    else:
-        until = f"from step {loop.step} to step {loop.end_step}"
     lines = {
         "network": f"{millions:.2f} M parameters, {dataset.image_size} pixels",
         "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
@@ -207,11 +191,11 @@ def _gradient(train):
     """ "adam-sam with rho 0.1, every 5 steps"."""
     if train.optimizer == "adam":
         return "adam"
-    parts = [f"{train.optimizer} with rho {train.rho}"]
-    if train.sam_every > 1:
-        parts.append(f"every {train.sam_every} steps")
-    if train.sam_start:
-        parts.append(f"from step {train.sam_start} on")
-    if train.sam_share < 1 and train.optimizer != "adam-msam":
-        parts.append(f"climbing on {train.sam_share:g} of the batch")
-    return ", ".join(parts)
+    climbs = train.sam_share < 1 and train.optimizer != "adam-msam"
+    parts = {
+        f"{train.optimizer} with rho {train.rho}": True,
+        f"every {train.sam_every} steps": train.sam_every > 1,
+        f"from step {train.sam_start} on": train.sam_start > 0,
+        f"climbing on {train.sam_share:g} of the batch": climbs,
+    }
+    return ", ".join(text for text, told in parts.items() if told)

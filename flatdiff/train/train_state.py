@@ -33,29 +33,33 @@ def save(loop, folder):
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
 
 
-def resume(loop, path):
+def resume(loop, path, find_ema):
     """Set the loop, whose weights are loaded, to the state saved beside its model file.
 
     guided-diffusion's files have no state file, and a file number of 0 means weights only.
+    find_ema: as `train_hooks.find_ema_checkpoint`.
     """
     loop.step = max(0, checkpoint.parse_resume_step_from_filename(path))
     if not loop.step:
         logger.log(f"the name of {path} has no step: only its weights are used, from step 0 on")
         return
-    step = loop.step
-    rest = _checked(_load(path, checkpoint.state_name(step)), path, step)
-    optimizer = _load(path, checkpoint.opt_name(step))
-    if optimizer:
-        with disk.reading(_beside(path, checkpoint.opt_name(step))):
+    step, folder = loop.step, os.path.dirname(path)
+    names = checkpoint.state_name(step), checkpoint.opt_name(step)
+    state, opt = (os.path.join(folder, name) for name in names)
+    rest = _checked(_load(state), state)
+    if optimizer := _load(opt):
+        with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
     if not rest:
         _correct_number(loop)
     for label, average in loop.averages.items():
-        _resume_average(loop, label, average, rest.get(label), path)
+        found = isinstance(average, EMA) and find_ema(path, step, average.rate)
+        file = found or os.path.join(folder, checkpoint.average_name(label, step))
+        _resume_average(loop, average, rest.get(label), file)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
-        with disk.reading(_beside(path, checkpoint.state_name(step))):
+        with disk.reading(state):
             loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
@@ -79,11 +83,11 @@ def _rest(loop):
     return rest
 
 
-def _checked(rest, path, step):
+def _checked(rest, file):
     """What `_rest` gave; {} where there was no file."""
     if rest is None:
         return {}
-    with disk.reading(_beside(path, checkpoint.state_name(step))):
+    with disk.reading(file):
         counts = [rest["step"], rest["seed"], rest["global_batch"]]
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         counts += [rest[label]["count"] for label in rest if label.startswith("average_")]
@@ -94,13 +98,17 @@ def _checked(rest, path, step):
     return rest
 
 
-def _resume_average(loop, label, average, saved, path):
+def _resume_average(loop, average, saved, file):
     """Go on with the saved average, or start one at the resumed step."""
     if isinstance(average, SWA):
         average.start = saved["start"] if saved else loop.step
     average.count = saved["count"] if saved else 0
-    if average.started:
-        _fill(loop, average.weights, path, checkpoint.average_name(label, loop.step))
+    held = _load(file) if average.started else None
+    if held is not None:
+        with disk.reading(file):
+            found = restore.fitting(_named(loop, average.weights), held, file)
+        for weight, name in zip(average.weights, loop.names):
+            weight.copy_(found[name])
 
 
 def _correct_number(loop):
@@ -115,23 +123,8 @@ def _named(loop, weights):
     return dict(zip(loop.names, weights))
 
 
-def _fill(loop, weights, path, name):
-    """Copy the weights of a file beside `path` into the list, which stays if there is none."""
-    saved = _load(path, name)
-    if saved is not None:
-        with disk.reading(_beside(path, name)):
-            found = restore.fitting(_named(loop, weights), saved, _beside(path, name))
-        for weight, key in zip(weights, loop.names):
-            weight.copy_(found[key])
-
-
-def _load(path, name):
-    beside = _beside(path, name)
-    if not checkpoint.exists(beside):
-        logger.log(f"{beside} is missing: what it would hold starts anew")
-        return None
-    return dist_util.load_state_dict(beside)
-
-
-def _beside(path, name):
-    return os.path.join(os.path.dirname(path), name)
+def _load(file):
+    if checkpoint.exists(file):
+        return dist_util.load_state_dict(file)
+    logger.log(f"{file} is missing: what it would hold starts anew")
+    return None

@@ -31,17 +31,9 @@ from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_terms
 
-__all__ = [
-    "LossScale",
-    "TrainLoop",
-    "find_ema_checkpoint",
-    "find_resume_checkpoint",
-    "get_blob_logdir",
-    "learning_rate",
-    "log_loss_dict",
-    "log_terms",
-    "parse_resume_step_from_filename",
-]
+__all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
+__all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
+__all__ += ["parse_resume_step_from_filename"]
 
 
 class TrainLoop:
@@ -108,7 +100,7 @@ class TrainLoop:
         dist_util.sync_params(self.weights)
         self.averages = averages_of(train, self.weights)
         if self.resume_checkpoint:
-            train_state.resume(self, self.resume_checkpoint)
+            train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
 
     def __init_subclass__(cls):
@@ -210,16 +202,7 @@ class TrainLoop:
             reduce = sync and part is parts[-1]
             with nullcontext() if reduce else dist_util.no_sync(self.ddp_model):
                 with self.autocast():
-                    terms.append(
-                        self.diffusion.training_losses(
-                            self.ddp_model,
-                            part.x_start,
-                            part.t,
-                            part.model_kwargs,
-                            noise=part.noise,
-                            input_noise=part.input_noise,
-                        )
-                    )
+                    terms.append(part.losses(self.diffusion, self.ddp_model))
                 loss = (terms[-1]["loss"] * part.weight).sum() / len(batch_draw.t)
                 (loss * self.scale.factor if self.scale else loss).backward()
         return {k: torch.cat([part[k].detach() for part in terms]) for k in terms[0]}
@@ -303,10 +286,7 @@ def averages_of(train, weights):
 
 
 def end_of(train):
-    """The step that a TrainFlags ends at, infinity where nothing says so.
-
-    ValueError where lr would be 0 before.
-    """
+    """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
     end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
     if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
         raise ValueError(

@@ -60,8 +60,7 @@ class Average:
 class EMA(Average):
     """Exponential moving average: ema <- rate ema + (1 - rate) weights. It starts at `weights`.
 
-    :param rate: share kept per update, in [0, 1). The average remembers about 1 / (1 - rate)
-        updates, and before that many its start still shows.
+    rate: share kept per update, in [0, 1): it remembers about 1 / (1 - rate) updates.
     """
 
     def __init__(self, weights: Sequence[Tensor], rate: float = 0.9999):
@@ -82,8 +81,7 @@ class SWA(Average):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of all weights shown so far.
 
     The weights given at the start are only a shape; the first update replaces them.
-
-    :param window: steps between two updates, the first `window` steps after `start`.
+    window: steps between two updates, the first `window` steps after `start`.
     """
 
     def __init__(self, weights: Sequence[Tensor], window: int = 1, start: int = 0):

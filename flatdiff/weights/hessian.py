@@ -4,11 +4,7 @@
     H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
     tr H = E z . H z            z of random signs (Hutchinson 1989)
 
-How far an eigenvalue or the trace depends on the images is read off v . H_i v, i an image: what it
-adds to an eigenvalue is, to first order, that of the unit eigenvector v.
-
-Vectors are flat, float64 and on the CPU: one number for each weight. Knows neither networks nor
-ranks.
+Vectors are flat, float64 and on the CPU. Knows neither networks nor ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,31 +23,30 @@ def hessian_vector_product(
 ) -> Tensor:
     """H v [n] of the scalar loss() at the weights, in their dtype and on their device."""
     with twice_differentiable():
-        gradient = torch.autograd.grad(loss(), weights, create_graph=True, materialize_grads=True)
-        parts = vector.split([w.numel() for w in weights])
-        slope = sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
+        slope = _slope(loss(), weights, vector)
         products = torch.autograd.grad(slope, weights, materialize_grads=True)
     return torch.cat([p.reshape(-1) for p in products])
+
+
+def _slope(value: Tensor, weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """g . v, g the gradient of a value, to be differentiated again."""
+    gradient = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
+    parts = vector.split([w.numel() for w in weights])
+    return sum((g * v.view(w.shape).to(w)).sum() for g, v, w in zip(gradient, parts, weights))
 
 
 def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
     """v . H_i v [N], H_i the Hessian of each of losses() [N] at the weights.
 
-    The second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
+    It is what image i adds to an eigenvalue, to first order, if v is its unit eigenvector. The
+    second derivative along v of sum(c_i L_i) is linear in c; its gradient in c is the answer.
     """
     with twice_differentiable():
         each = losses()
         factors = torch.ones_like(each, requires_grad=True)
-        parts = [
-            v.view(w.shape).to(w)
-            for w, v in zip(weights, vector.split([w.numel() for w in weights]))
-        ]
         slope = (factors * each).sum()
         for _ in range(2):
-            gradient = torch.autograd.grad(
-                slope, weights, create_graph=True, materialize_grads=True
-            )
-            slope = sum((g * v).sum() for g, v in zip(gradient, parts))
+            slope = _slope(slope, weights, vector)
         return torch.autograd.grad(slope, factors)[0]
 
 

@@ -32,13 +32,17 @@ def at(
     waits for it). The weights come back by copy, also when the block or the perturbation itself
     raises, Ctrl-C included. Gradients flow in the block as outside of it.
 
-    :param weights: fp32 (or fp64) tensors; half precision raises ValueError.
-    :param spare: tensors like `weights` to keep w in, so that many perturbations need one
-        allocation; None makes new ones.
-    :param measure: False yields None for the distance, and spares two passes over the weights.
+    weights: fp32 (or fp64); half precision raises ValueError. spare: tensors like them to keep w
+    in, for many perturbations; None makes new ones. measure: False yields None for the distance.
     """
     weights = list(weights)
-    _refuse_half(weights)
+    for w in weights:
+        if w.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"weights to be perturbed must be fp32, got {w.dtype}: a small step (rho 0.05 over"
+                " 50 million weights is 7e-6 a weight) would be rounded away. Keep fp32 weights"
+                " and run the network under autocast."
+            )
     with torch.no_grad():
         saved = [torch.empty_like(w) for w in weights] if spare is None else list(spare)
         torch._foreach_copy_(saved, weights)
@@ -128,13 +132,3 @@ def _filter_norms(w: Tensor) -> Tensor:
     """Norms of the slices w[k], shaped [K, 1, ..., 1]; of the whole if w has one dimension."""
     dims = tuple(range(1, w.ndim)) or None
     return torch.linalg.vector_norm(w.detach(), dim=dims, keepdim=True)
-
-
-def _refuse_half(weights: list[Tensor]) -> None:
-    for w in weights:
-        if w.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"weights to be perturbed must be fp32, got {w.dtype}: a small step (rho 0.05 over"
-                " 50 million weights is 7e-6 a weight) would be rounded away. Keep fp32 weights"
-                " and run the network under autocast."
-            )

@@ -32,9 +32,7 @@ def seen(
     """(length, cosine) of the move that a network sees, against the one that was meant.
 
     Meant is scale * (moved - start), all weights one vector; the length is in units of its length.
-    Both are nan where that is 0 or not finite. It waits for the device.
-
-    :param used: the arithmetic that each weight is used in, see `rounded`.
+    Both are nan where that is 0 or not finite. used: each weight's arithmetic, see `rounded`.
     """
     total = 0.0
     for w, w_moved, arithmetic in zip(start, moved, used, strict=True):
@@ -62,8 +60,6 @@ def enough(
             return math.inf
     while high > 1.05 * low:
         middle = math.sqrt(low * high)
-        if seen(start, moved, used, middle)[1] < cosine:
-            low = middle
-        else:
-            high = middle
+        falls_short = seen(start, moved, used, middle)[1] < cosine
+        low, high = (middle, high) if falls_short else (low, middle)
     return high

@@ -1,10 +1,9 @@
-"""Sharpness-aware minimization: the gradient at the ridge.
+"""Sharpness-aware minimization: the gradient at the ridge, left in `.grad`; the weights stay.
 
     SAM  (Foret et al. 2021, eq. 2):  g(w + eps),  eps = rho g / ||g||
     ASAM (Kwon et al. 2021, Alg. 1):  g(w + eps),  eps = rho w^2 g / || |w| g ||
     MSAM (Becker et al. 2024, Alg. 1):  g(w + eps),  eps = -rho m / ||m||,  m the momentum
 
-It leaves that gradient in `.grad` and the weights where they were; the optimizer stays a plain one.
 It knows a list of weights and a closure: no batch, no loss, no ranks.
 """
 
@@ -37,14 +36,11 @@ def sam_gradient(
     the first gradient overflows, the second one is NaN, for the caller to skip the step as usual.
     The weights come back bit for bit, also when a closure raises. Nothing waits for the device.
 
-    :param closure: runs forward and backward on the same draws each time, and does nothing else
-        but add the gradient to `.grad`.
-    :param weights: fp32 tensors; those with a gradient are one vector with one norm.
-    :param rho: radius of the ball, l2 over the whole vector (ASAM: in units of |w|); 0 is off.
-    :param adaptive: ASAM instead of SAM.
-    :param ascent: the closure of the first pass, for example without synchronizing ranks
-        (m-sharpness); None takes `closure`.
-    :param look: called at the ridge with w and with the weights, which are at w + eps.
+    closure: runs forward and backward on the same draws each time, and only adds to `.grad`.
+    weights: fp32; those with a gradient are one vector with one norm. rho: the ball's radius, l2
+    over that vector (ASAM, with `adaptive`: in units of |w|). ascent: the closure of the first
+    pass, as one that does not synchronize ranks (m-sharpness); None takes `closure`. look: called
+    at the ridge with w and with the weights, which are at w + eps.
     """
     _check(rho)
     if rho == 0:
@@ -70,9 +66,7 @@ def msam_gradient(
 
     One pass: m is known before it. In the sign of the paper the weights go where the momentum is
     about to carry them anyway, rho ahead. Without momenta, as before the first step, nothing moves.
-
-    :param momenta: one for each of `weights`, sums of gradients (Adam's exp_avg); not changed.
-    :param look: see `sam_gradient`.
+    momenta: sums of gradients (Adam's exp_avg), one for each weight. look: see `sam_gradient`.
     """
     _check(rho)
     if not momenta:

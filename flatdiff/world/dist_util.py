@@ -38,9 +38,8 @@ def setup_dist() -> None:
     For code that has no `session`: torch.distributed has a group afterwards, also of one rank, and
     leaves it when the process exits.
 
-    Raises:
-        ValueError: the launcher's variables make no sense, or ranks would have to share a GPU.
-        TimeoutError: some rank did not start.
+    ValueError where the launcher's variables make no sense, or ranks would have to share a GPU;
+    TimeoutError where some rank did not start.
     """
     global _place
     if dist.is_initialized():
@@ -74,14 +73,8 @@ def _join() -> None:
 
 
 def _group(backend: str, store: dist.Store) -> None:
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank(),
-        world_size=world_size(),
-        timeout=COLLECTIVE_TIMEOUT,
-        device_id=dev() if backend == "nccl" else None,
-    )
+    how = {"timeout": COLLECTIVE_TIMEOUT, "device_id": dev() if backend == "nccl" else None}
+    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
 
 
 def rank() -> int:
@@ -108,12 +101,11 @@ def dev() -> torch.device:
 
 def launch_summary() -> str:
     """Ranks and devices in a line: '2 ranks on cpu (gloo), 1 thread each, C++ kernels'."""
-    ranks = "1 rank" if world_size() == 1 else f"{world_size()} ranks"
+    ranks, each = ("1 rank", "") if world_size() == 1 else (f"{world_size()} ranks", " each")
     backend = f" ({dist.get_backend()})" if dist.is_initialized() else ""
     if dev().type == "cuda":
         return f"{ranks} on {torch.cuda.get_device_name()}{backend}"
     threads = torch.get_num_threads()
-    each = " each" if world_size() > 1 else ""
     cores = f"{threads} thread{'s' * (threads > 1)}{each}"
     return f"{ranks} on cpu{backend}, {cores}, {build.use()}"
 
@@ -186,13 +178,13 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
     """The model with gradients averaged over ranks; the model itself in a world of one."""
     if world_size() == 1:
         return model
+    how: dict[str, Any] = {"gradient_as_bucket_view": True}  # one copy of all gradients less
     if dev().type == "cuda":
-        kwargs = {"device_ids": [dev().index], "bucket_cap_mb": 128, **kwargs}
+        how |= {"device_ids": [dev().index], "bucket_cap_mb": 128}
     shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
     if shares_memory:  # all gradients at the end: no core would be idle before
-        kwargs = {"bucket_cap_mb": 1 << 20, **kwargs}
-    kwargs = {"gradient_as_bucket_view": True, **kwargs}  # one copy of all gradients less
-    ddp = DistributedDataParallel(model, **kwargs)
+        how["bucket_cap_mb"] = 1 << 20
+    ddp = DistributedDataParallel(model, **how | kwargs)
     if shares_memory:
         memory = shared_sum.SharedSum(rank(), world_size(), barrier, all_gather_object)
         hook = shared_sum.mean_of_buckets(world_size(), dist.all_reduce)
@@ -209,10 +201,9 @@ def no_sync(model: torch.nn.Module) -> contextlib.AbstractContextManager:
 def session():
     """Runs a script's body with the ranks set up, and ends all of them together.
 
-    An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD;
-    FLATDIFF_DEBUG=1 shows where it came from), else with its traceback. The other ranks end
-    within moments, whatever they are doing. Exit codes: 1, 130 for Ctrl-C, and sys.exit's. Inside
-    another session it is that one's body.
+    An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD), else with
+    its traceback, as always under FLATDIFF_DEBUG=1. The other ranks end within moments. Exit codes:
+    1, 130 for Ctrl-C, and sys.exit's. Inside another session it is that one's body.
     """
     global _in_session
     if _in_session:
@@ -246,20 +237,15 @@ def _meet() -> dist.TCPStore:
         address = (os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"]))
         served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         return dist.TCPStore(*address, is_master=rank() == 0 and not served, **timeouts)
-    share = _share_by_file if _place.one_host else _share_by_mpi
+    file = launcher.address_file(_place) if _place.one_host else None
     if rank() > 0:
-        return dist.TCPStore(*share(None), is_master=False, **timeouts)
+        wait = JOIN_TIMEOUT.total_seconds()
+        address = launcher.read_address(file, wait) if file else _share_by_mpi(None)
+        return dist.TCPStore(*address, is_master=False, **timeouts)
     server = dist.TCPStore(_place.first_host, 0, is_master=True, **timeouts)
-    share((_place.first_host, server.port))
+    address = _place.first_host, server.port
+    launcher.write_address(file, *address) if file else _share_by_mpi(address)
     return server
-
-
-def _share_by_file(address: tuple[str, int] | None) -> tuple[str, int]:
-    """Rank 0's address on every rank of one host."""
-    path = launcher.address_file(_place)
-    if address:
-        launcher.write_address(path, *address)
-    return address or launcher.read_address(path, JOIN_TIMEOUT.total_seconds())
 
 
 def _share_by_mpi(address: tuple[str, int] | None) -> tuple[str, int]:
@@ -313,15 +299,13 @@ def _share_cores(sharers: int) -> None:
 def _choose_backend(gpus: Sequence[str]) -> str:
     """The backend: nccl if every rank has a GPU of its own, gloo if none has any ("")."""
     different = set(gpus) - {""}
-    if not different:
-        return "gloo"
-    if len(different) < len(gpus):
+    if different and len(different) < len(gpus):
         raise ValueError(
             f"{len(gpus)} ranks see {len(different)} GPU(s), but each needs one of its own: start "
             "fewer ranks (mpirun -n), make more GPUs visible (CUDA_VISIBLE_DEVICES=0,1), or none "
             "to run on the CPU (CUDA_VISIBLE_DEVICES=)"
         )
-    return "nccl"
+    return "nccl" if different else "gloo"
 
 
 def _leave() -> None:

@@ -42,11 +42,7 @@ class Place:
 
 
 def find_place() -> Place:
-    """Reads what the launcher says, a world of one if there was none.
-
-    Raises:
-        ValueError: RANK is set by hand, and LOCAL_RANK is not.
-    """
+    """Reads what the launcher says; ValueError where RANK is set by hand and LOCAL_RANK is not."""
     env = os.environ
     for names in _LAUNCHERS:
         rank, world_size, local_rank, local_size = (env.get(name) for name in names)
@@ -94,11 +90,7 @@ def write_address(path: Path, host: str, port: int) -> None:
 
 
 def read_address(path: Path, timeout: float) -> tuple[str, int]:
-    """Waits for rank 0's address (host, port), for at most `timeout` seconds.
-
-    Raises:
-        TimeoutError: rank 0 did not write.
-    """
+    """Waits for rank 0's address (host, port); TimeoutError after `timeout` seconds."""
     give_up = time.monotonic() + timeout
     while not path.exists():
         if time.monotonic() > give_up:

@@ -22,12 +22,7 @@ _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
     *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
 )
-_SIGNS_OF_NO_MEMORY = (
-    "MemoryError",
-    "OutOfMemoryError",
-    "can't allocate memory",
-    "size calculation over",
-)
+_SIGNS_OF_NO_MEMORY = "MemoryError", "can't allocate memory", "size calculation over"
 TOLD = (ValueError, OSError, FloatingPointError, MemoryError, bf.Error)  # for the user to mend
 
 _ending = threading.Lock()

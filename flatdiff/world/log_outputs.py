@@ -5,7 +5,6 @@ Files are complete at any moment, and go on after a kill.
 """
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterable
@@ -67,8 +66,7 @@ class Csv(Output):
     """Writes a row for each table; a key that comes late becomes a new last column."""
 
     def __init__(self, path: Path, append: bool):
-        self.path = path
-        self.keys: list[str] = []
+        self.path, self.keys = path, []
         if append and _mend(path):
             with reading(str(path)):
                 self.keys = list(csv.DictReader(path.read_text().splitlines()).fieldnames)
@@ -93,19 +91,17 @@ class Csv(Output):
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: Iterable[dict[str, str]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.keys, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        _replace(self.path, text.getvalue())
+        with writing(str(self.path), "w", newline="") as file:
+            writer = csv.DictWriter(file, self.keys, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 class Json(Output):
     """Writes an object, on a line of its own, for each table."""
 
     def __init__(self, path: Path, append: bool):
-        self.path = path
-        self.mode = "a" if append and _mend(path) else "w"
+        self.path, self.mode = path, "a" if append and _mend(path) else "w"
 
     def write(self, row: dict[str, Any]) -> None:
         with naming(str(self.path)), open(self.path, self.mode) as file:
@@ -132,8 +128,7 @@ class TensorBoard(Output):
                 "another log_dir, a UTF-8 locale, or OPENAI_LOG_FORMAT=stdout,log,csv,json"
             ) from error
         self.folder, self.append = folder, append
-        self.purge_step: int | None = None
-        self.writer: Any = None
+        self.purge_step = self.writer = None
 
     def write(self, row: dict[str, Any]) -> None:
         if self.writer is None:

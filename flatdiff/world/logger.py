@@ -35,22 +35,18 @@ def configure(
 ) -> None:
     """Starts to log into a folder; every rank calls it, with the same `dir`.
 
-    Args:
-        dir: default $OPENAI_LOGDIR, else a new folder under the temporary directory. Where it is
-            remote (gs://...) the log's own files stay local, in a folder that is told.
-        format_strs: some of FORMATS; default $OPENAI_LOG_FORMAT, else all (tensorboard only where
-            it is installed).
-        comm: not used: give dumpkvs a sum over ranks.
-        log_suffix: goes before the extension of each file.
-        rank: default, the launcher's.
-        append: go on with the tables that are there. Else the first table starts them anew;
-            log.txt always goes on.
+    dir: default $OPENAI_LOGDIR, else a new folder under the temporary directory. Where it is
+    remote (gs://...) the log's own files stay local, in a folder that is told.
+    format_strs: some of FORMATS; default $OPENAI_LOG_FORMAT, else all (tensorboard only where
+    it is installed). log_suffix: goes before the extension of each file.
+    append: go on with the tables that are there. Else the first table starts them anew.
+    comm: not used: give dumpkvs a sum over ranks. rank: default, the launcher's.
     """
     if comm is not None:
         raise ValueError("comm is not used: give dumpkvs a sum over ranks, dumpkvs(reduce=...)")
     global _current
     reset()
-    dir = os.path.expanduser(dir or os.environ.get("OPENAI_LOGDIR") or _new_folder())
+    dir = os.path.expanduser(dir or os.environ.get("OPENAI_LOGDIR") or new_folder())
     _current = Logger(dir, [], launcher.find_place().rank if rank is None else rank)
     if _current.rank == 0:
         folder = tempfile.mkdtemp(prefix="flatdiff-log-") if "://" in dir else dir
@@ -59,7 +55,8 @@ def configure(
         log(f"Logging to {dir}" + (f", tables to {folder}" if folder != dir else ""))
 
 
-def _new_folder() -> str:
+def new_folder() -> str:
+    """The path of a folder, under the temporary directory, that is named after this moment."""
     now = datetime.datetime.now().strftime("flatdiff-%Y-%m-%d-%H-%M-%S-%f")
     return os.path.join(tempfile.gettempdir(), now)
 
@@ -87,9 +84,7 @@ def log(*args, level: int = INFO) -> None:
     _current.log(*args, level=level)
 
 
-debug, info, warn, error = (
-    functools.partial(log, level=level) for level in (DEBUG, INFO, WARN, ERROR)
-)
+debug, info, warn, error = (functools.partial(log, level=n) for n in (DEBUG, INFO, WARN, ERROR))
 
 
 def caution(text: str) -> None:
@@ -130,9 +125,8 @@ def getkvs() -> dict[str, Any]:
 def dumpkvs(reduce: Callable | None = None) -> dict[str, Any]:
     """Writes the table, returns it and starts the next one.
 
-    Args:
-        reduce: the sum over ranks of a float64 tensor [K, 2] of (sum, count), keys sorted; a
-            collective call, so all ranks dump together. Without it means are of this rank.
+    reduce: the sum over ranks of a float64 tensor [K, 2] of (sum, count), keys sorted; a
+    collective call, so all ranks dump together. Without it means are of this rank.
     """
     return _current.dump(reduce)
 
@@ -143,10 +137,7 @@ dump_tabular = dumpkvs
 
 @contextlib.contextmanager
 def profile_kv(scopename: str):
-    """A context whose seconds are added to "wait_NAME" of the next table.
-
-    `profile` is the same for a function: `@profile("name")`.
-    """
+    """A context, or a decorator, whose seconds are added to "wait_NAME" of the next table."""
     start, key = time.perf_counter(), f"wait_{scopename}"
     try:
         yield
@@ -200,8 +191,7 @@ class Logger:
     """Gathers values, and hands sentences and tables to the outputs."""
 
     def __init__(self, dir: str | None, outputs: list[log_outputs.Output], rank: int):
-        self.dir, self.outputs, self.rank = dir, outputs, rank
-        self.level = INFO
+        self.dir, self.outputs, self.rank, self.level = dir, outputs, rank, INFO
         self.values: dict[str, Any] = {}
         self.sums: dict[str, tuple] = {}
 
@@ -225,11 +215,8 @@ class Logger:
 
     def row(self, reduce: Callable | None = None) -> dict[str, Any]:
         plain = {k: v.item() if hasattr(v, "item") else v for k, v in self.values.items()}
-        return {**plain, **self._means(reduce)}
-
-    def _means(self, reduce: Callable | None) -> dict[str, float]:
         if not self.sums:
-            return {}
+            return plain
         import torch
 
         keys = sorted(self.sums)
@@ -238,7 +225,7 @@ class Logger:
         table = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in flat]
         table = torch.stack(table).view(-1, 2)
         rows = (reduce(table) if reduce else table).tolist()
-        return {key: total / count for key, (total, count) in zip(keys, rows) if count}
+        return plain | {key: total / count for key, (total, count) in zip(keys, rows) if count}
 
     def dump(self, reduce: Callable | None) -> dict[str, Any]:
         row = self.row(reduce)

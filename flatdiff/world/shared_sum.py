@@ -88,15 +88,13 @@ def mean_of_buckets(num_ranks: int, all_reduce: Callable) -> Callable:
 
 def _new_file(size: int) -> str | None:
     """A file in memory, with all its bytes: writing to more than there is kills a process."""
-    try:
+    with contextlib.suppress(OSError):
         handle, path = tempfile.mkstemp(prefix="flatdiff_", dir=MEMORY)
-    except OSError:
-        return None
-    try:
-        os.posix_fallocate(handle, 0, size)
-        return path
-    except OSError:
-        os.unlink(path)
-        return None
-    finally:
-        os.close(handle)
+        try:
+            os.posix_fallocate(handle, 0, size)
+            return path
+        except OSError:
+            os.unlink(path)
+        finally:
+            os.close(handle)
+    return None

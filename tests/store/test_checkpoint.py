@@ -18,7 +18,6 @@ def test_names_are_guided_diffusions():
     assert checkpoint.opt_name(1234567) == "opt1234567.pt"
     assert checkpoint.ema_name(0.9999, 100) == "ema_0.9999_000100.pt"
     assert checkpoint.ema_name(0.00001, 7) == "ema_1e-05_000007.pt"
-    assert checkpoint.swa_name(100) == "swa_000100.pt"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,8 @@ def test_deep_json_and_an_odd_header_are_told(tmp_path):
 
 def write_step(folder, step, rates=(0.9999,), state=True):
     names = [checkpoint.ema_name(rate, step) for rate in rates]
-    names += [f(step) for f in (checkpoint.model_name, checkpoint.opt_name, checkpoint.swa_name)]
+    names += [f(step) for f in (checkpoint.model_name, checkpoint.opt_name)]
+    names.append(checkpoint.average_name("swa", step))
     for name in names + [checkpoint.state_name(step)] * state:
         checkpoint.save({"step": step}, f"{folder}/{name}")
 

@@ -122,6 +122,12 @@ def test_a_run_killed_in_its_first_save_begins_again(train, tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_their_average_is_gone_on_from(train, theirs):
+    loop = train(theirs, "--resume", "auto", end_step=2)
+    saved = checkpoint.load(str(theirs / "ema_0.9_000001.pt"))
+    assert all(torch.equal(w, saved[n]) for n, w in zip(loop.names, loop.emas[0.9].weights))
+
+
 def test_the_first_window_after_their_file_is_whole(train, theirs):
     """Their file 1 holds two updates: windows of three end at 5 and 8, as those that start at 2."""
     shown = []

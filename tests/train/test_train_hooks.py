@@ -36,6 +36,15 @@ def test_an_ema_is_looked_for_beside_its_model(tmp_path):
     assert train_hooks.find_ema_checkpoint(None, 7, 0.9) is None
 
 
+def test_an_average_that_a_program_finds_is_gone_on_from(quiet, tmp_path, monkeypatch):
+    first = loop(end_step=2)
+    first.run_loop()
+    path = (quiet / checkpoint.ema_name(0.9, 2)).rename(tmp_path / "elsewhere.pt")
+    monkeypatch.setattr(train_util, "find_ema_checkpoint", lambda *_: str(path))
+    run = loop(resume_checkpoint=str(quiet / "model000002.pt"))
+    assert equal(run.emas[0.9].weights, first.emas[0.9].weights)
+
+
 def test_a_method_that_training_does_not_call_cannot_be_overridden():
     with pytest.raises(TypeError, match=r"Mine._anneal_lr .* learning_rate"):
         type("Mine", (train_util.TrainLoop,), {"_anneal_lr": lambda self: None})
