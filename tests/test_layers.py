@@ -82,13 +82,21 @@ def test_no_circle_in_a_wing(floor):
     assert list(graphlib.TopologicalSorter(inside).static_order())
 
 
-@pytest.mark.xfail(reason="rooms of measure, report and study", strict=True)
 def test_every_room_has_its_test_file():
     tests = {str(path.relative_to(TESTS)) for path in TESTS.rglob("test_*.py")}
     assert {"/".join([*r.split(".")[:-1], f"test_{r.split('.')[-1]}.py"]) for r in ROOMS} <= tests
 
 
-@pytest.mark.xfail(reason="measure.curve, measure.exposure, world.dist_util", strict=True)
 def test_no_file_is_longer_than_330_lines():
     files = [*FILES.values(), *TESTS.rglob("*.py")]
     assert not [str(path) for path in files if len(path.read_text().splitlines()) > 330]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_functions_and_calls_stay_short(name):
+    """A function of 45 lines, a call of 15 arguments, but guided-diffusion's own."""
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 45, node.name
+        if isinstance(node, ast.Call) and name != "models.factories":
+            assert len(node.args) + len(node.keywords) <= 15, node.lineno
