@@ -27,7 +27,7 @@ class Features:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; the CPU for a network that has none."""
+        """Says where its weights are: the CPU for a network that has none."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     def metric(self, kind: str) -> str:

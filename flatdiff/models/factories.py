@@ -192,5 +192,5 @@ def _made(factory, flags):
 
 
 def _for(factory, flags):
-    """Those of the flags that are the factory's arguments."""
+    """Picks the flags that are the factory's arguments."""
     return {k: v for k, v in flags.items() if k in inspect.signature(factory).parameters}

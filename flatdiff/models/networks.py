@@ -56,7 +56,7 @@ def casting(dtype, device):
 
 
 def place(model):
-    """On this rank's device, in the memory layout that convolutions are fastest in."""
+    """Moves a network to this rank's device, in the layout that convolutions are fastest in."""
     return model.to(dist_util.dev(), memory_format=torch.channels_last)
 
 

@@ -21,7 +21,7 @@ NOT_FOR_STUDIES = {  # flags of its command line, and why
 
 
 def gradients(flags) -> list[dict[str, Any]]:
-    """Of each kind of training, the TrainFlags that make it: in the order asked, then `matched`."""
+    """Lists the TrainFlags that make each kind of training: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
     named = {}
     for changed in map(_train_flags, parse.parts(flags.study.gradient)):

@@ -56,7 +56,7 @@ class Verdict:
 
 
 def verdicts(rows: list[dict]) -> list[Verdict]:
-    """On every claim that the rows have something to say about."""
+    """Judges every claim that the rows have something to say about."""
     found = [judge(claim, rows) for claim in claims(rows)]
     found += [correlated(rows, sharpness(), c) for c in rounding(rows)]
     paper = _corrected([v for v in found if v and v.place != FAIR])
@@ -74,9 +74,9 @@ def _corrected(family: list[Verdict]) -> list[Verdict]:
 
 
 def claims(rows: list[dict]) -> list[Claim]:
-    """Those about every gradient that climbs, against the first that neither does that nor was
-    added for its cost, and against that of equal cost. All without input perturbation, or with
-    the least."""
+    """Makes the claims about every gradient that climbs, against the first that neither does that
+    nor was added for its cost, and against that of equal cost. All without input perturbation, or
+    with the least."""
     plain = [r["gradient"] for r in rows if not r["climbs"] and not r["matched"]]
     found = []
     for sam in climbing(rows):
@@ -134,7 +134,8 @@ class Maker:
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
     def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
-        """Of every column and average; the text has the {number} of the one, {plus} the other."""
+        """Makes a claim of every column and average, whose {number} and {plus} stand in the
+        text."""
         found = []
         for column, average in itertools.product(columns, self.averages):
             told = text.format(number=re.search(r"\d+", column)[0], plus=plus(average))
@@ -190,8 +191,8 @@ def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
 
 
 def _underfitted(claim: Claim, rows: list[dict]) -> bool:
-    """Of a claim about a gap: whether one of the two underfits there, and the gaps differ more by
-    the norm in training than by that in sampling."""
+    """Tells, of a claim about a gap, whether one of the two underfits there and the gaps differ
+    more by the norm in training than by that in sampling."""
     if claim.column not in GAPS:
         return False
     where = claim.column.removeprefix("gap_")

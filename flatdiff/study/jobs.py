@@ -45,8 +45,8 @@ def _cells(path: str) -> list[dict]:
 
 
 def _do(cell: dict, run: Callable[[list[str]], None]) -> None:
-    """Its command line, and then its result: the content of the json that the script left, or the
-    name of another file; of a training, which leaves many, the time that it took."""
+    """Runs its command line, and writes its result: the content of the json that the script left,
+    or the name of another file; of a training, which leaves many, the time that it took."""
     folder, argv, leaves = cell["folder"], cell["argv"], cell["leaves"]
     first = dist_util.rank() == 0
     if first:

@@ -170,7 +170,7 @@ class Cells:
         return Training(*what, train.end_step, axes.cost(train) * ranks, cell)
 
     def of_model(self, training: Training, average: str) -> dict[str, Cell]:
-        """By name: samples and their distances, what the registry measures, the real images."""
+        """Gives by name samples and their distances, the registry's measures, the real images."""
         made_of = {"training": training.cell.key, "average": average}
         aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
         cells, chains = {}, self.lists["sampling_steps"]

@@ -106,7 +106,7 @@ class Report:
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> dict[str, str]:
-        """By title, in Markdown."""
+        """Gives the tables by title, in Markdown."""
         seconds = "processor_seconds" if self.on_cpu else "seconds"
         samples = self.settings["flags"]["study"]["num_samples"]
         floor = (self.models[0].cells["floor"].result() or {}).get("floor")  # of all models

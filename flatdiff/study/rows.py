@@ -33,7 +33,7 @@ def rows_of(models: list[Model]) -> list[dict]:
 
 
 def not_finite(models: list[Model]) -> list[str]:
-    """In words, each number that `rows_of` left out because it is none."""
+    """Names, in words, each number that `rows_of` left out because it is none."""
     rows = ((m.name, _row(m)) for m in models if m.training.cell.result())
     return [f"{k} of {name}" for name, row in rows for k, v in row.items() if not _finite(v)]
 
@@ -89,7 +89,7 @@ def measures_of(verb: str = "") -> dict[str, Measure]:
 
 
 def columns_of(verb: str = "") -> dict[str, Column]:
-    """Their columns."""
+    """Gives the columns of these measures, by name."""
     return {k: column for m in measures_of(verb).values() for k, column in m.columns.items()}
 
 
@@ -125,8 +125,8 @@ def _measured(row: dict) -> bool:
 
 
 def paired(rows: list[dict], a: dict, b: dict, column: str) -> list[float]:
-    """By seed: the column of the row that has the values of `a`, less that of `b`'s row. Seeds that
-    lack a value are left out."""
+    """Subtracts, by seed, the column of `b`'s row from that of the row with the values of `a`.
+    Seeds that lack a value are left out."""
     known = [row for row in rows if row.get(column) is not None]
     first, second = (
         {row["seed"]: row[column] for row in known if row.items() >= side.items()}

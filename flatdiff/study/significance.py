@@ -21,8 +21,9 @@ MOST = 10_000  # permutations
 
 
 class Mean(NamedTuple):
-    """Of n differences: their mean, its 95 % interval, the p-value of no effect, and the smallest
-    true mean that would be told from 0 in 80 % of repetitions with this n and this scatter."""
+    """What n differences say: their mean, its 95 % interval, the p-value of no effect, and the
+    smallest true mean that would be told from 0 in 80 % of repetitions with this n and this
+    scatter."""
 
     value: float
     low: float

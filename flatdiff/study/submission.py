@@ -74,7 +74,7 @@ def _code(job) -> int | None:
 
 
 def call(command: list[str], log: str) -> int:
-    """On the cluster: the job as a process; its exit code."""
+    """Runs the job as a process, on the cluster; returns its exit code."""
     with open(log, "a") as file:
         return subprocess.run(command, stdout=file, stderr=file).returncode
 
