@@ -1,5 +1,5 @@
 """What a kept result depends on, as text: all flags, but those that say at their definition that
-they change nothing of it.
+they change nothing of it, and those of training, of which the checkpoint speaks.
 
 A name that two groups share is one flag, and the first of them says what it is, as on the command
 line. Files are not known by their paths but by what is in them: whoever makes a key adds those.
@@ -29,9 +29,10 @@ def names(groups: Iterable, of: str) -> set[str]:
 
 def values(flags: SimpleNamespace, of: str) -> dict[str, dict[str, Any]]:
     """The flags of a parsed command line that count, as plain dicts by group."""
-    kept = names(filter(dataclasses.is_dataclass, vars(flags).values()), of)
-    groups = parse.to_dict(flags).items()
-    return {title: {k: v for k, v in group.items() if k in kept} for title, group in groups}
+    groups = {title: group for title, group in vars(flags).items() if title != "train"}
+    kept = names(filter(dataclasses.is_dataclass, groups.values()), of)
+    plain = parse.to_dict(SimpleNamespace(**groups)).items()
+    return {title: {k: v for k, v in group.items() if k in kept} for title, group in plain}
 
 
 def key(flags: SimpleNamespace, of: str, **made_of: Any) -> str:

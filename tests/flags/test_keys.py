@@ -50,7 +50,7 @@ def path(tmp_path):
 @pytest.mark.parametrize("script", ["image_sample", "classifier_sample", "super_res_sample"])
 def test_every_flag_that_may_change_an_image_changes_its_key(script, monkeypatch, path):
     groups = groups_of(script, monkeypatch)
-    counted = keys.names(groups.values(), "part")
+    counted = keys.names((g for title, g in groups.items() if title != "train"), "part")
 
     def key(*argv):
         return generate.key(config.parse("", ["--model_path", path, *argv], **groups), path)
