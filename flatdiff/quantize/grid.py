@@ -133,9 +133,17 @@ def quantize_inputs(layer: nn.Module, bits: int) -> RemovableHandle:
     """From now on the layer's input is quantized, at each call, each image on a grid of its own.
 
     A grid reaches from the least value of the image to the largest, so an image does not depend on
-    the others in its batch. Computed in fp32, and given on in the input's dtype.
+    the others in its batch. Computed in fp32, and given on in the input's dtype. ValueError where a
+    gradient would have to pass: codes have none, and what lies before the layer would be left out.
     """
     quantizer = Quantizer(bits, granularity="channel")
-    return layer.register_forward_pre_hook(
-        lambda layer, inputs: (quantizer(inputs[0]).dequantize().to(inputs[0].dtype),)
-    )
+
+    def quantize(layer, inputs):
+        if torch.is_grad_enabled() and inputs[0].requires_grad:
+            raise ValueError(
+                "quantized inputs (--quant_activations) have no derivative, which this needs: "
+                "quantize the weights alone"
+            )
+        return (quantizer(inputs[0]).dequantize().to(inputs[0].dtype),)
+
+    return layer.register_forward_pre_hook(quantize)

@@ -133,5 +133,9 @@ def test_inputs_are_quantized_image_by_image():
     handle = qz.quantize_inputs(layer, 4)
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer(x[2:3]), expected[2:3])
+    with pytest.raises(ValueError, match="no derivative"):
+        layer(x.requires_grad_())
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
     handle.remove()
     assert not torch.allclose(layer(x), expected)
