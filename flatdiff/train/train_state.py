@@ -8,7 +8,7 @@ data are functions of seed and step, and need no bytes.
 import os
 
 from ..store import checkpoint, disk, finite, restore
-from ..weights.averaging import EMA, SWA
+from ..weights.averaging import EMA
 from ..world import dist_util, logger
 
 DIVERGED = (
@@ -55,7 +55,8 @@ def resume(loop, path, find_ema):
     for label, average in loop.averages.items():
         found = isinstance(average, EMA) and find_ema(path, step, average.rate)
         file = found or os.path.join(folder, checkpoint.average_name(label, step))
-        _resume_average(loop, average, rest.get(label), file)
+        average.go_on(rest.get(label, {}), loop.step)
+        _resume_average(loop, average, file)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -73,11 +74,8 @@ def _rest(loop):
     rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
-    for label, average in loop.averages.items():
-        if not isinstance(average, EMA):  # which needs no count
-            rest[label] = {"count": average.count}
-    if loop.swa:
-        rest["swa"]["start"] = loop.swa.start
+    known = {label: average.progress() for label, average in loop.averages.items()}
+    rest |= {label: progress for label, progress in known.items() if progress}
     if hasattr(loop.schedule_sampler, "state_dict"):
         rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
     return rest
@@ -90,7 +88,8 @@ def _checked(rest, file):
     with disk.reading(file):
         counts = [rest["step"], rest["seed"], rest["global_batch"]]
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
-        counts += [rest[label]["count"] for label in rest if label.startswith("average_")]
+        for label in (name for name in rest if name.startswith("average_")):
+            counts += rest[label].values()
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
         if not isinstance(rest.get("lg_loss_scale", 0), int | float):
@@ -98,11 +97,8 @@ def _checked(rest, file):
     return rest
 
 
-def _resume_average(loop, average, saved, file):
-    """Go on with the saved average, or start one at the resumed step."""
-    if isinstance(average, SWA):
-        average.start = saved["start"] if saved else loop.step
-    average.count = saved["count"] if saved else 0
+def _resume_average(loop, average, file):
+    """Fill the average from its file; without one it stays as it began."""
     held = _load(file) if average.started else None
     if held is not None:
         with disk.reading(file):
@@ -113,7 +109,7 @@ def _resume_average(loop, average, saved, file):
 
 def _correct_number(loop):
     """guided-diffusion's periodic file N holds N + 1 updates; its optimizer knows."""
-    done = {int(state["step"]) for state in loop.opt.state.values()}
+    done = {int(state["step"]) for state in loop.opt.state.values() if "step" in state}
     if done == {loop.step + 1}:
         loop.step += 1
         logger.log(f"{loop.resume_checkpoint} holds {loop.step} updates: going on from there")

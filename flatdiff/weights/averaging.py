@@ -44,6 +44,14 @@ class Average:
     def state_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "count": self.count}
 
+    def progress(self) -> dict[str, int]:
+        """What it knows beside its weights, to go on from."""
+        return {"count": self.count}
+
+    def go_on(self, progress: dict[str, int], step: int) -> None:
+        """Take what `progress` gave, or {}: then it begins at `step`."""
+        self.count = progress.get("count", 0)
+
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy in place. ValueError if the shapes are not those of this average."""
@@ -76,6 +84,9 @@ class EMA(Average):
     def coefficient(self) -> float:
         return 1 - self.rate
 
+    def progress(self) -> dict[str, int]:
+        return {}
+
 
 class SWA(Average):
     """Stochastic weight averaging (Izmailov et al. 2018): the mean of all weights shown so far.
@@ -85,12 +96,21 @@ class SWA(Average):
     """
 
     def __init__(self, weights: Sequence[Tensor], window: int = 1, start: int = 0):
+        if window < 1:
+            raise ValueError(f"swa_window {window}: expected 1 step or more between two updates")
         super().__init__(weights)
         self.window, self.start = window, start
 
     @property
     def started(self) -> bool:
         return self.count > 0
+
+    def progress(self) -> dict[str, int]:
+        return {"count": self.count, "start": self.start}
+
+    def go_on(self, progress: dict[str, int], step: int) -> None:
+        super().go_on(progress, step)
+        self.start = progress.get("start", step)
 
     def due(self, step: int) -> bool:
         return step > self.start and (step - self.start) % self.window == 0

@@ -205,6 +205,7 @@ RESUMED = {
     "msam": dict(optimizer="adam-msam", rho=0.2, dropout=0.4),
     "asam": dict(optimizer="adam-asam", rho=0.5, input_pertub=0.1),
     "swa": dict(use_swa=True, swa_window=2, lr_anneal_steps=1, swa_start=1),
+    "averages": dict(averages="swa,swa window=2 start=1,ema rate=0.5"),
     "loss-aware": dict(schedule_sampler="loss-second-moment"),
     "bf16": dict(dtype="bf16"),
     "fp16": dict(dtype="fp16", optimizer="adam-sam", rho=0.2),
@@ -226,6 +227,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(name, tmp_path):
     whole, stopped = folders.values()
     kinds = {"model", "opt", "state", "ema"} | ({"swa"} if name == "swa" else set())
     files = [f for f in os.listdir(whole) if f.endswith("000006.pt")]
+    assert sum(f.startswith("average_") for f in files) == 3 * (name == "averages")
     assert {k for k in kinds for f in files if f.startswith(k)} == kinds
     for file in files:
         a, b = (checkpoint.load(f"{folder}/{file}") for folder in (whole, stopped))
