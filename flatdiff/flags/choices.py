@@ -11,7 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..judge.names import FEATURES as JUDGED
@@ -191,11 +191,15 @@ def knobs(table: Table, name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
 
 
-def chosen(table: Table, text: str) -> tuple[Any, dict[str, Any]]:
-    """What the text names, and its knobs as values; ValueError for a knob that it does not have."""
-    name, given = named(table, text)
-    known, values = knobs(table, name), {}
-    for knob, value in given.items():
+def chosen(table: Table, text: str, given: Iterable[str] = ()) -> tuple[Any, dict[str, Any]]:
+    """What the text names, and its knobs as values; ValueError for a knob that it does not have.
+
+    `given`: arguments that the caller gives itself, by flags of their own, which are no knobs.
+    """
+    name, texts = named(table, text)
+    known = {knob: value for knob, value in knobs(table, name).items() if knob not in given}
+    values = {}
+    for knob, value in texts.items():
         if knob not in known:
             of = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"{name} has no knob {knob!r}; {of}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..chain.samplers import walk
-from ..flags import choices
+from ..models.generate import step_of
 
 Prior = tuple[float, float]  # (mu, s) of N(mu, s^2)
 Join = Callable[[list[Tensor]], Tensor]
@@ -93,7 +93,7 @@ def walked(
         output = model(*args, **kwargs)
         return output
 
-    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
+    step, knobs = step_of(sampler)
     given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
     loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
     for i, out in zip(steps, loop):

@@ -46,6 +46,21 @@ class ImageNoise:
         return self.ready.pop(0)
 
 
+def step_of(sampler):
+    """(step, knobs) of a text as "ddim eta=0.5"; what has a flag of its own is no knob."""
+    return choices.chosen(choices.SAMPLERS, sampler, given=("clip_denoised",))
+
+
+def sampler_of(flags):
+    """The sampler of a SampleFlags, --use_ddim counted; ValueError where they contradict."""
+    text = flags.sample.sampler
+    if not flags.sample.use_ddim or choices.named(choices.SAMPLERS, text)[0] == "ddim":
+        return text
+    if "sampler" in flags.given:
+        raise ValueError(f"--use_ddim True is --sampler ddim, and contradicts --sampler {text}")
+    return "ddim"
+
+
 def sample_images(
     model,
     diffusion,
@@ -66,7 +81,7 @@ def sample_images(
     """
     device = dist_util.dev()
     noise = ImageNoise(seed, indices, device)
-    step, knobs = choices.chosen(choices.SAMPLERS, sampler)
+    step, knobs = step_of(sampler)
     if labels is not None:
         model_kwargs["y"] = labels
     given = {name: value.to(device) for name, value in model_kwargs.items()}
@@ -117,7 +132,7 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     shape = (3, model.image_size, model.image_size)
     autocast = networks.autocast(flags, dist_util.dev())
     how = {"seed": flags.run.seed, "clip_denoised": flags.sample.clip_denoised}
-    how["sampler"] = "ddim" if flags.sample.use_ddim else flags.sample.sampler
+    how["sampler"] = sampler_of(flags)
 
     def sample(indices):
         y = labels(indices)

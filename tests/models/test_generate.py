@@ -39,6 +39,33 @@ def test_an_image_does_not_depend_on_its_batch(chain, sampler):
     assert np.abs(together[0] - images([6])[0]).mean() > 5
 
 
+def test_what_has_a_flag_of_its_own_is_no_knob(chain):
+    """The flag would win, and the knob say nothing."""
+    with pytest.raises(ValueError, match="no knob 'clip_denoised'; it has eta"):
+        sample_images(*chain, [0], (3, 8, 8), sampler="ddim clip_denoised=False")
+
+
+@pytest.mark.parametrize(
+    ("argv", "sampler"),
+    [
+        ("", "ddpm"),
+        ("--use_ddim True", "ddim"),
+        ("--use_ddim False --sampler dpmpp", "dpmpp"),
+        ("--use_ddim True --sampler ddim~eta=0.5", "ddim eta=0.5"),
+        ("--use_ddim True --sampler dpmpp", None),
+        ("--use_ddim True --sampler ddpm", None),
+    ],
+)
+def test_use_ddim_is_the_sampler_ddim_and_no_other(argv, sampler):
+    words = [word.replace("~", " ") for word in argv.split()]
+    flags = config.parse("", words, sample=config.SampleFlags)
+    if sampler:
+        assert generate.sampler_of(flags) == sampler
+    else:
+        with pytest.raises(ValueError, match="contradicts --sampler"):
+            generate.sampler_of(flags)
+
+
 def test_noise_is_standard_normal_and_fresh_at_each_step():
     noise = ImageNoise(0, range(50), "cpu")
     x = torch.empty(50, 3, 8, 8)
