@@ -118,7 +118,7 @@ def test_a_gradient():
     for name, expected in (("adam-extra", 2 * (3 - 0.5)), ("adam-sam", 2 * (3 + 0.5))):
         w.grad = None
         follow = choices.bound(choices.GRADIENTS, name)
-        follow(closure, [w], rho=0.5, ascent=closure, momenta=[None], look=None)
+        follow(closure, [w], rho=0.5, ascent=closure, momenta=lambda: [None], look=None)
         assert w.item() == 3 and w.grad.item() == pytest.approx(expected)
 
 

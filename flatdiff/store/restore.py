@@ -142,17 +142,21 @@ def load_optimizer(
     if "param_groups" not in state_dict:
         raise ValueError("this is not an optimizer file: it has no param_groups. Give opt*.pt")
     groups = optimizer.state_dict()["param_groups"]
-    if not isinstance(optimizer, torch.optim.AdamW):
-        return optimizer.load_state_dict({"state": state_dict["state"], "param_groups": groups})
+    saved, live = ({n for g in gs for n in g} for gs in (state_dict["param_groups"], groups))
+    for own, other in ((saved, live), (live, saved)):
+        if "betas" in own - other and "momentum" in other - own:
+            raise ValueError("it is of another kind of optimizer: give its --base_optimizer")
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
-    state = state_dict["state"]
-    if count == 2 and len(named) != 2:
+    state, is_adam = state_dict["state"], isinstance(optimizer, torch.optim.AdamW)
+    if is_adam and count == 2 and len(named) != 2:
         state = _split_flat(state, named)
     elif count != len(named):
         raise ValueError(
             f"the optimizer file has {count} parameters, the network {len(named)}: it belongs to"
             " another network. Use that network's flags, or start with --init_from"
         )
+    if not is_adam:
+        return optimizer.load_state_dict({"state": state, "param_groups": groups})
     placed = {
         i: {key: _like(*named[i], key, entry[key]) for key in ("step", "exp_avg", "exp_avg_sq")}
         for i, entry in state.items()

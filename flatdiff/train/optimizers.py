@@ -7,7 +7,20 @@ resumed as PyTorch saves it.
 import torch
 from torch import Tensor
 
+MOMENTA = ("exp_avg", "momentum_buffer")  # what PyTorch's optimizers call their sum of gradients
+
 
 def adamw(weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), guided-diffusion's: its state_dict fits both ways."""
     return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def momenta(optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> list[Tensor | None]:
+    """The sum of gradients that the optimizer follows, for each weight; None before its first."""
+    states = [optimizer.state.get(w, {}) for w in weights]
+    return [next((s[name] for name in MOMENTA if name in s), None) for s in states]
+
+
+def keeps_momenta(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether it is known to follow a sum of gradients, by the settings that PyTorch's have."""
+    return "betas" in optimizer.defaults or bool(optimizer.defaults.get("momentum"))

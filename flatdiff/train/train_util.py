@@ -1,11 +1,12 @@
 """TrainLoop: `run_step` is the chapter, one line a sentence; the rest is when to log, save, stop.
 
 Gradient (plain, SAM, ASAM) x average (EMA, SWA) x input perturbation are independent of each
-other; the optimizer is always torch.optim.AdamW. A step's randomness is a function of
+other, and of the optimizer that takes the steps. A step's randomness is a function of
 (seed, step), so a resumed run is the run that was never stopped.
 """
 
 import functools
+import inspect
 import math
 from contextlib import contextmanager, nullcontext
 
@@ -25,7 +26,7 @@ from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, SWA, caution, parse_rates
 from ..weights.perturb import at, replace
 from ..world import dist_util, logger
-from . import train_state
+from . import optimizers, train_state
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
@@ -93,6 +94,7 @@ class TrainLoop:
         self.follow = choices.bound(GRADIENTS, self.optimizer)
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
+        refuse_without_momenta(self)
         self.step = self.resume_step = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
         if source := self.resume_checkpoint or self.init_from:
@@ -187,7 +189,7 @@ class TrainLoop:
             self.weights,
             rho=self.rho,
             ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
-            momenta=[self.opt.state.get(w, {}).get("exp_avg") for w in self.weights],
+            momenta=functools.partial(optimizers.momenta, self.opt, self.weights),
             look=self.climbs,
         )
         return seen, terms
@@ -208,7 +210,7 @@ class TrainLoop:
         return {k: torch.cat([part[k].detach() for part in terms]) for k in terms[0]}
 
     def optimize(self):
-        """One step of AdamW: (norm of the gradient, False if fp16 overflowed)."""
+        """One step of the optimizer: (norm of the gradient, False if fp16 overflowed)."""
         grads = [w.grad for w in self.weights if w.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.scale:
@@ -294,6 +296,16 @@ def end_of(train):
             "give lr_anneal_steps of at least end_step, or 0"
         )
     return end
+
+
+def refuse_without_momenta(loop):
+    """ValueError for a gradient along a momentum that the optimizer does not have."""
+    needs = "momenta" in inspect.signature(loop.follow).parameters
+    if needs and not optimizers.keeps_momenta(loop.opt):
+        raise ValueError(
+            f"--optimizer {loop.optimizer} looks along the last momentum, and --base_optimizer "
+            f"{loop.base_optimizer} keeps none: give it a momentum, or take another gradient"
+        )
 
 
 def num_ascent(share, batch_size):

@@ -1,10 +1,15 @@
 """AdamW against its first step written out; another optimizer is a function and a line."""
 
+import functools
+
 import pytest
 import torch
+from training import data, equal, loop
 
 from flatdiff.flags import choices
+from flatdiff.store import checkpoint
 from flatdiff.train.optimizers import adamw
+from flatdiff.world import logger
 
 
 def test_adamw_takes_the_published_first_step():
@@ -28,3 +33,70 @@ def test_the_rate_stands_where_the_loop_sets_it(name):
         group["lr"] = 0.0
     optimizer.step()
     assert w.tolist() == [1, 1, 1]
+
+
+class Sgd(choices.Choice):
+    """PyTorch's own, as a line of the registry."""
+
+    def load(self):
+        return lambda weights, lr, weight_decay, momentum=0.9: torch.optim.SGD(
+            weights, lr=lr, weight_decay=weight_decay, momentum=momentum
+        )
+
+
+@pytest.fixture
+def sgd(monkeypatch, quiet):
+    """A function that makes a training whose steps SGD takes."""
+    monkeypatch.setitem(choices.OPTIMIZERS, "sgd", Sgd("", ""))
+    return functools.partial(loop, base_optimizer="sgd")
+
+
+def steps(run, count):
+    """Before each step the weights, and the gradient that it followed."""
+    found, optimize = [], run.optimize
+
+    def recorded():
+        found.append([(w.detach().clone(), w.grad.clone()) for w in run.weights])
+        return optimize()
+
+    run.optimize = recorded
+    for _, batch in zip(range(count), data(0)):
+        run.run_step(*batch)
+    return found
+
+
+def test_another_optimizer_takes_its_own_steps(sgd):
+    """w - lr g, then w - lr (0.9 g0 + g1) (Sutskever et al. 2013, as PyTorch has it)."""
+    run = sgd(lr=0.01)
+    (first, second), after = steps(run, 2), run.weights
+    for (w0, g0), (w1, g1), w2 in zip(first, second, after):
+        torch.testing.assert_close(w1, w0 - 0.01 * g0)
+        torch.testing.assert_close(w2.detach(), w1 - 0.01 * (0.9 * g0 + g1))
+
+
+def test_msam_looks_along_the_momentum_of_any_optimizer(sgd):
+    """At w - rho m / ||m||, m of SGD the first gradient; without a momentum it is refused."""
+    run, looked = sgd(lr=0.01, optimizer="adam-msam", rho=0.5), []
+    run.climbs = lambda start, moved: looked.append((start, [w.detach().clone() for w in moved]))
+    (first, second) = steps(run, 2)
+    (ours,), m = looked, [g for _, g in first]
+    norm = torch.cat([x.flatten() for x in m]).norm()
+    assert equal(ours[0], [w for w, _ in second])
+    for at, w, x in zip(ours[1], ours[0], m):
+        torch.testing.assert_close(at, w - 0.5 * x / norm)
+    with pytest.raises(ValueError, match="sgd momentum=0 keeps none"):
+        sgd(optimizer="adam-msam", base_optimizer="sgd momentum=0")
+
+
+def test_the_state_of_another_optimizer_is_refused(sgd):
+    sgd(end_step=1).run_loop()
+    path = f"{logger.get_dir()}/model000001.pt"
+    assert checkpoint.load(f"{logger.get_dir()}/opt000001.pt")["state"][0].keys() == {
+        "momentum_buffer"
+    }
+    with pytest.raises(ValueError, match=r"opt000001.pt: it is of another kind of optimizer"):
+        loop(resume_checkpoint=path)
+    loop(end_step=2).run_loop()
+    path = f"{logger.get_dir()}/model000002.pt"
+    with pytest.raises(ValueError, match=r"opt000002.pt: it is of another kind of optimizer"):
+        sgd(resume_checkpoint=path)

@@ -35,7 +35,7 @@ def test_a_gradient_is_taken_where_its_paper_says_at_its_price(name):
         looked.append(weights[0].detach().clone())
 
     follow = choices.bound(choices.GRADIENTS, name)
-    ours = dict(rho=rho, ascent=closure, momenta=[MOMENTUM], look=look)
+    ours = dict(rho=rho, ascent=closure, momenta=lambda: [MOMENTUM], look=look)
     first = follow(closure, weights, **ours)
     expected = ridge(name, rho)
     torch.testing.assert_close(weights[0].grad, A * expected, rtol=1e-5, atol=1e-5)
@@ -56,6 +56,7 @@ def test_weights_without_momentum_stay_where_they_are():
 
     follow = choices.bound(choices.GRADIENTS, "adam-msam")
     momenta = [None, torch.tensor([5.0])]
-    follow(closure, [still, moving], rho=0.25, ascent=closure, momenta=momenta, look=None)
+    given = dict(ascent=closure, momenta=lambda: momenta, look=None)
+    follow(closure, [still, moving], rho=0.25, **given)
     assert seen == [(1.0, 1.75)]
     assert (still.grad.item(), moving.grad.item()) == (2.0, 3.5)
