@@ -6,9 +6,18 @@ import pytest
 import torch
 from torch import nn
 
+from flatdiff.flags import config
 from flatdiff.nets.classifier import EncoderUNetModel
 from flatdiff.nets.unet import UNetModel
 
+OF_DIFFUSERS = config.ModelFlags(  # which diffusers has too
+    image_size=16,
+    num_channels=32,
+    channel_mult="1,2,3",
+    num_res_blocks=1,
+    attention_resolutions="8",
+    num_head_channels=16,
+)
 CHANNEL_MULT = {
     32: (1, 2, 2, 2),
     64: (1, 2, 3, 4),

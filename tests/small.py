@@ -45,6 +45,18 @@ def words(**flags):
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
+# of scripts on the images of three classes that `coloured` makes
+CONDITIONAL = words(**FLAGS | dict(class_cond=True, diffusion_steps=20, num_classes=3, seed=5))
+TRAIN = (
+    "--batch_size 8 --log_interval 2 --random_flip False --random_crop False --num_workers 0"
+).split()
+
+
+def data(folder):
+    """Where the images are, as a command line has it."""
+    return ["--data_dir", folder / "images"]
+
+
 def images(count, size=8, seed=0):
     """[N, H, W, 3] uint8, each pixel drawn for itself."""
     shape = (count, size, size, 3)

@@ -28,7 +28,7 @@ from .subject import packed, unpacked
 
 @dataclass
 class Chains:
-    """Is a network under study, in eval mode, on this rank's batches of the images."""
+    """A network under study, in eval mode, on this rank's batches of the images."""
 
     name: str
     path: str

@@ -43,7 +43,7 @@ class Batch:
 
 
 class Step(NamedTuple):
-    """Is one call of the network, [N, C, ...]: the x_t it saw, the eps it predicted, and a chain's
+    """One call of the network, [N, C, ...]: the x_t it saw, the eps it predicted, and a chain's
     x_{t-1}, the image at t = 0."""
 
     x_t: Tensor

@@ -20,7 +20,7 @@ WIDTH, HEIGHT, DPI = 4.8, 4.2, 120  # inches of a panel
 
 
 class Measure:
-    """Is one kind of measurement; an instance is one study of it, over one checkpoint or several.
+    """One kind of measurement; an instance is one study of it, over one checkpoint or several.
 
     It is made of keyword arguments. Those that have defaults are its knobs, `--flatness "TOY
     scale=2"`; each may be named as a flag of the script (num_draws, sigma, ...), whose value it
@@ -92,7 +92,7 @@ class Measure:
 
 
 class Line(NamedTuple):
-    """Is a curve, and how its panel looks: `scale` of both axes; `level`, a grey line across."""
+    """A curve, and how its panel looks: `scale` of both axes; `level`, a grey line across."""
 
     title: str
     x: list[float]

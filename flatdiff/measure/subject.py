@@ -22,7 +22,7 @@ TERM = {"mse": "mse of the noise", "vb": "vb [bits per dimension]", "loss": "los
 
 
 class Subject:
-    """Is a network, with its losses on the draws that all networks of a study share.
+    """A network, and its losses on the draws that all networks of a study share.
 
     Losses are float64 [terms, 5]: means of each of `terms` over all timesteps, and each quarter of
     them. The first term is the headline: mse where there is one, beside which vb hides from
@@ -106,7 +106,7 @@ class Subject:
 
     @functools.cached_property
     def spare(self) -> list[Tensor]:
-        """Is where the weights are kept while they are moved."""
+        """The weights are kept here while they are moved."""
         return [torch.empty_like(w) for w in self.weights]
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
@@ -153,7 +153,7 @@ class Subject:
 
     @functools.cached_property
     def _hessian_batch(self) -> int:
-        """Is what `curvatures` has memory for, which takes more than `hessian_product`."""
+        """The images that `curvatures` has memory for, which takes more than `hessian_product`."""
         zero, draws = torch.zeros(self.num_weights), self.draws
         return self.fitting(self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n)))
 

@@ -5,8 +5,7 @@ import types
 
 import numpy as np
 import pytest
-import small
-from PIL import Image
+from labelled import begin, by_name, checkpoint_of, flags_of, folder_of
 from preparation import run as prepare
 
 from flatdiff.data import classes
@@ -14,11 +13,7 @@ from flatdiff.flags import config
 from flatdiff.image_datasets import ImageDataset, load_data
 from flatdiff.measure import quantized, run
 from flatdiff.models import generate, networks, run_util, super_res
-from flatdiff.store import checkpoint
-from flatdiff.train import starting
 from flatdiff.world import logger
-
-DIFFUSION = config.DiffusionFlags(diffusion_steps=10, noise_schedule="cosine")
 
 
 @pytest.fixture(autouse=True)
@@ -26,33 +21,6 @@ def log(tmp_path):
     (tmp_path / "run").mkdir()
     logger.configure(str(tmp_path / "run"), ["log"])
     return lambda: (tmp_path / "run/log.txt").read_text()
-
-
-def folder_of(path, *names, each=2):
-    """A folder with images of these classes, each filled with the code of its class's letters."""
-    path.mkdir()
-    for name in names:
-        for i in range(each):
-            shade = sum(map(ord, name)) % 256
-            Image.new("RGB", (8, 8), (shade,) * 3).save(path / f"{name}_{i}.png")
-    return str(path)
-
-
-def by_name(dataset):
-    """Class -> label, read off the images' files."""
-    names = (name.split("_")[0] for name in dataset.source.names)
-    return dict(zip(names, dataset.labels.tolist()))
-
-
-def flags_of(data_dir, num_classes, **train):
-    return types.SimpleNamespace(
-        run=config.RunFlags(),
-        data=config.DataFlags(data_dir=data_dir),
-        train=config.TrainFlags(**train),
-        model=small.groups(class_cond=True, num_classes=num_classes)[0],
-        diffusion=DIFFUSION,
-        given={},
-    )
 
 
 # Which label a new run gives
@@ -126,18 +94,6 @@ def test_two_networks_at_work_together_mean_the_same():
 
 
 # With a run
-
-
-def begin(flags, tmp_path, resume=""):
-    dataset = starting.training_data(flags, resume, 8, flags.model.num_classes)
-    starting.keep_config(flags, dataset, resume)
-    return dataset
-
-
-def checkpoint_of(flags, path):
-    model, _ = networks.build(flags.model, DIFFUSION)
-    checkpoint.save(model.state_dict(), str(path))
-    return str(path)
 
 
 def test_a_run_keeps_its_classes_and_goes_on_by_name(tmp_path, log):

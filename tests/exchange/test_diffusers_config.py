@@ -5,18 +5,10 @@ import json
 
 import pytest
 from diffusers import DDPMScheduler, UNet2DModel
+from networks import OF_DIFFUSERS as MODEL
 
 from flatdiff.exchange import diffusers_config
 from flatdiff.flags import config
-
-MODEL = config.ModelFlags(
-    image_size=16,
-    num_channels=32,
-    channel_mult="1,2,3",
-    num_res_blocks=1,
-    attention_resolutions="8",
-    num_head_channels=16,
-)
 
 
 def test_chains_come_back():

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from networks import OF_DIFFUSERS as MODEL
 from small import save_run
 
 from flatdiff.exchange import diffusers_config, diffusers_format
@@ -21,14 +22,6 @@ SPEC = importlib.util.spec_from_file_location("export_diffusers", SCRIPT)
 export_diffusers = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(export_diffusers)
 
-MODEL = config.ModelFlags(
-    image_size=16,
-    num_channels=32,
-    channel_mult="1,2,3",
-    num_res_blocks=1,
-    attention_resolutions="8",
-    num_head_channels=16,
-)
 VARIANTS = {
     "published": dict(resblock_updown=True, class_cond=True, num_classes=7, learn_sigma=True),
     "cifar": dict(use_new_attention_order=True, learn_sigma=True, num_res_blocks=2),

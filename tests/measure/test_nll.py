@@ -5,31 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
-import small
 import torch
 from PIL import Image
-from small import coloured, random_weights, words
+from small import CONDITIONAL as FLAGS
+from small import TRAIN, coloured, data, random_weights
 
 from flatdiff import script_util
 from flatdiff.models.generate import ImageNoise
 from flatdiff.rng import BOUND, generator
 from flatdiff.store import checkpoint
 
-FLAGS = words(**small.FLAGS | dict(class_cond=True, diffusion_steps=20, num_classes=3, seed=5))
-
-
-TRAIN = (
-    "--batch_size 8 --log_interval 2 --random_flip False --random_crop False --num_workers 0"
-).split()
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return coloured(tmp_path_factory.mktemp("scripts"))
-
-
-def data(folder):
-    return ["--data_dir", folder / "images"]
 
 
 @pytest.fixture(scope="module")

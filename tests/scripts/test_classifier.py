@@ -4,33 +4,36 @@ import csv
 
 import numpy as np
 import pytest
-import small
 import torch
 import torch.nn.functional as F
 from launch import ROOT, mpirun
-from small import coloured, go_on, groups, random_weights, same_weights, save_run, words
+from small import CONDITIONAL as FLAGS
+from small import FLAGS as SMALL
+from small import (
+    TRAIN,
+    coloured,
+    data,
+    go_on,
+    groups,
+    random_weights,
+    same_weights,
+    save_run,
+    words,
+)
 
 from flatdiff import script_util
 from flatdiff.models import networks
 from flatdiff.store import checkpoint
 
-FLAGS = words(**small.FLAGS | dict(class_cond=True, diffusion_steps=20, num_classes=3, seed=5))
 CLASSIFIER = (
     "--image_size 8 --classifier_width 64 --classifier_depth 1 --classifier_attention_resolutions "
     "4 --diffusion_steps 20 --noise_schedule cosine --num_classes 3 --seed 5"
-).split()
-TRAIN = (
-    "--batch_size 8 --log_interval 2 --random_flip False --random_crop False --num_workers 0"
 ).split()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return coloured(tmp_path_factory.mktemp("scripts"))
-
-
-def data(folder):
-    return ["--data_dir", folder / "images"]
 
 
 def table(folder):
@@ -127,7 +130,7 @@ def test_guided_images_are_what_the_classifier_wants(folder, call, classifier, n
 def test_a_classifier_of_other_classes_is_refused(call, classifier, tmp_path):
     network = script_util.create_model(8, 32, 1, "1", True, True, False, "4", num_classes=1000)
     checkpoint.save(network.state_dict(), str(tmp_path / "model000000.pt"))
-    flags = [*words(**small.FLAGS), "--class_cond", "True", "--use_scale_shift_norm", "False"]
+    flags = [*words(**SMALL), "--class_cond", "True", "--use_scale_shift_norm", "False"]
     flags += ["--model_path", tmp_path / "model000000.pt", "--log_dir", tmp_path]
     with pytest.raises(ValueError, match="3 classes and the network 1000"):
         call("classifier_sample", *flags, "--classifier_path", classifier / "model000008.pt")

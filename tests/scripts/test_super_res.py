@@ -4,32 +4,22 @@ import shutil
 
 import numpy as np
 import pytest
-import small
 import torch
-from small import coloured, go_on, random_weights, same_weights, words
+from small import CONDITIONAL as FLAGS
+from small import TRAIN, coloured, data, go_on, random_weights, same_weights
 
 from flatdiff import script_util
 from flatdiff.models.generate import ImageNoise
 from flatdiff.nets.unet import SuperResModel
 from flatdiff.store import checkpoint
 
-FLAGS = words(**small.FLAGS | dict(class_cond=True, diffusion_steps=20, num_classes=3, seed=5))
 SIZE = FLAGS.index("--image_size")
 CHAINED = FLAGS[:SIZE] + FLAGS[SIZE + 2 :]  # for networks of two sizes
-
-
-TRAIN = (
-    "--batch_size 8 --log_interval 2 --random_flip False --random_crop False --num_workers 0"
-).split()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return coloured(tmp_path_factory.mktemp("scripts"))
-
-
-def data(folder):
-    return ["--data_dir", folder / "images"]
 
 
 @pytest.fixture(scope="module")
