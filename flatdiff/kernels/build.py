@@ -19,7 +19,8 @@ from pathlib import Path
 
 from . import calls
 
-SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in ("norm", "conv", "int8")]
+NAMES = "norm", "conv", "int8", "noise"
+SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in NAMES]
 FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 )

@@ -3,6 +3,7 @@
     normalize           group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
+    add_noise           weight noise in place, a function of its place (noise_kernel.cpp)
 
 All take fp32 alone. The first two have one derivative, in reverse mode.
 """
@@ -25,6 +26,7 @@ ARGUMENTS = {
     "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
     "quantize": [_SIZE] * 2 + [_INT] * 2 + [_POINTER] * 4,
     "rescale": [_SIZE] * 3 + [_INT] + [_POINTER] * 5,
+    "add_noise": [_SIZE] * 3 + [ctypes.c_uint64, ctypes.c_uint32, _FLOAT, _INT, _POINTER],
 }
 WIDTH = 32  # channels at a time
 
@@ -121,6 +123,11 @@ def takes_rescale(y: Tensor) -> bool:
     return _takes(y) and _is_image(y)
 
 
+def takes_noise(w: Tensor) -> bool:
+    """Whether `add_noise` takes w: all numbers lie together."""
+    return _takes(w) and (w.is_contiguous() or _is_image(w))
+
+
 def _is_image(x: Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -167,6 +174,14 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
     tensors = of_ones, scale, zero, bias, y
     _library.rescale(n, height * width, c, torch.get_num_threads(), *map(_address, tensors))
     return y
+
+
+def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
+    """w += scale z, in place: see `noise.add_`."""
+    one_after_another = 1, w.numel(), 1
+    sizes = one_after_another if w.is_contiguous() else (len(w), w.shape[1], w.shape[2:].numel())
+    _library.add_noise(*sizes, key, stream, scale, torch.get_num_threads(), w.data_ptr())
+    return w
 
 
 class _Norm(torch.autograd.Function):
