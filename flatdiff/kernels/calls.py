@@ -1,11 +1,12 @@
 """What compiled code does on a CPU, where `build` has installed it; else nobody takes anything.
 
-    normalize           group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
+    normalize           group norm, FiLM, SiLU, dropout in one pass over the image (norm_kernel.cpp)
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
     add_noise           weight noise in place, a function of its place (noise_kernel.cpp)
 
-All take fp32 alone. The first two have one derivative, in reverse mode.
+All take fp32 alone, but `normalize`, which takes bf16 images too, and computes with them in fp32.
+The first two have one derivative, in reverse mode.
 """
 
 import contextlib
@@ -19,16 +20,18 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-_LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
+_LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2 + [_POINTER, _FLOAT, _INT]
 ARGUMENTS = {
     "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 3,
     "norm_backward": _LAYER + [_POINTER] * 6,
+    "keep_bits": [_SIZE, ctypes.c_uint64, ctypes.c_uint64, _INT, _POINTER],
     "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
     "quantize": [_SIZE] * 2 + [_INT] * 2 + [_POINTER] * 4,
     "rescale": [_SIZE] * 3 + [_INT] + [_POINTER] * 5,
     "add_noise": [_SIZE] * 3 + [ctypes.c_uint64, ctypes.c_uint32, _FLOAT, _INT, _POINTER],
 }
 WIDTH = 32  # channels at a time
+PIECE = 16  # numbers whose bits lie together
 
 _library = None
 _off = False  # for a while, by `switched_off`
@@ -75,24 +78,35 @@ def twice_differentiable() -> Iterator[None]:
 def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """Whether the library can compute with x, and with others of the dtype, at all.
 
-    Not for what looks inside: torch.compile, torch.func, forward mode, autocast.
+    Not under autocast, which would have most layers compute in half precision.
     """
+    fp32 = x.dtype == dtype == torch.float32
+    return fp32 and _reaches(x) and not torch.is_autocast_enabled("cpu")
+
+
+def _reaches(x: Tensor) -> bool:
+    """Whether the library can work on x. Not where torch.compile, torch.func or forward mode look
+    inside."""
     return (
         _library is not None
         and not _off
         and x.is_cpu
-        and x.dtype == dtype == torch.float32
         and x.numel() > 0
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` takes this image, norm and FiLM."""
-    return _takes(x, weight.dtype) and _is_image(x) and (film is None or film.dtype == x.dtype)
+    known = x.dtype in (torch.float32, torch.bfloat16) and weight.dtype == torch.float32
+    return known and _reaches(x) and _is_image(x) and (film is None or film.dtype == x.dtype)
+
+
+def takes_dropout(x: Tensor, p: float) -> bool:
+    """Whether `normalize`, if it takes x, can drop numbers with probability p as well."""
+    return 0 < p < 1 and x.shape[1] % PIECE == 0
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -140,12 +154,31 @@ def normalize(
     eps: float,
     film: Tensor | None = None,
     silu: bool = False,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
-    shift, or None."""
-    film = None if film is None else film.contiguous()
-    inputs = x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu
+    """drop(silu(norm(x) * (1 + scale) + shift)), in x's shape [N, C, H, W] and dtype.
+
+    film: [N, 2 C], scale then shift, or None. dropout: the probability of a zero; what is kept is
+    divided by 1 - dropout. Which numbers are is a function of a key from torch's generator.
+    """
+    film = None if film is None else film.float().contiguous()
+    kept = (keep_bits(x.numel(), dropout), 1 / (1 - dropout)) if dropout else (None, 1.0)
+    inputs = x, weight.contiguous(), bias.contiguous(), film, *kept, groups, eps, silu
     return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
+
+
+def keep_bits(count: int, dropout: float) -> Tensor:
+    """int16 [ceil(count / 16)]: bit i of piece k is 1, with probability 1 - dropout, if number
+    16 k + i is kept.
+
+    It is if word i // 4 of Philox4x32-10 of the counter (4 k + i % 4, 0, 0, 0) is dropout * 2^32
+    or more; the key comes from torch's default generator.
+    """
+    key = int(torch.empty((), dtype=torch.int64).random_())
+    bits = torch.empty(-(-count // PIECE), dtype=torch.int16)
+    threshold = round(dropout * 2**32)
+    _library.keep_bits(len(bits), key, threshold, torch.get_num_threads(), bits.data_ptr())
+    return bits
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -186,25 +219,25 @@ def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, film, groups, eps, silu):
-        y, moments = _norm(x, weight, bias, film, groups, eps, silu)
-        ctx.save_for_backward(x, weight, bias, film, moments)
-        ctx.groups, ctx.silu = groups, silu
+    def forward(ctx, x, weight, bias, film, keep, gain, groups, eps, silu):
+        y, moments = _norm(x, weight, bias, film, keep, gain, groups, eps, silu)
+        ctx.save_for_backward(x, weight, bias, film, keep, moments)
+        ctx.gain, ctx.groups, ctx.silu = gain, groups, silu
         return y
 
     @staticmethod
     def backward(ctx, dy):
         _differentiate_once()
-        x, weight, bias, film, moments = ctx.saved_tensors
+        x, weight, bias, film, keep, moments = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
         dfilm = None if film is None else torch.empty_like(film)
-        of_images = x.new_empty(2, len(x), x.shape[1])  # of weight, of bias
-        layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu)
+        of_images = weight.new_empty(2, len(x), x.shape[1])  # of weight, of bias
+        layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu, keep, ctx.gain)
         tensors = dy, x, moments, dx, of_images, dfilm
         _library.norm_backward(*layer, *map(_address, tensors))
         dweight, dbias = of_images.sum(1)
-        return dx, dweight, dbias, dfilm, None, None, None
+        return dx, dweight, dbias, dfilm, *[None] * 5
 
 
 class _Conv(torch.autograd.Function):
@@ -239,19 +272,20 @@ def _differentiate_once() -> None:
         )
 
 
-def _norm(x, weight, bias, film, groups, eps, silu):
+def _norm(x, weight, bias, film, keep, gain, groups, eps, silu):
     """(y, its groups' means and reciprocal deviations [2, N, groups])."""
-    y, moments = torch.empty_like(x), x.new_empty(2, len(x), groups)
-    layer = _norm_layer(x, groups, weight, bias, film, silu)
+    y, moments = torch.empty_like(x), weight.new_empty(2, len(x), groups)
+    layer = _norm_layer(x, groups, weight, bias, film, silu, keep, gain)
     _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
     return y, moments
 
 
-def _norm_layer(x, groups, weight, bias, film, silu):
+def _norm_layer(x, groups, weight, bias, film, silu, keep, gain):
     """The arguments that both of the norm's functions begin with."""
     n, c, height, width = x.shape
+    sizes, half = (n, height * width, c, groups), x.dtype == torch.bfloat16
     tensors = _address(weight), _address(bias), _address(film)
-    return n, height * width, c, groups, *tensors, silu, torch.get_num_threads()
+    return *sizes, *tensors, silu, half, _address(keep), gain, torch.get_num_threads()
 
 
 def _conv3x3(x, weight, bias=None):

@@ -87,8 +87,12 @@ inline void normals(Word first, Word second, Real* even, Real* odd) {
   *odd = r * (swap ? c : s);
 }
 
-// z [UNIT]: those of so many counters.
-inline void fill(Key key, uint32_t counter, float* z) {
+struct Words {
+  Wide a, b, c, d;
+};
+
+// The four words of COUNTERS counters from one on.
+inline Words philox(Key key, uint32_t counter) {
   Wide a = all(counter), b = all(key.stream), c = {}, d = {};
   for (int i = 0; i < COUNTERS; i++) a[i] += i;
   for (int round = 0; round < 10; round++) {
@@ -98,14 +102,52 @@ inline void fill(Key key, uint32_t counter, float* z) {
     key.low += 0x9E3779B9, key.high += 0xBB67AE85;
   }
   const Wide lower = all(0xFFFFFFFF);
+  return {a & lower, b & lower, c & lower, d & lower};
+}
+
+// z [UNIT]: those of so many counters.
+inline void fill(Key key, uint32_t counter, float* z) {
+  const Words w = philox(key, counter);
   Real even, odd;
-  normals((Word)((a & lower) | (c << 32)), (Word)((b & lower) | (d << 32)), &even, &odd);
+  normals((Word)(w.a | (w.c << 32)), (Word)(w.b | (w.d << 32)), &even, &odd);
   for (int i = 0; i < PAIRS; i++) z[2 * i] = even[i], z[2 * i + 1] = odd[i];
+}
+
+// Bit i: whether word i is `least` or more.
+inline unsigned reach(Wide words, uint64_t least) {
+#if defined(__AVX512F__)
+  return _mm512_cmpge_epu64_mask((__m512i)words, _mm512_set1_epi64(least));
+#else
+  unsigned bits = 0;
+  for (int i = 0; i < COUNTERS; i++) bits |= (words[i] >= least) << i;
+  return bits;
+#endif
 }
 
 }  // namespace
 
 extern "C" {
+
+// bits: of pieces of 16 numbers; bit 4 j + i of piece k is whether word j of the counter 4 k + i is
+// `least` or more.
+void keep_bits(int64_t pieces, uint64_t key, uint64_t least, int threads, uint16_t* bits) {
+  const Key whole = {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32), 0};
+  const int at_once = std::max(COUNTERS / 4, 1), passes = std::max(4 / COUNTERS, 1);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t k = 0; k < pieces; k += at_once) {
+    unsigned of_word[4] = {};
+    for (int pass = 0; pass < passes; pass++) {
+      const Words w = philox(whole, static_cast<uint32_t>(4 * k + pass * COUNTERS));
+      const Wide words[] = {w.a, w.b, w.c, w.d};
+      for (int j = 0; j < 4; j++) of_word[j] |= reach(words[j], least) << pass * COUNTERS;
+    }
+    for (int64_t i = 0; i < at_once && k + i < pieces; i++) {
+      unsigned piece = 0;
+      for (int j = 0; j < 4; j++) piece |= (of_word[j] >> 4 * i & 15) << 4 * j;
+      bits[k + i] = piece;
+    }
+  }
+}
 
 // w: [slices, pixels, channels]; its elements are counted in the order [slices, channels, pixels],
 // and are 2^34 at most.

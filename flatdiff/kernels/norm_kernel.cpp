@@ -12,6 +12,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -72,13 +73,19 @@ struct Layer {
   }
 };
 
-// What dropout keeps of a block of LANES numbers: bit i of a row's 16 bits is its number i.
-struct Keep {
+// Dropout: bit i of bits[k] is whether number LANES k + i is kept; what is, times gain.
+struct Drop {
   const uint16_t* bits;
   float gain;
 
-  template <int W>
-  const uint16_t* at(int64_t element) const { return W == LANES && bits ? bits + element / LANES : nullptr; }
+  int piece(int64_t element) const { return bits[element / LANES]; }
+  // What number i of a piece is multiplied by.
+  float factor(int piece, int i) const { return piece >> i & 1 ? gain : 0.0f; }
+};
+
+struct Nothing {
+  int piece(int64_t) const { return 0; }
+  float factor(int, int) const { return 1.0f; }
 };
 
 // body(image, first channel, last channel), in parallel; slices are whole groups, and more than
@@ -122,20 +129,7 @@ inline void add_moments(const T* x, int64_t pixels, int64_t stride, const T* bas
   for (int c = 0; c < W; c++) sum[c] += s[c], square[c] += q[c];
 }
 
-// One pixel's y of W channels; keep: their bits, or null.
-template <bool SILU, int W, class T>
-inline void apply(const T* x, const float* slope, const float* offset, const uint16_t* keep,
-                  float gain, T* y) {
-  const int bits = keep ? *keep : -1;
-#pragma omp simd
-  for (int c = 0; c < W; c++) {
-    const float z = slope[c] * get(x[c]) + offset[c];
-    const float v = SILU ? z / (1.0f + exponential(-z)) : z;
-    put(y[c], bits >> c & 1 ? v * gain : 0.0f);
-  }
-}
-
-template <bool SILU, class T>
+template <bool SILU, class T, class Keep>
 void forward(const Layer& layer, float eps, const T* x, Keep keep, T* y, float* mean, float* rstd,
              int threads) {
   const int64_t width = layer.width(), pixels = layer.pixels, channels = layer.channels;
@@ -171,28 +165,33 @@ void forward(const Layer& layer, float eps, const T* x, Keep keep, T* y, float* 
         offset[i] = (layer.bias[i] - m * w) * k + layer.shift(n, i);
       }
     }
+    const float *a = slope.data(), *b = offset.data();
     for (int64_t p = 0; p < pixels; p++)
       for_lanes(first, last, [&](int64_t c, auto w) {
         const int64_t at = p * channels + c;
-        const uint16_t* bits = keep.at<w()>(n * pixels * channels + at);
-        apply<SILU, w()>(in + at, &slope[c], &offset[c], bits, keep.gain, out + at);
+        const int piece = keep.piece(n * pixels * channels + at);
+#pragma omp simd
+        for (int i = 0; i < w(); i++) {
+          const float z = a[c + i] * get(in[at + i]) + b[c + i];
+          const float value = SILU ? z / (1.0f + exponential(-z)) : z;
+          put(out[at + i], value * keep.factor(piece, i));
+        }
       });
   });
 }
 
 // dL/dz of some pixels; its sum over them, and that of its product with x^, added to earlier ones.
-template <bool SILU, int W, class T>
+template <bool SILU, int W, class T, class Keep>
 inline void add_slopes(const T* dy, const T* x, int64_t pixels, int64_t stride, const float* slope,
-                       const float* offset, const float* mean, const float* rstd,
-                       const uint16_t* keep, float gain, float* dz, int64_t dz_stride, double* sum,
-                       double* dot) {
+                       const float* offset, const float* mean, const float* rstd, Keep keep,
+                       int64_t element, float* dz, int64_t dz_stride, double* sum, double* dot) {
   float s[W] = {}, q[W] = {};
   for (int64_t p = 0; p < pixels; p++) {
-    const int bits = keep ? keep[p * stride / LANES] : -1;
+    const int piece = keep.piece(element + p * stride);
 #pragma omp simd
     for (int c = 0; c < W; c++) {
       const float v = get(x[p * stride + c]);
-      float d = bits >> c & 1 ? get(dy[p * stride + c]) * gain : 0.0f;
+      float d = get(dy[p * stride + c]) * keep.factor(piece, c);
       if (SILU) {
         const float z = slope[c] * v + offset[c], g = sigmoid(z);
         d *= g * (1.0f + z * (1.0f - g));
@@ -205,11 +204,12 @@ inline void add_slopes(const T* dy, const T* x, int64_t pixels, int64_t stride, 
   for (int c = 0; c < W; c++) sum[c] += s[c], dot[c] += q[c];
 }
 
-template <bool SILU, class T>
+template <bool SILU, class T, class Keep>
 void backward(const Layer& layer, const T* dy, const T* x, Keep keep, const float* mean,
               const float* rstd, T* dx, float* dweight, float* dbias, float* dfilm, int threads) {
   const int64_t width = layer.width(), pixels = layer.pixels, channels = layer.channels;
-  for_slices(layer, threads, CACHED, [=](int64_t n, int64_t first, int64_t last) {
+  constexpr bool half = sizeof(T) < sizeof(float);  // then dz needs a place of its own
+  for_slices(layer, threads, half ? CACHED : INT64_MAX, [=](int64_t n, int64_t first, int64_t last) {
     const int64_t image = n * pixels * channels;
     const T *in = x + image, *dout = dy + image;
     T* out = dx + image;
@@ -222,15 +222,16 @@ void backward(const Layer& layer, const T* dy, const T* x, Keep keep, const floa
       offset[i] = (layer.bias[i] - m[i] * w) * k + layer.shift(n, i);
     }
     std::vector<double> sum(channels), dot(channels);  // over pixels, of dz and of dz x^
-    std::vector<float> dz(pixels * (last - first));
+    const std::unique_ptr<float[]> place(half ? new float[pixels * (last - first)] : nullptr);
+    float* dz = half ? place.get() : reinterpret_cast<float*>(out + first);
+    const int64_t stride = half ? last - first : channels;
     for (int64_t start = 0; start < pixels; start += BLOCK) {
       const int64_t count = std::min<int64_t>(pixels - start, BLOCK);
       for_lanes(first, last, [&](int64_t c, auto w) {
         const int64_t at = start * channels + c;
         add_slopes<SILU, w()>(dout + at, in + at, count, channels, &slope[c], &offset[c], &m[c],
-                              &r[c], keep.at<w()>(image + at), keep.gain,
-                              &dz[start * (last - first) + c - first], last - first, &sum[c],
-                              &dot[c]);
+                              &r[c], keep, image + at, dz + start * stride + c - first, stride,
+                              &sum[c], &dot[c]);
       });
     }
 
@@ -257,46 +258,44 @@ void backward(const Layer& layer, const T* dy, const T* x, Keep keep, const floa
     }
     const float *a = slope.data() + first, *b = of_x.data() + first, *k = rest.data() + first;
     for (int64_t p = 0; p < pixels; p++) {
-      const float* d = &dz[p * (last - first)];
+      const float* d = dz + p * stride;
       const T* from = in + p * channels + first;
       T* to = out + p * channels + first;
 #pragma omp simd
-      for (int64_t i = 0; i < last - first; i++) put(to[i], a[i] * d[i] + b[i] * get(from[i]) + k[i]);
+      for (int64_t i = 0; i < last - first; i++)
+        put(to[i], a[i] * d[i] + b[i] * get(from[i]) + k[i]);
     }
   });
 }
 
-template <class T>
-void forward(const Layer& layer, int silu, float eps, const void* x, Keep keep, void* y,
-             float* moments, int threads) {
-  float* rstd = moments + layer.images * layer.groups;
-  (silu ? forward<true, T> : forward<false, T>)(layer, eps, static_cast<const T*>(x), keep,
-                                                static_cast<T*>(y), moments, rstd, threads);
-}
-
-template <class T>
-void backward(const Layer& layer, int silu, const void* dy, const void* x, Keep keep,
-              const float* moments, void* dx, float* of_images, float* dfilm, int threads) {
-  const float* rstd = moments + layer.images * layer.groups;
-  float* dbias = of_images + layer.images * layer.channels;
-  (silu ? backward<true, T> : backward<false, T>)(
-      layer, static_cast<const T*>(dy), static_cast<const T*>(x), keep, moments, rstd,
-      static_cast<T*>(dx), of_images, dbias, dfilm, threads);
+// body(an image's type, whether there is SiLU, what dropout does), all as types.
+template <class Body>
+void for_kind(int half, int silu, Drop drop, Body body) {
+  const auto with = [=](auto type, auto silu) {
+    drop.bits ? body(type, silu, drop) : body(type, silu, Nothing());
+  };
+  const auto of = [=](auto type) {
+    silu ? with(type, std::true_type()) : with(type, std::false_type());
+  };
+  half ? of(BF16()) : of(float());
 }
 
 }  // namespace
 
 extern "C" {
 
-// half: whether images are bf16, not fp32; keep: a bit for each number of x, or null; moments:
-// [2, images, groups], the means, then the reciprocals of the deviations.
+// half: whether images are bf16, not fp32; keep: dropout's bits, or null; moments: [2, images,
+// groups], the means, then the reciprocals of the deviations.
 void norm_forward(int64_t images, int64_t pixels, int64_t channels, int64_t groups,
                   const float* weight, const float* bias, const float* film, int silu, int half,
                   const uint16_t* keep, float gain, int threads, float eps, const void* x, void* y,
                   float* moments) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  const Keep kept{keep, keep ? gain : 1.0f};
-  (half ? forward<BF16> : forward<float>)(layer, silu, eps, x, kept, y, moments, threads);
+  for_kind(half, silu, {keep, gain}, [=](auto type, auto silu, auto drop) {
+    using T = decltype(type);
+    forward<silu()>(layer, eps, static_cast<const T*>(x), drop, static_cast<T*>(y), moments,
+                    moments + images * groups, threads);
+  });
 }
 
 // of_images: [2, images, channels], each image's part of the gradient of weight, and of bias;
@@ -306,9 +305,12 @@ void norm_backward(int64_t images, int64_t pixels, int64_t channels, int64_t gro
                    const uint16_t* keep, float gain, int threads, const void* dy, const void* x,
                    const float* moments, void* dx, float* of_images, float* dfilm) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  const Keep kept{keep, keep ? gain : 1.0f};
-  (half ? backward<BF16> : backward<float>)(layer, silu, dy, x, kept, moments, dx, of_images, dfilm,
-                                            threads);
+  for_kind(half, silu, {keep, gain}, [=](auto type, auto silu, auto drop) {
+    using T = decltype(type);
+    backward<silu()>(layer, static_cast<const T*>(dy), static_cast<const T*>(x), drop, moments,
+                     moments + images * groups, static_cast<T*>(dx), of_images,
+                     of_images + images * channels, dfilm, threads);
+  });
 }
 
 }  // extern "C"
