@@ -81,15 +81,14 @@ def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     Not under autocast, which would have most layers compute in half precision.
     """
     fp32 = x.dtype == dtype == torch.float32
-    return fp32 and _reaches(x) and not torch.is_autocast_enabled("cpu")
+    return _library is not None and fp32 and reaches(x) and not torch.is_autocast_enabled("cpu")
 
 
-def _reaches(x: Tensor) -> bool:
-    """Whether the library can work on x. Not where torch.compile, torch.func or forward mode look
-    inside."""
+def reaches(x: Tensor) -> bool:
+    """Whether what PyTorch cannot look into may work on x: not where torch.compile, torch.func or
+    forward mode do look, nor where it is switched off."""
     return (
-        _library is not None
-        and not _off
+        not _off
         and x.is_cpu
         and x.numel() > 0
         and not torch.compiler.is_compiling()
@@ -100,8 +99,14 @@ def _reaches(x: Tensor) -> bool:
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` takes this image, norm and FiLM."""
-    known = x.dtype in (torch.float32, torch.bfloat16) and weight.dtype == torch.float32
-    return known and _reaches(x) and _is_image(x) and (film is None or film.dtype == x.dtype)
+    return (
+        _library is not None
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
+        and (film is None or film.dtype == x.dtype)
+        and reaches(x)
+        and _is_image(x)
+    )
 
 
 def takes_dropout(x: Tensor, p: float) -> bool:
@@ -227,7 +232,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        _differentiate_once()
+        differentiate_once()
         x, weight, bias, film, keep, moments = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
@@ -249,7 +254,7 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        _differentiate_once()
+        differentiate_once()
         x, weight = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -263,7 +268,7 @@ class _Conv(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def _differentiate_once() -> None:
+def differentiate_once() -> None:
     """RuntimeError in a backward pass that is to be differentiated itself (create_graph)."""
     if torch.is_grad_enabled():
         raise RuntimeError(

@@ -129,6 +129,19 @@ inline void add_moments(const T* x, int64_t pixels, int64_t stride, const T* bas
   for (int c = 0; c < W; c++) sum[c] += s[c], square[c] += q[c];
 }
 
+// y of W channels of a pixel.
+template <bool SILU, int W, class T, class Keep>
+inline void apply(const T* x, const float* slope, const float* offset, Keep keep, int64_t element,
+                  T* y) {
+  const int piece = keep.piece(element);
+#pragma omp simd
+  for (int i = 0; i < W; i++) {
+    const float z = slope[i] * get(x[i]) + offset[i];
+    const float value = SILU ? z / (1.0f + exponential(-z)) : z;
+    put(y[i], value * keep.factor(piece, i));
+  }
+}
+
 template <bool SILU, class T, class Keep>
 void forward(const Layer& layer, float eps, const T* x, Keep keep, T* y, float* mean, float* rstd,
              int threads) {
@@ -169,13 +182,7 @@ void forward(const Layer& layer, float eps, const T* x, Keep keep, T* y, float* 
     for (int64_t p = 0; p < pixels; p++)
       for_lanes(first, last, [&](int64_t c, auto w) {
         const int64_t at = p * channels + c;
-        const int piece = keep.piece(n * pixels * channels + at);
-#pragma omp simd
-        for (int i = 0; i < w(); i++) {
-          const float z = a[c + i] * get(in[at + i]) + b[c + i];
-          const float value = SILU ? z / (1.0f + exponential(-z)) : z;
-          put(out[at + i], value * keep.factor(piece, i));
-        }
+        apply<SILU, w()>(in + at, a + c, b + c, keep, n * pixels * channels + at, out + at);
       });
   });
 }
