@@ -4,7 +4,8 @@
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
 
-All take fp32 alone. The first two have one derivative, in reverse mode.
+All take fp32 alone. The first two have one derivative, in reverse mode. On CUDA, Triton
+normalizes, half precision too (gpu_norm.py).
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from . import gpu_norm
 
 _SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
 _LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
@@ -71,25 +74,32 @@ def twice_differentiable() -> Iterator[None]:
 
 
 def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the library can compute with x, and with others of the dtype, at all.
-
-    Not for what looks inside: torch.compile, torch.func, forward mode, autocast.
-    """
+    """Whether the library can compute with x, and with others of the dtype, at all."""
     return (
         _library is not None
-        and not _off
         and x.is_cpu
         and x.dtype == dtype == torch.float32
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not _looked_into()
         and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _looked_into() -> bool:
+    """Whether layers must be PyTorch's own: for torch.compile, torch.func, other derivatives."""
+    return (
+        _off
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )
 
 
 def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` takes this image, norm and FiLM."""
+    if x.is_cuda:
+        taken = not _looked_into() and _is_image(x) and gpu_norm.takes(x, weight, film)
+        return taken and gpu_norm.runs(_norm_agrees)
     return _takes(x, weight.dtype) and _is_image(x) and (film is None or film.dtype == x.dtype)
 
 
@@ -136,6 +146,8 @@ def normalize(
 ) -> Tensor:
     """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
     shift, or None."""
+    if x.is_cuda:
+        return gpu_norm.normalize(x, groups, weight, bias, eps, film, silu)
     film = None if film is None else film.contiguous()
     inputs = x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu
     return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
@@ -257,6 +269,13 @@ def _address(tensor: Tensor | None) -> int | None:
 def _agrees() -> bool:
     """Whether small examples and their gradients come out as PyTorch's operators give them."""
 
+    def conv(x, weight, bias):
+        return F.conv2d(x, weight, bias, padding=1)
+
+    return _norm_agrees() and _same(conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32)
+
+
+def _norm_agrees(device: str = "cpu") -> bool:
     def norm(x, weight, bias, film):
         scale, shift = film[..., None, None].chunk(2, dim=1)
         return F.silu(F.group_norm(x, 32, weight, bias) * (1 + scale) + shift)
@@ -264,18 +283,13 @@ def _agrees() -> bool:
     def ours(x, weight, bias, film):
         return normalize(x, 32, weight, bias, 1e-5, film, silu=True)
 
-    def conv(x, weight, bias):
-        return F.conv2d(x, weight, bias, padding=1)
-
-    return _same(norm, ours, (2, 64, 3, 5), 64, 64, (2, 128)) and _same(
-        conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32
-    )
+    return _same(norm, ours, (2, 64, 3, 5), 64, 64, (2, 128), device=device)
 
 
 @torch.enable_grad()
-def _same(theirs: Callable, ours: Callable, *shapes) -> bool:
+def _same(theirs: Callable, ours: Callable, *shapes, device: str = "cpu") -> bool:
     draw = torch.Generator().manual_seed(0)
-    x, *rest = (torch.randn(shape, generator=draw) for shape in shapes)
+    x, *rest = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
     results = []
     for function in (theirs, ours):
         leaves = [t.requires_grad_() for t in (x.to(memory_format=torch.channels_last), *rest)]
