@@ -19,15 +19,6 @@ PIXELS, CHANNELS = 256, 64  # of a program, about
 TILE = 2048  # numbers that it has before it at a time
 SUMS = 4096  # all parts' at most, of a program's channels: they are added in registers
 
-DEFINITIONS = {
-    "norm": "(Tensor x, Tensor weight, Tensor bias, Tensor? film, int groups, float eps, "
-    "bool silu) -> (Tensor, Tensor)",
-    "norm_backward": "(Tensor dy, Tensor x, Tensor moments, Tensor weight, Tensor bias, "
-    "Tensor? film, bool silu) -> Tensor[]",
-}
-for _name, _schema in DEFINITIONS.items():
-    torch.library.define(f"flatdiff::{_name}", _schema)
-
 
 def takes(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     """Whether `normalize` takes these types, and gives the one that PyTorch would."""
@@ -94,8 +85,7 @@ class _Norm(torch.autograd.Function):
         return dx, dweight, dbias, dfilm, None, None, None
 
 
-@torch.library.impl("flatdiff::norm", "CompositeExplicitAutograd")
-def _norm(x, weight, bias, film, groups, eps, silu):
+def norm(x, weight, bias, film, groups, eps, silu):
     """(y, its groups' means and reciprocal deviations [2, N, groups])."""
     from .norm_kernel import moments_kernel, norm_kernel
 
@@ -109,8 +99,7 @@ def _norm(x, weight, bias, film, groups, eps, silu):
     return y, moments
 
 
-@torch.library.impl("flatdiff::norm_backward", "CompositeExplicitAutograd")
-def _norm_backward(dy, x, moments, weight, bias, film, silu):
+def norm_backward(dy, x, moments, weight, bias, film, silu):
     """[dx, dweight, dbias], and dfilm if there is a film."""
     from .norm_kernel import gradient_kernel, sums_kernel
 
@@ -129,12 +118,10 @@ def _norm_backward(dy, x, moments, weight, bias, film, silu):
     return [dx, *of_images.sum(1).unbind(), *dfilm]
 
 
-@torch.library.register_fake("flatdiff::norm")
 def _norm_shapes(x, weight, bias, film, groups, eps, silu):
     return torch.empty_like(x), weight.new_empty(2, len(x), groups)
 
 
-@torch.library.register_fake("flatdiff::norm_backward")
 def _gradient_shapes(dy, x, moments, weight, bias, film, silu):
     return [torch.empty_like(t) for t in (x, weight, bias, film) if t is not None]
 
@@ -155,3 +142,17 @@ def _layout(x, groups):
 def _power_of_2(number: int) -> int:
     """The first that is not smaller."""
     return 1 << (number - 1).bit_length()
+
+
+def _register(name: str, schema: str, function: Callable, shapes: Callable) -> None:
+    """An operator that torch's tools see as one: they count it, and know its shapes by `shapes`."""
+    torch.library.define(f"flatdiff::{name}", schema)
+    torch.library.impl(f"flatdiff::{name}", "CompositeExplicitAutograd", function)
+    torch.library.register_fake(f"flatdiff::{name}", shapes)
+
+
+LAYER = "Tensor weight, Tensor bias, Tensor? film"
+FORWARD = f"(Tensor x, {LAYER}, int groups, float eps, bool silu) -> (Tensor, Tensor)"
+BACKWARD = f"(Tensor dy, Tensor x, Tensor moments, {LAYER}, bool silu) -> Tensor[]"
+_register("norm", FORWARD, norm, _norm_shapes)
+_register("norm_backward", BACKWARD, norm_backward, _gradient_shapes)
