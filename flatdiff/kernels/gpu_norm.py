@@ -25,7 +25,7 @@ def takes(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     return (
         x.dtype in DTYPES
         and weight.dtype == torch.float32
-        and (film is None or torch.promote_types(film.dtype, x.dtype) == x.dtype)
+        and (film is None or (film.dtype in DTYPES and x.dtype in (film.dtype, torch.float32)))
         and x.numel() > 0
     )
 

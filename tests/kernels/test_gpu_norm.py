@@ -59,7 +59,7 @@ def operators(x, film=None, silu=False):
 def test_a_norm_is_one_operator_and_keeps_layout_and_type(on_cuda, dtype):
     film = torch.empty(2, 128, dtype=dtype, device="cuda")
     y, names = operators(image(2, 64, 8, 8, dtype=dtype), film, silu=True)
-    assert [name for name in names if not name.startswith("aten::empty")] == ["flatdiff::norm"]
+    assert [n for n in names if not n.startswith(("prim::", "aten::empty"))] == ["flatdiff::norm"]
     assert y.dtype == dtype and y.is_contiguous(memory_format=LAYOUT)
 
 
@@ -81,7 +81,9 @@ def test_what_looks_inside_gets_pytorchs(on_cuda, monkeypatch):
         assert not taken(x)
     with forward_ad.dual_level():
         assert not taken(x)
-    assert not torch.func.vmap(lambda zero: zero + taken(x))(torch.zeros(1, device="cpu")).any()
+    seen = []
+    torch.func.vmap(lambda zero: seen.append(taken(x)) or zero)(torch.zeros(1))
+    assert seen == [False]
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not taken(x)
 

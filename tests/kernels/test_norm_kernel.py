@@ -79,7 +79,7 @@ def test_the_norm_is_its_formula(shape, film, silu):
 
 
 def test_an_image_of_many_parts():
-    shape = 1, 32, 81, 128
+    shape = 1, 32, 47, 128
     assert_exact(image(*shape), silu=True, **layer(image(*shape), film=True))
 
 
@@ -198,14 +198,12 @@ def launches(monkeypatch, channels, size, dtype, film):
     ("channels", "size", "dtype", "film"),
     [
         (128, 256, torch.bfloat16, True),
-        (128, 32, torch.float32, True),
-        (192, 64, torch.bfloat16, True),
-        (256, 128, torch.float32, False),
-        (512, 64, torch.bfloat16, False),
-        (512, 64, torch.float32, True),
+        (192, 64, torch.bfloat16, False),
+        (256, 32, torch.float32, True),
+        (512, 16, torch.bfloat16, True),
         (768, 8, torch.float16, True),
-        (1024, 256, torch.bfloat16, True),
         (1024, 256, torch.float32, True),
+        (1024, 32, torch.bfloat16, False),
     ],
 )
 def test_it_compiles_to_what_keeps_all_in_registers_and_uses_no_atomics(
