@@ -1,12 +1,10 @@
 """What compiled code does on a CPU, where `build` has installed it; else nobody takes anything.
 
-    normalize           group norm, FiLM, SiLU, dropout in one pass over the image (norm_kernel.cpp)
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
     add_noise           weight noise in place, a function of its place (noise_kernel.cpp)
 
-All take fp32 alone, but `normalize`, which takes bf16 images too, and computes with them in fp32.
-The first two have one derivative, in reverse mode.
+All take fp32 alone. The first has one derivative, in reverse mode. Norms are in `norm`.
 """
 
 import contextlib
@@ -31,26 +29,22 @@ ARGUMENTS = {
     "add_noise": [_SIZE] * 3 + [ctypes.c_uint64, ctypes.c_uint32, _FLOAT, _INT, _POINTER],
 }
 WIDTH = 32  # channels at a time
-PIECE = 16  # numbers whose bits lie together
 
 _library = None
 _off = False  # for a while, by `switched_off`
 
 
-def install(library: ctypes.CDLL | None) -> None:
-    """From now on these layers are computed by the library; None: by PyTorch.
-
-    :raises OSError: the library does not compute what PyTorch does; then nothing is installed.
-    """
+def hold(library: ctypes.CDLL | None) -> None:
+    """From now on these layers are computed by the library; None: by PyTorch."""
     global _library
     _library = library
-    if library is None:
-        return
-    for name, arguments in ARGUMENTS.items():
+    for name, arguments in ARGUMENTS.items() if library else ():
         getattr(library, name).argtypes = arguments
-    if not _agrees():
-        _library = None
-        raise OSError("what was compiled does not compute what PyTorch does")
+
+
+def library() -> ctypes.CDLL | None:
+    """What is held, or None."""
+    return _library
 
 
 @contextlib.contextmanager
@@ -76,42 +70,25 @@ def twice_differentiable() -> Iterator[None]:
 
 
 def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the library can compute with x, and with others of the dtype, at all.
-
-    Not under autocast, which would have most layers compute in half precision.
-    """
-    fp32 = x.dtype == dtype == torch.float32
-    return _library is not None and fp32 and reaches(x) and not torch.is_autocast_enabled("cpu")
-
-
-def reaches(x: Tensor) -> bool:
-    """Whether what PyTorch cannot look into may work on x: not where torch.compile, torch.func or
-    forward mode do look, nor where it is switched off."""
-    return (
-        not _off
-        and x.is_cpu
-        and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
-
-
-def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
-    """Whether `normalize` takes this image, norm and FiLM."""
+    """Whether the library can compute with x, and with others of the dtype, at all."""
     return (
         _library is not None
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and weight.dtype == torch.float32
-        and (film is None or film.dtype == x.dtype)
-        and reaches(x)
-        and _is_image(x)
+        and x.is_cpu
+        and x.dtype == dtype == torch.float32
+        and x.numel() > 0
+        and not looked_into()
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
-def takes_dropout(x: Tensor, p: float) -> bool:
-    """Whether `normalize`, if it takes x, can drop numbers with probability p as well."""
-    return 0 < p < 1 and x.shape[1] % PIECE == 0
+def looked_into() -> bool:
+    """Whether layers must be PyTorch's own: for torch.compile, torch.func, other derivatives."""
+    return (
+        _off
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -128,62 +105,27 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
         and into == x.shape[1]
         and out * into <= 2 * x.shape[2:].numel() ** 2
         and _takes(x, layer.weight.dtype)
-        and _is_image(x)
+        and is_image(x)
     )
 
 
 def takes_quantize(x: Tensor) -> bool:
     """Whether `quantize` takes x: every image's numbers lie together."""
-    return _takes(x) and x.ndim > 1 and (x.is_contiguous() or _is_image(x))
+    return _takes(x) and x.ndim > 1 and (x.is_contiguous() or is_image(x))
 
 
 def takes_rescale(y: Tensor) -> bool:
     """Whether `rescale` takes y."""
-    return _takes(y) and _is_image(y)
+    return _takes(y) and is_image(y)
 
 
 def takes_noise(w: Tensor) -> bool:
     """Whether `add_noise` takes w: all numbers lie together."""
-    return _takes(w) and (w.is_contiguous() or _is_image(w))
+    return _takes(w) and (w.is_contiguous() or is_image(w))
 
 
-def _is_image(x: Tensor) -> bool:
+def is_image(x: Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def normalize(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    film: Tensor | None = None,
-    silu: bool = False,
-    dropout: float = 0.0,
-) -> Tensor:
-    """drop(silu(norm(x) * (1 + scale) + shift)), in x's shape [N, C, H, W] and dtype.
-
-    film: [N, 2 C], scale then shift, or None. dropout: the probability of a zero; what is kept is
-    divided by 1 - dropout. Which numbers are is a function of a key from torch's generator.
-    """
-    film = None if film is None else film.float().contiguous()
-    kept = (keep_bits(x.numel(), dropout), 1 / (1 - dropout)) if dropout else (None, 1.0)
-    inputs = x, weight.contiguous(), bias.contiguous(), film, *kept, groups, eps, silu
-    return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
-
-
-def keep_bits(count: int, dropout: float) -> Tensor:
-    """int16 [ceil(count / 16)]: bit i of piece k is 1, with probability 1 - dropout, if number
-    16 k + i is kept.
-
-    It is if word i // 4 of Philox4x32-10 of the counter (4 k + i % 4, 0, 0, 0) is dropout * 2^32
-    or more; the key comes from torch's default generator.
-    """
-    key = int(torch.empty((), dtype=torch.int64).random_())
-    bits = torch.empty(-(-count // PIECE), dtype=torch.int16)
-    threshold = round(dropout * 2**32)
-    _library.keep_bits(len(bits), key, threshold, torch.get_num_threads(), bits.data_ptr())
-    return bits
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -201,7 +143,7 @@ def quantize(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     codes = torch.empty_like(x, dtype=torch.uint8)
     scale, zero = x.new_empty(len(x), *ones), codes.new_empty(len(x), *ones)
     size = len(x), x.numel() // max(len(x), 1)
-    _library.quantize(*size, bits, torch.get_num_threads(), *map(_address, (x, codes, scale, zero)))
+    _library.quantize(*size, bits, torch.get_num_threads(), *map(address, (x, codes, scale, zero)))
     return codes, scale, zero
 
 
@@ -210,7 +152,7 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
     n, c, height, width = y.shape
     of_ones = of_ones.contiguous(memory_format=torch.channels_last)
     tensors = of_ones, scale, zero, bias, y
-    _library.rescale(n, height * width, c, torch.get_num_threads(), *map(_address, tensors))
+    _library.rescale(n, height * width, c, torch.get_num_threads(), *map(address, tensors))
     return y
 
 
@@ -220,29 +162,6 @@ def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
     sizes = one_after_another if w.is_contiguous() else (len(w), w.shape[1], w.shape[2:].numel())
     _library.add_noise(*sizes, key, stream, scale, torch.get_num_threads(), w.data_ptr())
     return w
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, film, keep, gain, groups, eps, silu):
-        y, moments = _norm(x, weight, bias, film, keep, gain, groups, eps, silu)
-        ctx.save_for_backward(x, weight, bias, film, keep, moments)
-        ctx.gain, ctx.groups, ctx.silu = gain, groups, silu
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        differentiate_once()
-        x, weight, bias, film, keep, moments = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = torch.empty_like(x)
-        dfilm = None if film is None else torch.empty_like(film)
-        of_images = weight.new_empty(2, len(x), x.shape[1])  # of weight, of bias
-        layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu, keep, ctx.gain)
-        tensors = dy, x, moments, dx, of_images, dfilm
-        _library.norm_backward(*layer, *map(_address, tensors))
-        dweight, dbias = of_images.sum(1)
-        return dx, dweight, dbias, dfilm, *[None] * 5
 
 
 class _Conv(torch.autograd.Function):
@@ -277,59 +196,35 @@ def differentiate_once() -> None:
         )
 
 
-def _norm(x, weight, bias, film, keep, gain, groups, eps, silu):
-    """(y, its groups' means and reciprocal deviations [2, N, groups])."""
-    y, moments = torch.empty_like(x), weight.new_empty(2, len(x), groups)
-    layer = _norm_layer(x, groups, weight, bias, film, silu, keep, gain)
-    _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
-    return y, moments
-
-
-def _norm_layer(x, groups, weight, bias, film, silu, keep, gain):
-    """The arguments that both of the norm's functions begin with."""
-    n, c, height, width = x.shape
-    sizes, half = (n, height * width, c, groups), x.dtype == torch.bfloat16
-    tensors = _address(weight), _address(bias), _address(film)
-    return *sizes, *tensors, silu, half, _address(keep), gain, torch.get_num_threads()
-
-
 def _conv3x3(x, weight, bias=None):
     n, into, height, width = x.shape
     out = len(weight)
     shape, layout = (n, out, height, width), torch.channels_last
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     sizes = n, height, width, into, out, *weight.stride(), torch.get_num_threads()
-    if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
+    if not _library.conv3x3(*sizes, *map(address, (x, weight, bias, y))):
         raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")
     return y
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _agrees() -> bool:
-    """Whether small examples and their gradients come out as PyTorch's operators give them."""
-
-    def norm(x, weight, bias, film):
-        scale, shift = film[..., None, None].chunk(2, dim=1)
-        return F.silu(F.group_norm(x, 32, weight, bias) * (1 + scale) + shift)
-
-    def ours(x, weight, bias, film):
-        return normalize(x, 32, weight, bias, 1e-5, film, silu=True)
+def conv_agrees() -> bool:
+    """Whether a small convolution and its gradients come out as PyTorch gives them."""
 
     def conv(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
 
-    return _same(norm, ours, (2, 64, 3, 5), 64, 64, (2, 128)) and _same(
-        conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32
-    )
+    return same(conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32)
 
 
 @torch.enable_grad()
-def _same(theirs: Callable, ours: Callable, *shapes) -> bool:
+def same(theirs: Callable, ours: Callable, *shapes, device: str = "cpu") -> bool:
+    """Whether two functions of images and weights agree, and their gradients, on small examples."""
     draw = torch.Generator().manual_seed(0)
-    x, *rest = (torch.randn(shape, generator=draw) for shape in shapes)
+    x, *rest = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
     results = []
     for function in (theirs, ours):
         leaves = [t.requires_grad_() for t in (x.to(memory_format=torch.channels_last), *rest)]

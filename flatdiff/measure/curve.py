@@ -91,7 +91,9 @@ class Curve(frame.Measure):
             return subject.at(move(size, draw=draw), each=True)
 
         return {
-            f"{self.name} {perturb.NUMBERS} {self.noise_scale} {size} {draw}": functools.partial(at, size, draw)
+            f"{self.name} {perturb.NUMBERS} {self.noise_scale} {size} {draw}": functools.partial(
+                at, size, draw
+            )
             for size in self.sizes
             for draw in range(self.num_draws)
         }

@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..kernels import calls
+from ..kernels import calls, norm
 
 SiLU = nn.SiLU
 NUM_GROUPS = 32
@@ -33,10 +33,10 @@ class GroupNorm32(nn.GroupNorm):
         film: [N, 2 C], scale then shift. dropout: the probability of a zero, whether in training
         or not.
         """
-        if calls.takes_norm(x, self.weight, film):
-            fused = dropout if calls.takes_dropout(x, dropout) else 0.0
+        if norm.takes(x, self.weight, film):
+            fused = dropout if norm.takes_dropout(x, dropout) else 0.0
             parameters = self.num_groups, self.weight, self.bias, self.eps
-            h = calls.normalize(x, *parameters, film, silu, fused)
+            h = norm.normalize(x, *parameters, film, silu, fused)
             return h if fused == dropout else nn.functional.dropout(h, dropout)
         h = super().forward(x.to(self.weight.dtype)).to(x.dtype)
         h = h if film is None else modulate(h, film)
