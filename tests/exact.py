@@ -1,92 +1,45 @@
-"""A network that knows its data, independent normal pixels, exactly; and what its chain does."""
+"""Images and networks that layers are tried on, and how exact what they give must be."""
 
-import numpy as np
 import torch
-from chains import chain
-from scipy import special
 
-from flatdiff.chain.gaussian_diffusion import ModelVarType
-from flatdiff.measure import exposure_bias as eb
+from flatdiff.nets.unet import UNetModel
 
-N, SHAPE, D = 400, (3, 4, 4), 48
-MEAN, VARIANCE = 0.2, 0.25  # of the data's pixels
-T = 40
+CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
 
 
-class Exact:
-    """The best guess of the noise for independent pixels N(mean, variance), times `scale`.
-
-    E[noise | x_t] = sqrt(1 - abar) (x_t - sqrt(abar) mean) / (abar variance + 1 - abar)
-    """
-
-    def __init__(self, diffusion, mean=MEAN, variance=VARIANCE, scale=1.0):
-        self.mean, self.variance, self.scale = mean, variance, scale
-        self.abar = torch.from_numpy(diffusion.alphas_cumprod)
-
-    def __call__(self, x, t):
-        abar = self.abar[t].view(-1, 1, 1, 1)
-        signal = abar.sqrt() * self.mean
-        eps = (1 - abar).sqrt() * (x - signal) / (abar * self.variance + 1 - abar)
-        return (self.scale * eps).float()
+def image(*shape, mean=0.0):
+    return (torch.randn(shape) + mean).to(memory_format=torch.channels_last)
 
 
-def steps(num_steps=T, **kwargs):
-    return chain(steps=num_steps, var=ModelVarType.FIXED_SMALL, **kwargs)
+def with_gradients(function, inputs, dy):
+    """The function's value, and its gradients for each of the inputs."""
+    leaves = [t.detach().to(dy.dtype).requires_grad_() for t in inputs]
+    y = function(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
-def batch(x_start, seed=1):
-    def stream():
-        generator = torch.Generator().manual_seed(seed)
-        return lambda x: torch.randn(x.shape, generator=generator)
-
-    return eb.Batch(x_start, stream, torch.zeros(len(x_start), dtype=torch.int64), {})
-
-
-def gaussian_data(n=N):
-    noise = torch.randn(n, *SHAPE, generator=torch.Generator().manual_seed(0))
-    return batch(MEAN + VARIANCE**0.5 * noise)
-
-
-def measured(model, d, batches, priors=(eb.NORMAL,), **how):
-    """All that there is to measure of a network, without ranks and files."""
-    parts = eb.parts(model, d, batches, priors, torch.cat, **how)
-    return eb.measured([part() for part in parts.values()], priors)
+def assert_as_exact_as_pytorch(ours, pytorch, inputs, shape):
+    """Results within CLOSE of the formula in fp64, and in channels_last where they are images."""
+    dy = image(*shape)
+    exact = with_gradients(pytorch, inputs, dy.double())
+    for got, expected in zip(with_gradients(ours, inputs, dy), exact, strict=True):
+        assert (got - expected).abs().max() <= CLOSE * expected.abs().max()
+        assert (
+            got.ndim < 4
+            or got.shape[2] == 1
+            or got.is_contiguous(memory_format=torch.channels_last)
+        )
 
 
-def chi_mean(offset=0.0):
-    """E of the norm of D numbers N(offset, 1)."""
-    central = np.sqrt(2) * np.exp(special.gammaln((D + 1) / 2) - special.gammaln(D / 2))
-    return central * special.hyp1f1(-0.5, D / 2, -D * np.asarray(offset) ** 2 / 2)
+def network():
+    model = UNetModel(16, 3, 32, 6, 1, [2], channel_mult=(1, 2), use_scale_shift_norm=True)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) / max(weight[0].numel(), 8) ** 0.5)
+    return model.to(memory_format=torch.channels_last)
 
 
-def moments(d, mean, variance, scale=1.0, divisor=1.0, cov=0.0):
-    """Mean, variance, covariance with x_start of a pixel of x_{T-1} .. x_0 and of the image.
-
-    `scale` times the exact guess, divided by `divisor`, makes each step of the chain linear in x.
-    """
-    rows = [(mean, variance, cov)]
-    for t in reversed(range(d.num_timesteps)):
-        abar = d.alphas_cumprod[t]
-        slope = scale / divisor * (1 - abar) / (abar * VARIANCE + 1 - abar)
-        factor = d.posterior_mean_coef1[t] * (1 - slope) / abar**0.5 + d.posterior_mean_coef2[t]
-        mean = factor * mean + d.posterior_mean_coef1[t] * slope * MEAN
-        variance = factor**2 * variance + d.posterior_variance[t]
-        cov = factor * cov
-        rows.append((mean, variance, cov))
-    return np.array(rows[::-1]).T  # the image first, then x_0 .. x_{T-1}
-
-
-def guess_factor(d, scale=1.0):
-    abar = d.alphas_cumprod
-    return scale * np.sqrt(1 - abar) / (abar * VARIANCE + 1 - abar)
-
-
-def sampling_curve(d, scale=1.0, divisor=1.0):
-    mean, variance, _ = moments(d, 0.0, 1.0, scale, divisor)[:, 1:]
-    offset = (mean - d.sqrt_alphas_cumprod * MEAN) / np.sqrt(variance)
-    return guess_factor(d, scale) * np.sqrt(variance) * chi_mean(offset)
-
-
-def training_curve(d, scale=1.0):
-    abar = d.alphas_cumprod
-    return guess_factor(d, scale) * np.sqrt(abar * VARIANCE + 1 - abar) * chi_mean()
+def assert_same_gradient(ours, pytorch):
+    """As one vector: some biases have none, but for rounding, because a norm follows them."""
+    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (ours, pytorch))
+    assert (a - b).norm() <= 5 * CLOSE * b.norm()

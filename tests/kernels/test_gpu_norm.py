@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flatdiff import kernels
-from flatdiff.kernels import calls, gpu_norm
+from flatdiff.kernels import calls, gpu_norm, norm
 from flatdiff.nets import layers as nn
 
 LAYOUT = torch.channels_last
@@ -45,7 +45,7 @@ def image(*shape, dtype=torch.bfloat16, layout=LAYOUT, device="cuda"):
 
 
 def taken(x, film=None, weight=torch.float32):
-    return calls.takes_norm(x, torch.empty(64, dtype=weight, device="cuda"), film)
+    return norm.takes(x, torch.empty(64, dtype=weight, device="cuda"), film)
 
 
 def operators(x, film=None, silu=False):
