@@ -186,6 +186,11 @@ class RunFlags:
     """What every script has."""
 
     seed: int = flag(0, "all randomness is a function of this number", low=0)
-    dtype: str = flag("fp32", "arithmetic; weights stay fp32", choices=("fp32", "bf16", "fp16"))
+    dtype: str = flag(
+        "fp32",
+        "arithmetic; weights stay fp32; auto: bf16 where this device is quick at it, else fp32; "
+        "fp32 in measuring",
+        choices=("fp32", "bf16", "fp16", "auto"),
+    )
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

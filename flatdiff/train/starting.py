@@ -29,7 +29,9 @@ def start_training(flags):
     path = _begin_from(folder, train) if folder else train.resume_checkpoint
     own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
     step = max(0, checkpoint.parse_resume_step_from_filename(path))
-    folder = open_log(flags, step=step, own=own)
+    before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
+    auto = (before, f"{path} was trained in it") if before else ()
+    folder = open_log(flags, step=step, own=own, auto=auto)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
