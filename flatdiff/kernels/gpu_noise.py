@@ -5,15 +5,24 @@ of four away, which is cheaper than an order of memory that does not suit the GP
 contracted with sums (`enable_fp_fusion`) and roots are rounded right: the numbers are the CPU's.
 """
 
+import ctypes
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+PLAIN = [
+    "low",
+    "high",
+    "stream",
+    "channels",
+    "pixels",
+]  # no kernels of their own for 1, 16, 32, ...
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def add_noise_kernel(
     w, scale, low, high, stream, count, channels, pixels, LAST: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -89,12 +98,12 @@ def _(w, scale, low, high, stream):
 
 def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
     """See `noise.add_`."""
-    _add_noise(w, scale, key & 0xFFFFFFFF, key >> 32, stream)
+    _add_noise(w, scale, *(ctypes.c_int32(word).value for word in (key, key >> 32)), stream)
     return w
 
 
 def launch(w: Tensor, scale: float, low: int, high: int, stream: int) -> None:
-    """Run the kernel on w, which lies together."""
+    """Run the kernel on w. low, high: the words of the key, signed so that all have one type."""
     last = not w.is_contiguous()
     sizes = (w.shape[1], w.shape[2:].numel()) if last else (1, 1)
     numbers = scale, low, high, stream, w.numel(), *sizes
