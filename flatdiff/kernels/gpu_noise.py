@@ -14,13 +14,7 @@ from torch import Tensor
 
 BLOCK = 1024
 OPTIONS = {"enable_fp_fusion": False}
-PLAIN = [
-    "low",
-    "high",
-    "stream",
-    "channels",
-    "pixels",
-]  # no kernels of their own for 1, 16, 32, ...
+PLAIN = "low high stream channels pixels".split()  # no kernels of their own for 1, 16, 32, ...
 
 
 @triton.jit(do_not_specialize=PLAIN)
