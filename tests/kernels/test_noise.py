@@ -188,9 +188,11 @@ def test_element_by_element_in_row_major_order(off, monkeypatch):
     z = made(8 * 40 * 9)
     for layout in LAYOUTS:
         w = torch.zeros(8, 40, 3, 3).to(memory_format=layout)
-        assert torch.equal(noise.add_(w, 1.0, KEY, 0).flatten(), z)
+        assert noise.add_(w, 1.0, KEY, 0) is w
+        assert torch.equal(w.flatten(), z)
     w = torch.zeros(9, 320).T
-    assert torch.equal(noise.add_(w, 1.0, KEY, 0).flatten(), z)
+    assert noise.add_(w, 1.0, KEY, 0) is w
+    assert torch.equal(w.flatten(), z)
     assert torch.equal(made(1234), z[:1234])
 
 
