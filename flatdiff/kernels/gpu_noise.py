@@ -2,8 +2,10 @@
 
 A thread makes the number of its own place in memory, so that layouts cost nothing; it throws three
 of four away, which is cheaper than an order of memory that does not suit the GPU. Products are not
-contracted with sums (`enable_fp_fusion`) and roots are rounded right: the numbers are the CPU's.
+contracted with sums and roots are rounded right: the numbers are the CPU's.
 """
+
+import ctypes
 
 import torch
 import triton
@@ -11,23 +13,35 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 1024
+OPTIONS = {"enable_fp_fusion": False}
+PLAIN = "low high stream channels pixels".split()  # no kernels of their own for 1, 16, 32, ...
 
 
-@triton.jit
+@triton.jit(do_not_specialize=PLAIN)
 def add_noise_kernel(
     w, scale, low, high, stream, count, channels, pixels, LAST: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """w[at] += scale z[e], e the element at this place of [slices, pixels, channels] if LAST."""
+    """w[at] += scale z[e]; with LAST, at is a place of [slices, pixels, channels], and e is counted
+    in the order [slices, channels, pixels]."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     e = at
     if LAST:
         row = at // channels
         channel, pixel = at - row * channels, row % pixels
         e = (row - pixel) * channels + channel * pixels + pixel
-    a = (e >> 2).to(tl.uint32)
-    b = tl.zeros_like(a) + stream.to(tl.uint32)
+    a, b, c, d = _philox((e >> 2).to(tl.uint32), stream, low, high)
+    early, even = (e & 2) == 0, (e & 1) == 0
+    z = _normal(tl.where(early, a, c), tl.where(early, b, d), even)
+    inside = at < count
+    tl.store(w + at, tl.load(w + at, mask=inside) + scale * z, mask=inside)
+
+
+@triton.jit
+def _philox(a, stream, low, high):
+    """Four words of the counter (a, stream, 0, 0)."""
     c = tl.zeros_like(a)
     d = tl.zeros_like(a)
+    b = c + stream.to(tl.uint32)
     key0 = c + low.to(tl.uint32)
     key1 = c + high.to(tl.uint32)
     for _ in tl.static_range(10):
@@ -37,9 +51,12 @@ def add_noise_kernel(
         c, d = upper0 ^ d ^ key1, lower0
         key0 += 0x9E3779B9
         key1 += 0xBB67AE85
-    first = tl.where((e & 2) == 0, a, c)
-    second = tl.where((e & 2) == 0, b, d)
+    return a, b, c, d
 
+
+@triton.jit
+def _normal(first, second, even):
+    """The even or the odd one of two words' normals, with noise.py's polynomials."""
     x = (first & 0x7FFFFFFF).to(tl.int32).to(tl.float32) + 0.5
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
@@ -55,7 +72,6 @@ def add_noise_kernel(
     p = p * m - 2.0
     r = tl.sqrt_rn(p * m + (31 - exponent).to(tl.float32) * 1.386294361)
     r = tl.where((first >> 31) == 0, r, -r)
-
     t = (second << 1).to(tl.int32, bitcast=True).to(tl.float32) * 2.3283064365386963e-10  # 2^-32
     q = t * t
     sin = q * -4.602176997e-3 + 7.968022808e-2
@@ -65,10 +81,7 @@ def add_noise_kernel(
     cos = cos * q + 2.536692440e-1
     cos = cos * q - 1.233700543
     cos = cos * q + 1.0
-    z = r * tl.where((second >> 31) == (e & 1).to(tl.uint32), cos, sin)
-
-    inside = at < count
-    tl.store(w + at, tl.load(w + at, mask=inside) + scale * z, mask=inside)
+    return r * tl.where(((second >> 31) == 0) == even, cos, sin)
 
 
 def takes(w: Tensor) -> bool:
@@ -89,15 +102,15 @@ def _(w, scale, low, high, stream):
 
 def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
     """See `noise.add_`."""
-    _add_noise(w, scale, key & 0xFFFFFFFF, key >> 32, stream)
+    _add_noise(w, scale, *(ctypes.c_int32(word).value for word in (key, key >> 32)), stream)
     return w
 
 
 def launch(w: Tensor, scale: float, low: int, high: int, stream: int) -> None:
-    """Run the kernel on w, which lies together."""
+    """Run the kernel on w. low, high: the words of the key, signed so that all have one type."""
     last = not w.is_contiguous()
     sizes = (w.shape[1], w.shape[2:].numel()) if last else (1, 1)
     numbers = scale, low, high, stream, w.numel(), *sizes
     with torch.cuda.device_of(w):
         grid = (triton.cdiv(w.numel(), BLOCK),)
-        add_noise_kernel[grid](w, *numbers, LAST=last, BLOCK=BLOCK, enable_fp_fusion=False)
+        add_noise_kernel[grid](w, *numbers, LAST=last, BLOCK=BLOCK, **OPTIONS)

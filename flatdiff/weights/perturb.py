@@ -109,8 +109,8 @@ def sphere(radius: float, seed: int, draw: int, filterwise: bool = False) -> Per
 
     def move(weights: list[Tensor]) -> None:
         of_weights = noise(weights, seed, draw, filterwise)
-        squares = torch.stack([z.square().sum(dtype=torch.float64) for z in of_weights]).sum()
-        gaussian(radius / math.sqrt(squares.item()), seed, draw, filterwise)(weights)
+        squares = torch.stack([z.square().sum() for z in of_weights])
+        gaussian(radius / math.sqrt(squares.double().sum().item()), seed, draw, filterwise)(weights)
 
     return move
 

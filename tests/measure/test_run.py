@@ -26,6 +26,7 @@ from flatdiff.measure.finished import Finished
 from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
 from flatdiff.store import checkpoint, model_paths
+from flatdiff.weights import perturb
 from flatdiff.world import logger
 
 
@@ -170,6 +171,21 @@ def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkey
     assert len(calls) == 16
     study(argv + list(more))
     assert len(calls) == 16
+
+
+@pytest.mark.parametrize("kind", ["LPF", "SURFACE"])
+def test_draws_of_other_numbers_are_measured_anew(folder, tmp_path, kind, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self.own)
+    )
+    path = f"{folder}/runs/a/model000007.pt"
+    argv = arguments(folder, tmp_path, "--flatness", kind, "--model_path", path)
+    study(argv)
+    once = len(calls)
+    monkeypatch.setattr(perturb, "NUMBERS", "mersenne")
+    study(argv)
+    assert len(calls) == 2 * once
 
 
 def test_classes(folder, tmp_path):
