@@ -22,11 +22,13 @@ COMPILERS = "g++", "c++"
 def load() -> None:
     """Put the stub under torch: compiled at first use, kept in ~/.cache/flatdiff.
 
-    OSError: no C++ compiler, or it fails. RuntimeError: torch was there before.
+    OSError: no C++ compiler, or it fails. RuntimeError: torch was there before, or has CUDA.
     """
     if "torch" in sys.modules:
         raise RuntimeError("import fakecuda before torch, which looks for devices once")
     torch = Path(importlib.util.find_spec("torch").origin).parent
+    if (torch / "lib" / "libtorch_cuda.so").exists():
+        raise RuntimeError("this torch has CUDA; the fake device goes under a CPU build of it")
     version = (torch / "version.py").read_text()
     key = hashlib.sha256((SOURCE.read_text() + version).encode()).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "flatdiff")
