@@ -47,7 +47,7 @@ def case(found, name):
 
 
 def test_what_flags_can_name_has_a_budget(found):
-    assert BUDGET.keys() == {name for name in found if not name.startswith("fault")}
+    assert BUDGET.keys() == {name for name in found if not name.startswith(("fault", "known"))}
     assert {f"train bf16 {name}" for name in GRADIENTS} < BUDGET.keys()
     assert {f"sample {name}" for name in SAMPLERS} < BUDGET.keys()
     assert FLATNESS.keys() < BUDGET.keys()
@@ -107,6 +107,25 @@ def test_a_fused_norm_leaves_images_as_they_lie(found):
     assert fused["layout_changes"] == 3, fused["turned"]
     assert fused["flops"] == adam["flops"]
     assert fused["bytes"] < 0.8 * adam["bytes"]
+
+
+def test_what_is_known_of_an_operator_is_what_is_counted(found):
+    known = case(found, "known")
+    image, weight = 4 * 2 * 32 * 16, 4 * 64 * 32 * 9  # bytes
+
+    def asked(name, *what):
+        return tuple(known[name][key] for key in what)
+
+    counts = "kernels", "bytes", "layout_changes", "waits"
+    assert asked("sum", *counts) == (1, 2 * image, 0, 0)
+    assert asked("in place", *counts) == (1, 2 * image, 0, 0)
+    assert asked("view", *counts) == (0, 0, 0, 0)
+    conv = 1, image + weight + 2 * image, 0, 0
+    assert asked("conv", *counts, "flops") == (*conv, {"float32": 2 * 2 * 16 * 64 * 32 * 9})
+    assert asked("conv by channels", *counts) == (3, conv[1] + 4 * image, 2, 0)
+    assert asked("foreach", "kernels", "waits") == (111 + 2, 0)
+    assert asked("attention", "flops") == ({"float32": 2 * 2 * (2 * 32) * 4 * 4 * 4},)
+    assert [known[name]["waits"] for name in ("mask", "if", "scalar")] == [1, 1, 0]
 
 
 def test_faults_in_a_step_are_told(found):

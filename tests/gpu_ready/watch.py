@@ -23,7 +23,7 @@ LAST = torch.channels_last
 MAKERS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 FREE = MAKERS | {"_unsafe_view", "is_pinned", "resize_", "set_", "lift_fresh"}  # and all views
 COPIES = {"_to_copy", "copy_", "clone"}
-SIZED_BY_VALUES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+SIZED_BY_VALUES = "nonzero", "masked_select"
 # How many kernels one call is on CUDA, where it is not one.
 SEVERAL = {"native_group_norm": 2, "native_group_norm_backward": 4, "convolution_backward": 3}
 SEVERAL |= {"norm": 2, "norm_backward": 3}  # of a fused norm
@@ -96,21 +96,27 @@ class Watch(TorchDispatchMode):
         first = tensors[0]
         if name == "_local_scalar_dense":
             self._wait("item")
-            return 1.0 if first.is_floating_point() else first.dtype != torch.bool or True
+            return torch.ones((), dtype=first.dtype).item()
         if name == "_to_copy" and not is_cuda(kwargs.get("device", first.device)):
             self._wait("device to host", kwargs)
             return torch.ones(first.shape, dtype=kwargs.get("dtype", first.dtype))
         if name == "copy_" and not first.is_cuda:
             self._wait("device to host", kwargs)
             return first
-        if name in SIZED_BY_VALUES:
+        if name in SIZED_BY_VALUES:  # half of the values are taken to be wanted
             self._wait(name)
-        if name == "nonzero":
-            return first.new_empty(max(1, first.numel() // 2), first.ndim, dtype=torch.int64)
-        if name in ("index", "index_put_") and any(i is not None for i in args[1]):
-            for i in (i for i in args[1] if i is not None):
-                if not i.is_cuda or i.dtype == torch.bool:
-                    self._wait(f"{name} by {'a mask' if i.is_cuda else 'numbers of the host'}")
+            columns = (first.ndim,) if name == "nonzero" else ()
+            dtype = torch.int64 if columns else first.dtype
+            return first.new_empty(half_of(first), *columns, dtype=dtype)
+        if name in ("index", "index_put_"):
+            used = [i for i in args[1] if i is not None]
+            if not all(i.is_cuda for i in used):
+                self._wait(f"{name} by numbers of the host")
+            masks = [i for i in used if i.dtype == torch.bool]
+            if masks:
+                self._wait(f"{name} by a mask")
+            if masks and name == "index":
+                return first.new_empty(half_of(masks[0]), *first.shape[masks[0].ndim :])
         return None
 
     def _book(self, func, name, args, kwargs, tensors, out) -> None:
@@ -131,7 +137,8 @@ class Watch(TorchDispatchMode):
             before, after = map(suggest_memory_format, (source, results[0]))
             if before != after:
                 self.turned[f"{name} at {where or self.where()}"] += 1
-        moved = sum(map(size, [x for x in tensors if x.is_cuda] + written + new))
+        read = {id(x): x for x in tensors if x.is_cuda}
+        moved = sum(map(size, [*read.values(), *written, *new]))
         many = max((len(a) for a in args if isinstance(a, list | tuple)), default=1)
         listed = name.startswith(("_foreach", "_fused"))
         kernels = math.ceil(many / CHUNK) if listed else SEVERAL.get(name, 1)
@@ -162,10 +169,10 @@ class Watch(TorchDispatchMode):
 
     @staticmethod
     def where() -> str:
-        """The lines of flatdiff that led here, the innermost first; a backward pass has none."""
+        """The lines of flatdiff that led here, the innermost first. A backward pass has none."""
         frames = [f for f in traceback.extract_stack() if "/flatdiff/" in f.filename]
         names = (f"{Path(f.filename).name}:{f.lineno}" for f in frames[:-4:-1])
-        return " < ".join(names) or "backward"
+        return " < ".join(names) or "no line of flatdiff"
 
 
 @functools.cache
@@ -183,6 +190,10 @@ def mutated(func, args) -> list[Tensor]:
     kept = zip(func._schema.arguments, args)
     written = (a for s, a in kept if s.alias_info and s.alias_info.is_write and s.name != "grads")
     return [x for x in tree_leaves(list(written)) if isinstance(x, Tensor)]
+
+
+def half_of(x: Tensor) -> int:
+    return max(1, x.numel() // 2)
 
 
 def is_image(x) -> bool:
