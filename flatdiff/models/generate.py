@@ -88,8 +88,9 @@ def sample_images(
     x_t = noise(torch.empty(len(indices), *shape, device=device))
     knobs |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn, "model_kwargs": given}
     x = last(walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs))
+    x = x.cpu()  # the one wait of a batch
     finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
-    return to_uint8(x).cpu().numpy()
+    return to_uint8(x).numpy()
 
 
 def draw_labels(indices, seed, labels):
