@@ -23,8 +23,8 @@ def takes(q: Tensor) -> bool:
         and torch.is_grad_enabled()
         and q.shape[2:].numel() <= SHORT
         and q.numel() > 0
-        and torch.backends.cuda.flash_sdp_enabled()
         and not calls.looked_into()
+        and torch.backends.cuda.flash_sdp_enabled()
     )
 
 

@@ -18,14 +18,17 @@ def adamw(weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.
 class _AdamW(torch.optim.AdamW):
     """AdamW that shows its fused kernel channels_last weights in the order of memory.
 
-    On a CPU the kernel would copy them, their gradients and their moments at every step.
+    On a CPU the kernel would copy them, their gradients and their moments at every step; and it
+    reads a gradient that lies otherwise than its weight as if it did not, which is wrong.
     """
 
-    def _init_group(self, group, weights, *lists):
-        found = super()._init_group(group, weights, *lists)
+    def _init_group(self, group, weights, gradients, *moments):
+        found = super()._init_group(group, weights, gradients, *moments)
         for i, w in enumerate(weights):
+            if gradients[i].stride() != w.stride():
+                gradients[i] = torch.empty_like(w).copy_(gradients[i])
             if w.ndim == 4 and not w.is_contiguous():
-                for tensors in (weights, *lists[:3]):  # gradients, and the moments
+                for tensors in (weights, gradients, *moments[:2]):
                     tensors[i] = tensors[i].permute(0, 2, 3, 1)
         return found
 
