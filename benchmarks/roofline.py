@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "gpu_ready"))
 
@@ -170,9 +171,9 @@ def predict(config, gpu: Gpu, device) -> dict[str, Step]:
 def counted(watch, config, optimizer, dtype, fused_norm):
     """The calls of a training step, or of CHAIN sampling steps."""
     import configs
-    import fused
     import torch
 
+    from flatdiff.kernels import gpu_norm
     from flatdiff.models import generate, networks
     from flatdiff.train import starting
     from flatdiff.train.train_util import TrainLoop
@@ -182,8 +183,8 @@ def counted(watch, config, optimizer, dtype, fused_norm):
     flags = configs.parse(f"{config.flags}{more} --ema_rate 0.9999")
     with contextlib.ExitStack() as held:
         logger.configure(held.enter_context(tempfile.TemporaryDirectory()), format_strs=[])
-        if fused_norm:
-            held.enter_context(fused.norms())
+        if not fused_norm:
+            held.enter_context(mock.patch.object(gpu_norm, "runs", lambda *_: False))
         model, diffusion = networks.build(flags.model, flags.diffusion)
         networks.place(model)
         side = model.image_size
