@@ -23,7 +23,7 @@ from ..measure.evaluation import LARGEST_REFERENCE
 from ..store import checkpoint
 from . import axes
 
-VERSIONS = {"train": 1}  # of the cells by kind, others 3: a higher one makes all old ones void
+VERSIONS = {"train": 1, "HESSIAN": 4}  # of cells, others 3: a higher one makes old ones void
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
