@@ -24,6 +24,7 @@ SAMPLE = {"S": ">= 1.6", "C": ">= 1.12", "F": ">= 1.1"}
 INT8 = {"S": ">= 1.5", "C": ">= 1.5"}
 SAM = {"S": "<= 2.03", "C": "<= 2.03"}
 DRAW = {"C": "<= 1.05"}
+PRODUCT = {"S": "<= 2.3", "C": "<= 2.3"}
 MEMORY = {"S": "<= 1.0", "C": "<= 0.95", "F": "<= 0.95"}
 RANKS = {"S": ">= 0.95", "C": ">= 0.88"}
 BF16 = {  # where the processor has AMX: against our own fp32, and against guided-diffusion's
@@ -39,6 +40,7 @@ BF16 = {  # where the processor has AMX: against our own fp32, and against guide
 }
 OF_BF16 = 2e-2  # of the outputs, losses and gradient: how far bf16 may be from fp32
 OF_INT8 = 1.25  # times the simulation's deviation from fp32: what integers may deviate
+OF_PRODUCT = 5e-3  # of its length: how far a small product, of a random vector, may be from exact
 STUDIED, AT_ONCE = 256, 32  # images of a study of flatness, and how many of them are timed
 
 
@@ -164,6 +166,18 @@ def flatness(team: Team):
     draws = [d + p for d, p in zip(seconds["draw"], passes)]
     flops = STUDIED / team.config.batch * team.flops["forward"]
     yield cost(team, "flatness draw, 256 images", "forward passes", draws, passes, DRAW, flops)
+
+
+def hessian(team: Team):
+    """A product with the Hessian over a gradient of the same 32 images, when its step is known."""
+    subject = team.get("subject", "flatdiff", f"--num_images {AT_ONCE} --batch_size {AT_ONCE}")
+    exact, ours = (subject.call("hessian_product", by) for by in (True, False))
+    agree("products with the Hessian", ours, exact, OF_PRODUCT)
+    calls = {"product": ("subject", "hessian_product"), "gradient": ("subject", "gradient")}
+    seconds = team.interleave(calls)
+    flops = 2 * AT_ONCE / team.config.batch * team.flops["train"]
+    times = seconds["product"], seconds["gradient"]
+    yield cost(team, "Hessian product, 32 images", "gradient", *times, PRODUCT, flops)
 
 
 def memory(team: Team, steps: int = 3):

@@ -16,6 +16,7 @@ CPU = {  # row -> its function, and the configs that it is measured of
     "sample": (rows.sample, "SCF"),
     "int8": (rows.int8, "SC"),
     "flatness": (rows.flatness, "SC"),
+    "hessian": (rows.hessian, "SC"),
     "memory": (rows.memory, "SCF"),
     "loading": (rows.loading, "S"),
     "startup": (rows.startup, "S"),

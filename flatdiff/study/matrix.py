@@ -25,7 +25,7 @@ from ..store import checkpoint
 from . import axes
 
 # Of the cells by kind, others 3: a higher one makes all old ones void
-VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4}
+VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
