@@ -23,6 +23,7 @@ from ..flags import choices, keys, parse
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger
+from ..world.arithmetic import arithmetic
 from . import networks
 
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
@@ -137,7 +138,7 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     def sample(indices):
         y = labels(indices)
         given = {"labels": None if model.num_classes is None else y, "cond_fn": guide and guide(y)}
-        with autocast():
+        with arithmetic(tf32=True, deterministic=flags.run.deterministic), autocast():
             given |= conditions(indices)
             return sample_images(model, diffusion, indices, shape, **how, **given), y
 
