@@ -25,7 +25,7 @@ from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, SWA, caution, parse_rates
 from ..weights.perturb import at, replace
-from ..world import dist_util, logger
+from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import optimizers, train_state
 from .learning_rate import learning_rate
@@ -274,7 +274,8 @@ class TrainLoop:
         logger.log(f"drew {path}")
 
     def save(self):
-        """Write the run into the log folder, from rank 0."""
+        """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
 
