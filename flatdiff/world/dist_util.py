@@ -59,7 +59,9 @@ def _join() -> None:
     if dist.is_initialized():
         return
     _place = launcher.find_place()
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        launcher.unbind(_place)
+    else:
         allocator.keep_freed_memory()
         build.use()
     if world_size() == 1:
@@ -108,6 +110,12 @@ def launch_summary() -> str:
     threads = torch.get_num_threads()
     cores = f"{threads} thread{'s' * (threads > 1)}{each}"
     return f"{ranks} on cpu{backend}, {cores}, {build.use()}"
+
+
+def caution() -> str:
+    """A sentence on what slows this rank down from outside, or ""."""
+    on_cpu = dev().type == "cpu"
+    return launcher.caution_of_binding(_place, torch.get_num_threads()) if on_cpu else ""
 
 
 def barrier() -> None:
