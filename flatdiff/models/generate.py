@@ -26,6 +26,7 @@ from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import networks
 
+PIXELS_AT_ONCE = 256 * 32**2  # of a batch on a GPU
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
 
@@ -151,9 +152,20 @@ def key(flags, *files):
     return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
 
 
-def save_samples(sample, flags, folder, *files, suffix="", known=()):
+def batch_size_of(flags, image_size):
+    """Images per network call: --batch_size, or if none was given on CUDA as many as fill it, 256
+    of side 32 or of as many pixels in all. The images do not depend on it."""
+    given = flags.sample.batch_size
+    if "batch_size" in flags.given or dist_util.dev().type != "cuda":
+        return given
+    chosen = max(given, PIXELS_AT_ONCE // image_size**2)
+    logger.log(f"images per network call: {chosen} (--batch_size gives another number)")
+    return chosen
+
+
+def save_samples(sample, flags, folder, *files, image_size, suffix="", known=()):
     """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
-    amount = flags.sample.num_samples, flags.sample.batch_size
+    amount = flags.sample.num_samples, batch_size_of(flags, image_size)
     own = key(flags, *files)
     path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
     logger.log(f"sampling complete: {path}")

@@ -188,7 +188,7 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
         return model
     how: dict[str, Any] = {"gradient_as_bucket_view": True}  # one copy of all gradients less
     if dev().type == "cuda":
-        how |= {"device_ids": [dev().index], "bucket_cap_mb": 128}
+        how["device_ids"] = [dev().index]
     shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
     if shares_memory:  # all gradients at the end: no core would be idle before
         how["bucket_cap_mb"] = 1 << 20

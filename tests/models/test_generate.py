@@ -125,6 +125,22 @@ def test_sampling_may_use_tf32_and_leaves_no_setting_behind(monkeypatch):
     assert seen == [(True, True), (False, False)]
 
 
+@pytest.mark.parametrize(
+    ("device", "given", "size", "chosen"),
+    [
+        ("cpu", {}, 32, 16),
+        ("cuda", {}, 32, 256),
+        ("cuda", {}, 64, 64),  # as many pixels
+        ("cuda", {}, 256, 16),
+        ("cuda", {"batch_size": 16}, 32, 16),
+    ],
+)
+def test_a_gpu_gets_large_batches_unless_a_size_was_given(monkeypatch, device, given, size, chosen):
+    monkeypatch.setattr(generate.dist_util, "dev", lambda: torch.device(device))
+    flags = types.SimpleNamespace(sample=config.SampleFlags(), given=given)
+    assert generate.batch_size_of(flags, size) == chosen
+
+
 def test_npz_has_exactly_the_images_in_order(tmp_path):
     path = generate.generate(fake, 23, 5, str(tmp_path), key="a")
     assert os.path.basename(path) == "samples_23x4x4x3.npz"
