@@ -114,8 +114,10 @@ def launch_summary() -> str:
 
 def caution() -> str:
     """A sentence on what slows this rank down from outside, or ""."""
-    on_cpu = dev().type == "cpu"
-    return launcher.caution_of_binding(_place, torch.get_num_threads()) if on_cpu else ""
+    if dev().type != "cpu":
+        return ""
+    threads = torch.get_num_threads()
+    return launcher.caution_of_binding(_place, threads) or launcher.caution_of_load(threads)
 
 
 def barrier() -> None:

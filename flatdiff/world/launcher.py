@@ -94,6 +94,19 @@ def caution_of_binding(place: Place, threads: int) -> str:
     )
 
 
+def caution_of_load(threads: int) -> str:
+    """A sentence where others keep this machine's processors busy, so that threads that spin while
+    they wait for each other wait for those; "" for one thread, or where a user has set how to."""
+    load, there = os.getloadavg()[0], os.cpu_count() or 1
+    if threads < 2 or load <= 1.5 * there or "OMP_WAIT_POLICY" in os.environ:
+        return ""
+    return (
+        f"others use this machine too (load {load:.1f}, {there} processors): with "
+        "OMP_WAIT_POLICY=passive in the environment, or a smaller OMP_NUM_THREADS, a step may be "
+        "several times faster"
+    )
+
+
 def address_file(place: Place) -> Path:
     """A file that only the ranks of this launch look for, on one host."""
     pid, born = _starter(place)

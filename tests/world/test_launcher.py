@@ -99,3 +99,16 @@ def test_ranks_that_open_mpi_binds_to_a_core_are_told_and_can_leave_it(launched)
         assert (one == "fine") == (sharers == there or launched != OPEN_MPI)
         assert (told in all_) == bool(launched)
         assert free == ("True fine" if launched == OPEN_MPI else "False fine")
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "policy", "told"),
+    [(9.0, 2, "", True), (9.0, 1, "", False), (2.5, 2, "", False), (9.0, 2, "active", False)],
+)
+def test_a_machine_that_others_use_is_told(monkeypatch, load, threads, policy, told):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert ("load 9.0, 2 processors" in launcher.caution_of_load(threads)) == told
