@@ -193,4 +193,10 @@ class RunFlags:
         choices=("fp32", "bf16", "fp16", "auto"),
     )
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
+    deterministic: bool = aside(
+        False,
+        "on CUDA: only kernels that repeat their bits, some slower, so that a resumed run is the "
+        "same one bit by bit, on one GPU of its kind and with its versions of torch, CUDA and "
+        "cuDNN; False: it is the same but for rounding. On a CPU bits repeat either way",
+    )
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

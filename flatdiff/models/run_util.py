@@ -26,6 +26,7 @@ def open_log(flags, step=None, own=True, auto=()):
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
     if step is not None and own:
         logger.truncate(step)
+    logger.caution(dist_util.caution())
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
     flags.run = dtypes.decided(flags.run, *auto)

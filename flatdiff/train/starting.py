@@ -124,7 +124,8 @@ def training_loop(
         "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion),
         "resume_checkpoint": resume_checkpoint,
     }
-    arguments |= dict(use_fp16=flags.model.use_fp16, dtype=flags.run.dtype, seed=flags.run.seed)
+    run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
+    arguments |= run | {"use_fp16": flags.model.use_fp16}
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
     keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
     return loop
