@@ -87,9 +87,8 @@ class _Compiled:
             self.largest = max(self.largest, 0 if self.model.training else count)
             return self.compiled(x, *args, **kwargs)
         args = [self._filled(a, count) for a in (x, *args)]
-        return self.compiled(*args, **{k: self._filled(v, count) for k, v in kwargs.items()})[
-            :count
-        ]
+        kwargs = {name: self._filled(value, count) for name, value in kwargs.items()}
+        return self.compiled(*args, **kwargs)[:count]
 
     def _first(self, *args, **kwargs):
         """The first call, with a line of the log."""
@@ -103,7 +102,7 @@ class _Compiled:
 
     def _filled(self, value, count):
         """A tensor [count, ...] -> [largest, ...], in the same layout; anything else as it is."""
-        if not torch.is_tensor(value) or len(value) != count:
+        if not torch.is_tensor(value) or value.shape[:1] != (count,):
             return value
         return torch.cat([value] * math.ceil(self.largest / count))[: self.largest]
 
