@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from exact import (
+from images import (
     CLOSE,
     assert_as_exact_as_pytorch,
     assert_same_gradient,

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
-from exact import CLOSE, assert_as_exact_as_pytorch, image, network, with_gradients
+from images import CLOSE, assert_as_exact_as_pytorch, image, network, with_gradients
 
 from flatdiff.kernels import build, noise, norm
 from flatdiff.kernels.calls import switched_off
