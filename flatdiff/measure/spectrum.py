@@ -28,7 +28,7 @@ class HESSIAN(frame.Measure):
     """Measures the trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues.
 
     `product`: by "differences" of gradients and losses, or "exact", differentiated twice, which
-    takes about ten times as long.
+    takes two to four times as long.
     """
 
     together = fp32 = True

@@ -28,20 +28,21 @@ ALONE = Place()
 
 
 class Basis:
-    """Up to `most` vectors [size], kept in the place's dtype; a share of a vector is float64."""
+    """Up to `most` vectors [size], kept in the place's dtype; a share of a vector is float64.
+
+    A share is [blocks, numbers of a block], zeros behind the end of the vector.
+    """
 
     def __init__(self, most: int, size: int, place: Place):
         self.size, self.place, self.count = size, place, 0
         low, high = (BLOCKS * (place.shard + k) // place.num_shards for k in (0, 1))
-        edges = [size * i // BLOCKS for i in range(BLOCKS + 1)]
-        self.mine, first = slice(edges[low], edges[high]), edges[low]
-        self.blocks = {i: slice(edges[i] - first, edges[i + 1] - first) for i in range(low, high)}
-        length = self.mine.stop - self.mine.start
-        self.kept = torch.empty(most, length, dtype=place.dtype, device=place.device)
+        self.blocks, length = slice(low, high), -(-size // BLOCKS)
+        self.mine = slice(*(min(size, length * block) for block in (low, high)))
+        self.kept = torch.empty(most, high - low, length, dtype=place.dtype, device=place.device)
 
     @property
     def vectors(self) -> Tensor:
-        """This rank's share of those that there are [count, length]."""
+        """This rank's shares of those that there are [count, ...]."""
         return self.kept[: self.count]
 
     def add(self, share: Tensor) -> Tensor:
@@ -52,20 +53,24 @@ class Basis:
 
     def share(self, vector: Tensor) -> Tensor:
         """Cut this rank's share out of a vector [size]."""
-        return vector[self.mine].to(self.place.device, torch.float64)
+        share = self.kept.new_zeros(self.kept.shape[1:], dtype=torch.float64)
+        mine = vector[self.mine]
+        share.view(-1)[: len(mine)] = mine
+        return share
 
     def whole(self, share: Tensor) -> Tensor:
         """Return the vector [size], in the place's dtype, that is made of the ranks' shares."""
         vector = self.kept.new_zeros(self.size)
-        vector[self.mine] = share
+        mine = vector[self.mine]
+        mine.copy_(share.flatten()[: len(mine)])
         return self.place.sum(vector)
 
     def dots(self, share: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """Multiply a vector with those of the basis, or others [count, length]: float64 [count]."""
+        """Multiply a vector with those of the basis, or other shares [count, ...]: float64."""
         vectors = self.vectors if vectors is None else vectors
         parts = share.new_zeros(BLOCKS, len(vectors))
-        for i, block in self.blocks.items():
-            parts[i] = vectors[:, block].double() @ share[block]
+        for k, vector in enumerate(vectors):
+            parts[self.blocks, k] = torch.bmm(vector.double()[:, None], share[:, :, None]).flatten()
         return self.place.sum(parts).sum(0).cpu()
 
     def norm(self, share: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ class Basis:
 
     def combined(self, factors: Tensor) -> Tensor:
         """Add the vectors up, each times its factor [count]; the share of the sum."""
-        total = self.kept.new_empty(self.kept.shape[1], dtype=torch.float64)
-        for block in self.blocks.values():
-            total[block] = factors.to(total.device) @ self.vectors[:, block].double()
+        total = self.kept.new_zeros(self.kept.shape[1:], dtype=torch.float64)
+        for factor, vector in zip(factors.tolist(), self.vectors):
+            total.add_(vector, alpha=factor)
         return total

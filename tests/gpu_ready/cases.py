@@ -33,7 +33,8 @@ from flatdiff.measure.subject import Subject
 from flatdiff.models import generate, networks
 from flatdiff.quantize import grid, packing
 from flatdiff.train.train_util import TrainLoop
-from flatdiff.weights import perturb
+from flatdiff.weights import hessian, perturb
+from flatdiff.weights.basis import Place
 from flatdiff.world import dist_util, logger
 
 SIZE, BATCH, CHAIN = 8, 8, 2
@@ -143,10 +144,10 @@ def subject(dtype):
 
 
 def flatness(watch, kind, dtype="fp32"):
-    """The first task of a measure: a draw of weight noise, a point, a probe of the trace."""
+    """The last task of a measure: a draw of weight noise, a point, a probe of the trace."""
     measure = FLATNESS[kind].load()(**KNOBS[kind])
-    tasks = measure.tasks(subject(dtype))
-    return counted(watch, next(iter(tasks.values())), begun=True)
+    *_, task = measure.tasks(subject(dtype)).values()
+    return counted(watch, task, begun=True)
 
 
 def hessian_product(watch):
@@ -154,6 +155,17 @@ def hessian_product(watch):
     of = subject("fp32")
     product, vector = of.hessian_product(), torch.randn(of.num_weights, dtype=torch.float64)
     return counted(watch, lambda: product(vector), begun=True)
+
+
+def lanczos(watch):
+    """Four steps of it, beside their products."""
+    of = subject("fp32")
+    place = Place(device=dist_util.dev(), dtype=torch.float32)
+
+    def run():
+        hessian.top_eigenvalues(lambda v: v * 2, of.num_weights, 1, 0, 4, place=place)
+
+    return counted(watch, run, begun=True)
 
 
 def exposed(watch, part):
@@ -234,7 +246,7 @@ CASES |= {
 }
 CASES |= {name: partial(flatness, kind=name) for name in FLATNESS}
 CASES["LPF bf16"] = partial(flatness, kind="LPF", dtype="bf16")
-CASES["Hessian product"] = hessian_product
+CASES |= {"Hessian product": hessian_product, "Lanczos": lanczos}
 CHAINS = "training", "spread", "prior 0.0 1.0"
 CASES |= {f"exposure {part}": partial(exposed, part=part) for part in CHAINS}
 CASES["judge lite0"] = partial(judged, name="lite0", kind=lite0.Lite0, compare=True)

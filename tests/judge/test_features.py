@@ -18,7 +18,7 @@ def test_features_of_a_batch_do_not_depend_on_the_batch():
     assert torch.allclose(whole, parts, atol=1e-5) and whole.shape == (5, 320)
 
 
-def test_features_are_without_tf32_whatever_the_training_around_them_has(monkeypatch):
+def test_features_are_without_tf32_whatever_the_training_around_them_has():
     seen, products = [], torch.backends.cuda.matmul
 
     class Network(torch.nn.Module):
@@ -26,9 +26,12 @@ def test_features_are_without_tf32_whatever_the_training_around_them_has(monkeyp
             seen.append((products.allow_tf32, torch.backends.cudnn.allow_tf32))
             return {"pool": pixels.float().mean((2, 3))}
 
-    monkeypatch.setattr(products, "allow_tf32", True)
-    Features("means", Network(), "").extract(open_images(images(2, 8)), batch_size=2)
-    assert products.allow_tf32
+    products.allow_tf32 = True
+    try:
+        Features("means", Network(), "").extract(open_images(images(2, 8)), batch_size=2)
+        assert products.allow_tf32
+    finally:
+        products.allow_tf32 = False
     assert seen == [(False, False)]
 
 
