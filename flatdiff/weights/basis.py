@@ -70,7 +70,7 @@ class Basis:
         vectors = self.vectors if vectors is None else vectors
         parts = share.new_zeros(BLOCKS, len(vectors))
         for k, vector in enumerate(vectors):
-            parts[self.blocks, k] = torch.bmm(vector.double()[:, None], share[:, :, None]).flatten()
+            parts[self.blocks, k] = (share * vector).sum(dim=1)
         return self.place.sum(parts).sum(0).cpu()
 
     def norm(self, share: Tensor) -> Tensor:
