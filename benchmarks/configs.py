@@ -24,8 +24,8 @@ class Config:
 SMALL = "--image_size 32 --num_channels 32 --num_res_blocks 1 --learn_sigma True"
 CPU = {
     "S": Config("S", SMALL, batch=16, repeats=9, chain=4),
-    "C": Config("C", "--preset cifar10", batch=4, repeats=3),
-    "F": Config("F", "--preset ffhq64", batch=2, repeats=2),
+    "C": Config("C", "--preset cifar10", batch=16, repeats=3),
+    "F": Config("F", "--preset ffhq64", batch=8, repeats=2),
 }
 GPU = {
     "cifar10": Config("cifar10", "--preset cifar10", batch=128, repeats=11, chain=100),

@@ -14,7 +14,7 @@ from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.measure import curve, quantized, run
 from flatdiff.models import generate, networks, run_util
 from flatdiff.train import starting
-from flatdiff.weights import perturb
+from flatdiff.weights import hessian, perturb
 from flatdiff.world import dist_util, logger
 
 
@@ -99,6 +99,21 @@ class Flatdiff(Peer):
         move = curve.perturbation(perturb.gaussian, 1e-3, 0, draw)
         with perturb.at(self.subject.weights, move, self.subject.spare):
             pass
+
+    @functools.cached_property
+    def products(self):
+        """The subject's products with the Hessian, by whether they are exact."""
+        return {exact: self.subject.hessian_product(exact) for exact in (False, True)}
+
+    def hessian_product(self, exact: bool = False):
+        """H z, z of random signs: every number of weights has such."""
+        return self.products[exact](hessian.signs(self.subject.num_weights, 0, 0).float()).numpy()
+
+    def gradient(self):
+        """The gradient of the mean that the subject's Hessian is of."""
+        subject = self.subject
+        losses = subject.headline_of(subject.draws) * subject.draws.weight
+        torch.autograd.grad(losses.mean(), subject.weights)
 
     def flops(self) -> dict:
         """Useful FLOPs of a forward pass, and of one with its backward pass, of the batch.

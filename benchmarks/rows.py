@@ -5,9 +5,11 @@ ours over what stands beside it. A row is given only after its contenders were f
 """
 
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 import commands
 import configs
@@ -22,9 +24,23 @@ SAMPLE = {"S": ">= 1.6", "C": ">= 1.12", "F": ">= 1.1"}
 INT8 = {"S": ">= 1.5", "C": ">= 1.5"}
 SAM = {"S": "<= 2.03", "C": "<= 2.03"}
 DRAW = {"C": "<= 1.05"}
+PRODUCT = {"S": "<= 2.3", "C": "<= 2.3"}
 MEMORY = {"S": "<= 1.0", "C": "<= 0.95", "F": "<= 0.95"}
 RANKS = {"S": ">= 0.95", "C": ">= 0.88"}
+BF16 = {  # where the processor has AMX: against our own fp32, and against guided-diffusion's
+    "train step": (
+        {"S": ">= 2", "C": ">= 4", "F": ">= 3.5"},
+        {"S": ">= 3.5", "C": ">= 8", "F": ">= 7"},
+    ),
+    "sampling step": (
+        {"S": ">= 2", "C": ">= 4.5", "F": ">= 4"},
+        {"S": ">= 3.5", "C": ">= 5.5", "F": ">= 5"},
+    ),
+    "losses of 32 images": ({"C": ">= 2.5"}, {}),
+}
+OF_BF16 = 2e-2  # of the outputs, losses and gradient: how far bf16 may be from fp32
 OF_INT8 = 1.25  # times the simulation's deviation from fp32: what integers may deviate
+OF_PRODUCT = 5e-3  # of its length: how far a small product, of a random vector, may be from exact
 STUDIED, AT_ONCE = 256, 32  # images of a study of flatness, and how many of them are timed
 
 
@@ -55,6 +71,44 @@ def speed(team, name, peer, theirs, ours, goal="", work="", steps=1) -> Row:
     flops = team.flops[work] if work else 0.0
     ratio = timing.ratios(theirs, ours)
     return Row(name, team.config.name, peer, ratio, *times, goal=goal, flops=flops)
+
+
+def bf16(team: Team):
+    """The same in bf16, and the forward passes of a draw of flatness, where it was asked for."""
+    more = f"--num_images {AT_ONCE} --batch_size {AT_ONCE}"
+    for name, flags in (("bf16", ""), ("subject", more), ("subject in bf16", more)):
+        team.get(name, "flatdiff", f"{flags} --dtype bf16" if "bf16" in name else flags)
+    team.check("bf16", OF_BF16)
+    peer = "guided-diffusion"
+    if team.has(peer):
+        team.check(peer)
+    for name, method, fp32, half, work, steps in (
+        ("train step", "train_step", "flatdiff", "bf16", "train", 1),
+        ("sampling step", "sample", "flatdiff", "bf16", "forward", team.config.chain),
+        ("losses of 32 images", "measure", "subject", "subject in bf16", "", 1),
+    ):
+        others = [fp32] + [peer] * (team.has(peer) and method != "measure")
+        seconds = team.interleave({who: (who, method) for who in (*others, half)}, warmup=2)
+        for who, goals in zip(others, BF16[name]):
+            goal = goals.get(team.config.name, "") if _has_amx() else ""
+            against = {peer: peer}.get(who, "our fp32")
+            times = seconds[who], seconds[half], goal, work, steps
+            row = speed(team, f"{name}, bf16", against, *times)
+            yield dataclasses.replace(row, dtype="bfloat16")
+    peaks = {}
+    for name in ("bf16", "flatdiff"):
+        with contextlib.closing(
+            team.fresh("flatdiff", "--dtype bf16" * (name == "bf16"))
+        ) as worker:
+            worker.call("train_steps", 3)
+            peaks[name] = worker.call("peak_memory") / 1e6
+    both = peaks["bf16"], peaks["flatdiff"]
+    name = "peak memory, training, bf16"
+    yield Row(name, team.config.name, "our fp32", [both[0] / both[1]], *both, unit="MB")
+
+
+def _has_amx() -> bool:
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text()
 
 
 def sam(team: Team):
@@ -112,6 +166,18 @@ def flatness(team: Team):
     draws = [d + p for d, p in zip(seconds["draw"], passes)]
     flops = STUDIED / team.config.batch * team.flops["forward"]
     yield cost(team, "flatness draw, 256 images", "forward passes", draws, passes, DRAW, flops)
+
+
+def hessian(team: Team):
+    """A product with the Hessian over a gradient of the same 32 images, when its step is known."""
+    subject = team.get("subject", "flatdiff", f"--num_images {AT_ONCE} --batch_size {AT_ONCE}")
+    exact, ours = (subject.call("hessian_product", by) for by in (True, False))
+    agree("products with the Hessian", ours, exact, OF_PRODUCT)
+    calls = {"product": ("subject", "hessian_product"), "gradient": ("subject", "gradient")}
+    seconds = team.interleave(calls)
+    flops = 2 * AT_ONCE / team.config.batch * team.flops["train"]
+    times = seconds["product"], seconds["gradient"]
+    yield cost(team, "Hessian product, 32 images", "gradient", *times, PRODUCT, flops)
 
 
 def memory(team: Team, steps: int = 3):

@@ -11,10 +11,12 @@ from team import Disagreement, Team
 
 CPU = {  # row -> its function, and the configs that it is measured of
     "train": (rows.train, "SCF"),
+    "bf16": (rows.bf16, "SCF"),
     "sam": (rows.sam, "SC"),
     "sample": (rows.sample, "SCF"),
     "int8": (rows.int8, "SC"),
     "flatness": (rows.flatness, "SC"),
+    "hessian": (rows.hessian, "SC"),
     "memory": (rows.memory, "SCF"),
     "loading": (rows.loading, "S"),
     "startup": (rows.startup, "S"),
@@ -27,7 +29,7 @@ GPU = {
     "flatness": (gpu.flatness, configs.GPU),
 }
 SUITES = {"cpu": (configs.CPU, CPU), "gpu": (configs.GPU, GPU)}
-DTYPES = {"cpu": ["float32"], "gpu": ["float32", "bfloat16"]}
+DTYPES = {"cpu": ["float32", "bfloat16"], "gpu": ["float32", "bfloat16"]}
 
 
 def measure(args, folder: str, failures: list[str]):

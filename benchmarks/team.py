@@ -45,9 +45,9 @@ class Team:
             self.workers[name] = Worker(kind or name, job)
         return self.workers[name]
 
-    def fresh(self, kind: str) -> Worker:
+    def fresh(self, kind: str, more: str = "") -> Worker:
         """A process that has done nothing yet, for the caller to close."""
-        return Worker(kind, self.job)
+        return Worker(kind, dataclasses.replace(self.job, more=more))
 
     def has(self, kind: str) -> bool:
         """Whether that peer is installed, and can express this network."""

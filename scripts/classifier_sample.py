@@ -35,7 +35,8 @@ def sample(flags):
     logger.log(f"loading classifier: {flags.guidance.classifier_path}")
     labels, known, guide = classifier_util.guidance(flags, model)
     sample = generate.sampler(model, diffusion, flags, labels, guide=guide)
-    generate.save_samples(sample, flags, folder, flags.guidance.classifier_path, known=known)
+    how = {"image_size": model.image_size, "known": known}
+    generate.save_samples(sample, flags, folder, flags.guidance.classifier_path, **how)
 
 
 if __name__ == "__main__":

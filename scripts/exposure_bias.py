@@ -29,10 +29,10 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import run
-    from flatdiff.models import run_util
+    from flatdiff.models import dtypes, run_util
     from flatdiff.world import dist_util, logger
 
-    folder = run_util.open_log(flags)
+    folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = run.exposure(flags, folder)
     if dist_util.rank() == 0:
         for path in run.write_exposure(flags, record, folder):

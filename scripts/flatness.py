@@ -28,11 +28,11 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import run
-    from flatdiff.models import run_util
+    from flatdiff.models import dtypes, run_util
     from flatdiff.world import dist_util, logger
 
     run.check(flags)
-    folder = run_util.open_log(flags)
+    folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = run.flatness(flags, folder)
     if dist_util.rank() == 0:
         for path in run.write_flatness(flags, record, folder):

@@ -25,10 +25,10 @@ def main():
 
 def measure(flags):
     from flatdiff.measure import nll
-    from flatdiff.models import networks, run_util
+    from flatdiff.models import dtypes, networks, run_util
     from flatdiff.world import dist_util
 
-    f, folder = flags.nll, run_util.open_log(flags)
+    f, folder = flags.nll, run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     model, diffusion = networks.from_checkpoint(f.model_path, flags)
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     total, terms = nll.evaluate(

@@ -35,8 +35,8 @@ def sample(flags):
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
     with quantized.quantized(model, flags, folder) as flags.quant:
         sample = generate.sampler(model, diffusion, flags)
-        suffix = quantized.suffix(flags.quant)
-        generate.save_samples(sample, flags, folder, suffix=suffix, known=model.classes)
+        how = {"image_size": model.image_size, "known": model.classes}
+        generate.save_samples(sample, flags, folder, suffix=quantized.suffix(flags.quant), **how)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def sample(flags):
         labels=base.labels_for(flags, model),
         conditions=base.low_res,
     )
-    generate.save_samples(sample, flags, folder, flags.base.base_samples, known=model.classes)
+    how = {"image_size": model.image_size, "known": model.classes}
+    generate.save_samples(sample, flags, folder, flags.base.base_samples, **how)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str
 
     with torch.inference_mode():
         parts = [part.losses(diffusion, model) for part in draws.split(batch_size)]
-    return {name: torch.cat([part[name] for part in parts]).double().cpu() for name in parts[0]}
+    rows = [torch.cat([part[name] for part in parts]) for name in parts[0]]
+    return dict(zip(parts[0], torch.stack(rows).double().cpu()))
 
 
 def fitting(run: Callable[[int], object], batch_size: int) -> int:

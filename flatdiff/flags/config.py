@@ -186,6 +186,17 @@ class RunFlags:
     """What every script has."""
 
     seed: int = flag(0, "all randomness is a function of this number", low=0)
-    dtype: str = flag("fp32", "arithmetic; weights stay fp32", choices=("fp32", "bf16", "fp16"))
+    dtype: str = flag(
+        "fp32",
+        "arithmetic; weights stay fp32; auto: bf16 where this device is quick at it, else fp32; "
+        "fp32 in measuring",
+        choices=("fp32", "bf16", "fp16", "auto"),
+    )
     compile: bool = flag(False, "torch.compile the network, about a minute at first; False: off")
+    deterministic: bool = aside(
+        False,
+        "on CUDA: only kernels that repeat their bits, some slower, so that a resumed run is the "
+        "same one bit by bit, on one GPU of its kind and with its versions of torch, CUDA and "
+        "cuDNN; False: it is the same but for rounding. On a CPU bits repeat either way",
+    )
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")

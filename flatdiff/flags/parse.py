@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import functools
+import os
 import shlex
 from types import SimpleNamespace
 
@@ -97,6 +98,8 @@ def parse(description, argv=None, **groups):
 def run(description, body, **groups):
     """A script: `body` of the flags of its command line, with the ranks set up."""
     flags = parse(description, **groups)
+    if flags.run.deterministic:  # which cuBLAS reads once, at its first product
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..world import dist_util
 
     with dist_util.session():

@@ -13,7 +13,9 @@ class SampleFlags:
 
     model_path: str = aside("", "checkpoint: model*, ema_* or swa_*")
     num_samples: int = part(10000, "number of images", low=1)
-    batch_size: int = aside(16, "images per rank and network call", low=1)
+    batch_size: int = aside(
+        16, "images per rank and network call; where none is given, more on a GPU", low=1
+    )
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     use_ddim: bool = flag(False, "the same as --sampler ddim")

@@ -1,5 +1,6 @@
 """Features of images by name (`names.FEATURES`), and what each kind's distance may be called."""
 
+import contextlib
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -38,9 +39,7 @@ class Features:
         """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""
         parts = []
         bar = tqdm(total=images.num_images, desc=images.name, unit="image", disable=not progress)
-        # TF32 would change the features by 1e-3 of their size
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-        with torch.inference_mode(), exact, bar:
+        with torch.inference_mode(), _without_tf32(), bar:
             for batch in images.batches(batch_size):
                 pixels = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2)
                 found = self.network(pixels)
@@ -83,6 +82,18 @@ def how_to_choose() -> str:
     lines = [f"  --features {name:10s} {told}" for name, (_, told) in FEATURES.items()]
     file = f"FILE is {inception.FILE}, 91 MB, from {inception.URL}"
     return "\n".join(["no features were chosen. One of:", *lines, file])
+
+
+@contextlib.contextmanager
+def _without_tf32():
+    """TF32 would change the features by 1e-3 of their size."""
+    products = torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        products.allow_tf32 = before
 
 
 def _fingerprint(name, network):

@@ -17,9 +17,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import calls
+from . import calls, norm
 
-SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in ("norm", "conv", "int8")]
+NAMES = "norm", "conv", "int8", "noise"
+SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in NAMES]
 FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 )
@@ -33,10 +34,21 @@ def use() -> str:
         return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
     try:
         _check_threads()
-        calls.install(load(SOURCES))
+        install(load(SOURCES))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"PyTorch's kernels, which are slower ({error})"
     return "C++ kernels"
+
+
+def install(library: ctypes.CDLL | None) -> None:
+    """From now on layers are computed by the library; None: by PyTorch.
+
+    :raises OSError: the library does not compute what PyTorch does; then nothing is installed.
+    """
+    calls.hold(library)
+    if library and not (norm.agrees() and calls.conv_agrees()):
+        calls.hold(None)
+        raise OSError("what was compiled does not compute what PyTorch does")
 
 
 def _check_threads() -> None:

@@ -1,10 +1,10 @@
 """What compiled code does on a CPU, where `build` has installed it; else nobody takes anything.
 
-    normalize           group norm, FiLM and SiLU in one pass over the image (norm_kernel.cpp)
     convolve            3x3 convolutions by Winograd's algorithm (conv_kernel.cpp)
     quantize, rescale   images to 8-bit codes, and back from their integer sums (int8_kernel.cpp)
+    add_noise           weight noise in place, a function of its place (noise_kernel.cpp)
 
-All take fp32 alone. The first two have one derivative, in reverse mode.
+All take fp32 alone. The first has one derivative, in reverse mode. Norms are in `norm`.
 """
 
 import contextlib
@@ -18,13 +18,15 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 _SIZE, _INT, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_void_p
-_LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2
+_LAYER = [_SIZE] * 4 + [_POINTER] * 3 + [_INT] * 2 + [_POINTER, _FLOAT, _INT]
 ARGUMENTS = {
     "norm_forward": [*_LAYER, _FLOAT] + [_POINTER] * 3,
     "norm_backward": _LAYER + [_POINTER] * 6,
+    "keep_bits": [_SIZE, ctypes.c_uint64, ctypes.c_uint64, _INT, _POINTER],
     "conv3x3": [_SIZE] * 9 + [_INT] + [_POINTER] * 4,
     "quantize": [_SIZE] * 2 + [_INT] * 2 + [_POINTER] * 4,
     "rescale": [_SIZE] * 3 + [_INT] + [_POINTER] * 5,
+    "add_noise": [_SIZE] * 3 + [ctypes.c_uint64, ctypes.c_uint32, _FLOAT, _INT, _POINTER],
 }
 WIDTH = 32  # channels at a time
 
@@ -32,20 +34,17 @@ _library = None
 _off = False  # for a while, by `switched_off`
 
 
-def install(library: ctypes.CDLL | None) -> None:
-    """From now on these layers are computed by the library; None: by PyTorch.
-
-    :raises OSError: the library does not compute what PyTorch does; then nothing is installed.
-    """
+def hold(library: ctypes.CDLL | None) -> None:
+    """From now on these layers are computed by the library; None: by PyTorch."""
     global _library
     _library = library
-    if library is None:
-        return
-    for name, arguments in ARGUMENTS.items():
+    for name, arguments in ARGUMENTS.items() if library else ():
         getattr(library, name).argtypes = arguments
-    if not _agrees():
-        _library = None
-        raise OSError("what was compiled does not compute what PyTorch does")
+
+
+def library() -> ctypes.CDLL | None:
+    """What is held, or None."""
+    return _library
 
 
 @contextlib.contextmanager
@@ -71,26 +70,25 @@ def twice_differentiable() -> Iterator[None]:
 
 
 def _takes(x: Tensor, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether the library can compute with x, and with others of the dtype, at all.
-
-    Not for what looks inside: torch.compile, torch.func, forward mode, autocast.
-    """
+    """Whether the library can compute with x, and with others of the dtype, at all."""
     return (
         _library is not None
-        and not _off
         and x.is_cpu
         and x.dtype == dtype == torch.float32
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not looked_into()
         and not torch.is_autocast_enabled("cpu")
     )
 
 
-def takes_norm(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
-    """Whether `normalize` takes this image, norm and FiLM."""
-    return _takes(x, weight.dtype) and _is_image(x) and (film is None or film.dtype == x.dtype)
+def looked_into() -> bool:
+    """Whether layers must be PyTorch's own: for torch.compile, torch.func, other derivatives."""
+    return (
+        _off
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -107,38 +105,27 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
         and into == x.shape[1]
         and out * into <= 2 * x.shape[2:].numel() ** 2
         and _takes(x, layer.weight.dtype)
-        and _is_image(x)
+        and is_image(x)
     )
 
 
 def takes_quantize(x: Tensor) -> bool:
     """Whether `quantize` takes x: every image's numbers lie together."""
-    return _takes(x) and x.ndim > 1 and (x.is_contiguous() or _is_image(x))
+    return _takes(x) and x.ndim > 1 and (x.is_contiguous() or is_image(x))
 
 
 def takes_rescale(y: Tensor) -> bool:
     """Whether `rescale` takes y."""
-    return _takes(y) and _is_image(y)
+    return _takes(y) and is_image(y)
 
 
-def _is_image(x: Tensor) -> bool:
+def takes_noise(w: Tensor) -> bool:
+    """Whether `add_noise` takes w: all numbers lie together."""
+    return _takes(w) and (w.is_contiguous() or is_image(w))
+
+
+def is_image(x: Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def normalize(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    film: Tensor | None = None,
-    silu: bool = False,
-) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
-    shift, or None."""
-    film = None if film is None else film.contiguous()
-    inputs = x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu
-    return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -156,7 +143,7 @@ def quantize(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     codes = torch.empty_like(x, dtype=torch.uint8)
     scale, zero = x.new_empty(len(x), *ones), codes.new_empty(len(x), *ones)
     size = len(x), x.numel() // max(len(x), 1)
-    _library.quantize(*size, bits, torch.get_num_threads(), *map(_address, (x, codes, scale, zero)))
+    _library.quantize(*size, bits, torch.get_num_threads(), *map(address, (x, codes, scale, zero)))
     return codes, scale, zero
 
 
@@ -165,31 +152,16 @@ def rescale(y: Tensor, of_ones: Tensor, scale: Tensor, zero: Tensor, bias: Tenso
     n, c, height, width = y.shape
     of_ones = of_ones.contiguous(memory_format=torch.channels_last)
     tensors = of_ones, scale, zero, bias, y
-    _library.rescale(n, height * width, c, torch.get_num_threads(), *map(_address, tensors))
+    _library.rescale(n, height * width, c, torch.get_num_threads(), *map(address, tensors))
     return y
 
 
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, film, groups, eps, silu):
-        y, moments = _norm(x, weight, bias, film, groups, eps, silu)
-        ctx.save_for_backward(x, weight, bias, film, moments)
-        ctx.groups, ctx.silu = groups, silu
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        _differentiate_once()
-        x, weight, bias, film, moments = ctx.saved_tensors
-        dy = dy.contiguous(memory_format=torch.channels_last)
-        dx = torch.empty_like(x)
-        dfilm = None if film is None else torch.empty_like(film)
-        of_images = x.new_empty(2, len(x), x.shape[1])  # of weight, of bias
-        layer = _norm_layer(x, ctx.groups, weight, bias, film, ctx.silu)
-        tensors = dy, x, moments, dx, of_images, dfilm
-        _library.norm_backward(*layer, *map(_address, tensors))
-        dweight, dbias = of_images.sum(1)
-        return dx, dweight, dbias, dfilm, None, None, None
+def add_noise(w: Tensor, scale: float, key: int, stream: int) -> Tensor:
+    """w += scale z, in place: see `noise.add_`."""
+    one_after_another = 1, w.numel(), 1
+    sizes = one_after_another if w.is_contiguous() else (len(w), w.shape[1], w.shape[2:].numel())
+    _library.add_noise(*sizes, key, stream, scale, torch.get_num_threads(), w.data_ptr())
+    return w
 
 
 class _Conv(torch.autograd.Function):
@@ -201,7 +173,7 @@ class _Conv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        _differentiate_once()
+        differentiate_once()
         x, weight = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         of_x, of_weight, of_bias = ctx.needs_input_grad
@@ -215,7 +187,7 @@ class _Conv(torch.autograd.Function):
         return dx, dweight, dbias
 
 
-def _differentiate_once() -> None:
+def differentiate_once() -> None:
     """RuntimeError in a backward pass that is to be differentiated itself (create_graph)."""
     if torch.is_grad_enabled():
         raise RuntimeError(
@@ -224,58 +196,35 @@ def _differentiate_once() -> None:
         )
 
 
-def _norm(x, weight, bias, film, groups, eps, silu):
-    """(y, its groups' means and reciprocal deviations [2, N, groups])."""
-    y, moments = torch.empty_like(x), x.new_empty(2, len(x), groups)
-    layer = _norm_layer(x, groups, weight, bias, film, silu)
-    _library.norm_forward(*layer, eps, x.data_ptr(), y.data_ptr(), moments.data_ptr())
-    return y, moments
-
-
-def _norm_layer(x, groups, weight, bias, film, silu):
-    """The arguments that both of the norm's functions begin with."""
-    n, c, height, width = x.shape
-    tensors = _address(weight), _address(bias), _address(film)
-    return n, height * width, c, groups, *tensors, silu, torch.get_num_threads()
-
-
 def _conv3x3(x, weight, bias=None):
     n, into, height, width = x.shape
     out = len(weight)
     shape, layout = (n, out, height, width), torch.channels_last
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
     sizes = n, height, width, into, out, *weight.stride(), torch.get_num_threads()
-    if not _library.conv3x3(*sizes, *map(_address, (x, weight, bias, y))):
+    if not _library.conv3x3(*sizes, *map(address, (x, weight, bias, y))):
         raise MemoryError(f"no memory for a convolution of {tuple(x.shape)} to {out} channels")
     return y
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _agrees() -> bool:
-    """Whether small examples and their gradients come out as PyTorch's operators give them."""
-
-    def norm(x, weight, bias, film):
-        scale, shift = film[..., None, None].chunk(2, dim=1)
-        return F.silu(F.group_norm(x, 32, weight, bias) * (1 + scale) + shift)
-
-    def ours(x, weight, bias, film):
-        return normalize(x, 32, weight, bias, 1e-5, film, silu=True)
+def conv_agrees() -> bool:
+    """Whether a small convolution and its gradients come out as PyTorch gives them."""
 
     def conv(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=1)
 
-    return _same(norm, ours, (2, 64, 3, 5), 64, 64, (2, 128)) and _same(
-        conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32
-    )
+    return same(conv, convolve, (2, 64, 3, 5), (32, 64, 3, 3), 32)
 
 
 @torch.enable_grad()
-def _same(theirs: Callable, ours: Callable, *shapes) -> bool:
+def same(theirs: Callable, ours: Callable, *shapes, device: str = "cpu") -> bool:
+    """Whether two functions of images and weights agree, and their gradients, on small examples."""
     draw = torch.Generator().manual_seed(0)
-    x, *rest = (torch.randn(shape, generator=draw) for shape in shapes)
+    x, *rest = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
     results = []
     for function in (theirs, ours):
         leaves = [t.requires_grad_() for t in (x.to(memory_format=torch.channels_last), *rest)]

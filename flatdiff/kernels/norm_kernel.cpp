@@ -1,20 +1,43 @@
-// Group norm, scale, shift and SiLU of an image in one go, and the way back.
+// Group norm, scale, shift, SiLU and dropout of an image in one go, and the way back.
 //
-//     x^ = (x - mean) / std,   z = (x^ weight + bias) (1 + scale) + shift,   y = z sigmoid(z)
+//     x^ = (x - mean) / std,   z = (x^ weight + bias) (1 + scale) + shift,   y = z sigmoid(z) keep
 //
-// x, y: [images, pixels, channels]; film: [images, 2, channels], scale and shift, or null; weight,
-// bias: [channels]; mean, rstd = 1 / std: [images, groups]. All fp32; what is summed over an image
-// is summed in blocks of fp32, and the blocks in fp64. Threads share the images and, where these
-// are few, the channels; every number comes out the same for any count of threads.
+// x, y: [images, pixels, channels], fp32 or bf16; all else is fp32: film [images, 2, channels],
+// scale and shift, or null; weight, bias [channels]; mean, rstd = 1 / std [images, groups]. keep is
+// `gain` where a number's bit is set and 0 elsewhere, or 1 without bits. What is summed over an
+// image is summed in blocks of fp32, and the blocks in fp64. Threads share the images and, where
+// these are few, the channels; every number comes out the same for any count of threads.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 namespace {
 
 constexpr int LANES = 16, BLOCK = 64;  // channels at a time, pixels of a sum in fp32
+constexpr int64_t CACHED = 1 << 17;    // numbers of a slice that is read twice
+
+struct BF16 {
+  uint16_t bits;
+};
+
+inline float get(float x) { return x; }
+inline float get(BF16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+inline void put(float& to, float x) { to = x; }
+inline void put(BF16& to, float x) {  // to the nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  to.bits = x == x ? (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 : 0x7FC0;
+}
 
 // exp to 2 units in the last place: 2^n from its bits, times Cephes' polynomial.
 inline float exponential(float x) {
@@ -50,56 +73,93 @@ struct Layer {
   }
 };
 
-// body(image, first channel, last channel), in parallel; slices are whole groups.
+// Dropout: bit i of bits[k] is whether number LANES k + i is kept; what is, times gain.
+struct Drop {
+  const uint16_t* bits;
+  float gain;
+
+  int piece(int64_t element) const { return bits[element / LANES]; }
+  // What number i of a piece is multiplied by.
+  float factor(int piece, int i) const { return piece >> i & 1 ? gain : 0.0f; }
+};
+
+struct Nothing {
+  int piece(int64_t) const { return 0; }
+  float factor(int, int) const { return 1.0f; }
+};
+
+// body(image, first channel, last channel), in parallel; slices are whole groups, and more than
+// there are threads if one of them would hold more than `most` numbers.
 template <class Body>
-void for_slices(const Layer& layer, int threads, Body body) {
+void for_slices(const Layer& layer, int threads, int64_t most, Body body) {
   int64_t unit = layer.width();
   while (unit % LANES && unit < layer.channels) unit += layer.width();
   int64_t units = layer.channels / unit;
   if (layer.channels % unit) unit = layer.channels, units = 1;
-  const int64_t wanted = (threads + layer.images - 1) / layer.images;
-  const int64_t slices = wanted < units ? wanted : units;
+  const int64_t wanted = std::max((threads + layer.images - 1) / layer.images,
+                                  (layer.channels * layer.pixels + most - 1) / most);
+  const int64_t slices = std::min(wanted, units);
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
   for (int64_t n = 0; n < layer.images; n++)
     for (int64_t k = 0; k < slices; k++)
       body(n, unit * (units * k / slices), unit * (units * (k + 1) / slices));
 }
 
+// body(channel, width) for LANES channels at a time, then for one; the width as a type.
+template <class Body>
+inline void for_lanes(int64_t first, int64_t last, Body body) {
+  int64_t c = first;
+  for (; c + LANES <= last; c += LANES) body(c, std::integral_constant<int, LANES>());
+  for (; c < last; c++) body(c, std::integral_constant<int, 1>());
+}
+
 // Sums over `pixels` of x - base and of its square, added to those of earlier pixels.
-template <int W>
-inline void add_moments(const float* x, int64_t pixels, int64_t stride, const float* base,
-                        double* sum, double* square) {
-  float s[W] = {}, q[W] = {};
+template <int W, class T>
+inline void add_moments(const T* x, int64_t pixels, int64_t stride, const T* base, double* sum,
+                        double* square) {
+  float s[W] = {}, q[W] = {}, b[W];
+  for (int c = 0; c < W; c++) b[c] = get(base[c]);
   for (int64_t p = 0; p < pixels; p++)
 #pragma omp simd
     for (int c = 0; c < W; c++) {
-      const float d = x[p * stride + c] - base[c];
+      const float d = get(x[p * stride + c]) - b[c];
       s[c] += d;
       q[c] += d * d;
     }
   for (int c = 0; c < W; c++) sum[c] += s[c], square[c] += q[c];
 }
 
-template <bool SILU>
-void forward(const Layer& layer, float eps, const float* x, float* y, float* mean, float* rstd,
+// y of W channels of a pixel.
+template <bool SILU, int W, class T, class Keep>
+inline void apply(const T* x, const float* slope, const float* offset, Keep keep, int64_t element,
+                  T* y) {
+  const int piece = keep.piece(element);
+#pragma omp simd
+  for (int i = 0; i < W; i++) {
+    const float z = slope[i] * get(x[i]) + offset[i];
+    const float value = SILU ? z / (1.0f + exponential(-z)) : z;
+    put(y[i], value * keep.factor(piece, i));
+  }
+}
+
+template <bool SILU, class T, class Keep>
+void forward(const Layer& layer, float eps, const T* x, Keep keep, T* y, float* mean, float* rstd,
              int threads) {
   const int64_t width = layer.width(), pixels = layer.pixels, channels = layer.channels;
-  for_slices(layer, threads, [=](int64_t n, int64_t first, int64_t last) {
-    const float* in = x + n * pixels * channels;
-    float* out = y + n * pixels * channels;
+  for_slices(layer, threads, INT64_MAX, [=](int64_t n, int64_t first, int64_t last) {
+    const T* in = x + n * pixels * channels;
+    T* out = y + n * pixels * channels;
     std::vector<double> means(channels), squares(channels);
     for (int64_t start = 0; start < pixels; start += BLOCK) {
-      const int64_t count = pixels - start < BLOCK ? pixels - start : BLOCK;
-      const float* block = in + start * channels;
-      int64_t c = first;
-      for (; c + LANES <= last; c += LANES)
-        add_moments<LANES>(block + c, count, channels, in + c, &means[c], &squares[c]);
-      for (; c < last; c++)
-        add_moments<1>(block + c, count, channels, in + c, &means[c], &squares[c]);
+      const int64_t count = std::min<int64_t>(pixels - start, BLOCK);
+      const T* block = in + start * channels;
+      for_lanes(first, last, [&](int64_t c, auto w) {
+        add_moments<w()>(block + c, count, channels, in + c, &means[c], &squares[c]);
+      });
     }
     for (int64_t i = first; i < last; i++) {
       const double sum = means[i];
-      means[i] = in[i] + sum / pixels;
+      means[i] = get(in[i]) + sum / pixels;
       squares[i] -= sum * sum / pixels;
     }
 
@@ -120,44 +180,46 @@ void forward(const Layer& layer, float eps, const float* x, float* y, float* mea
     }
     const float *a = slope.data(), *b = offset.data();
     for (int64_t p = 0; p < pixels; p++)
-#pragma omp simd
-      for (int64_t i = first; i < last; i++) {
-        const float z = a[i] * in[p * channels + i] + b[i];
-        out[p * channels + i] = SILU ? z / (1.0f + exponential(-z)) : z;
-      }
+      for_lanes(first, last, [&](int64_t c, auto w) {
+        const int64_t at = p * channels + c;
+        apply<SILU, w()>(in + at, a + c, b + c, keep, n * pixels * channels + at, out + at);
+      });
   });
 }
 
 // dL/dz of some pixels; its sum over them, and that of its product with x^, added to earlier ones.
-template <bool SILU, int W>
-inline void add_slopes(const float* dy, const float* x, int64_t pixels, int64_t stride,
-                       const float* slope, const float* offset, const float* mean,
-                       const float* rstd, float* dz, double* sum, double* dot) {
+template <bool SILU, int W, class T, class Keep>
+inline void add_slopes(const T* dy, const T* x, int64_t pixels, int64_t stride, const float* slope,
+                       const float* offset, const float* mean, const float* rstd, Keep keep,
+                       int64_t element, float* dz, int64_t dz_stride, double* sum, double* dot) {
   float s[W] = {}, q[W] = {};
-  for (int64_t p = 0; p < pixels; p++)
+  for (int64_t p = 0; p < pixels; p++) {
+    const int piece = keep.piece(element + p * stride);
 #pragma omp simd
     for (int c = 0; c < W; c++) {
-      const float v = x[p * stride + c];
-      float d = dy[p * stride + c];
+      const float v = get(x[p * stride + c]);
+      float d = get(dy[p * stride + c]) * keep.factor(piece, c);
       if (SILU) {
         const float z = slope[c] * v + offset[c], g = sigmoid(z);
         d *= g * (1.0f + z * (1.0f - g));
       }
-      dz[p * stride + c] = d;
+      dz[p * dz_stride + c] = d;
       s[c] += d;
       q[c] += d * ((v - mean[c]) * rstd[c]);
     }
+  }
   for (int c = 0; c < W; c++) sum[c] += s[c], dot[c] += q[c];
 }
 
-template <bool SILU>
-void backward(const Layer& layer, const float* dy, const float* x, const float* mean,
-              const float* rstd, float* dx, float* dweight, float* dbias, float* dfilm,
-              int threads) {
+template <bool SILU, class T, class Keep>
+void backward(const Layer& layer, const T* dy, const T* x, Keep keep, const float* mean,
+              const float* rstd, T* dx, float* dweight, float* dbias, float* dfilm, int threads) {
   const int64_t width = layer.width(), pixels = layer.pixels, channels = layer.channels;
-  for_slices(layer, threads, [=](int64_t n, int64_t first, int64_t last) {
-    const float* in = x + n * pixels * channels;
-    float* out = dx + n * pixels * channels;
+  constexpr bool half = sizeof(T) < sizeof(float);  // then dz needs a place of its own
+  for_slices(layer, threads, half ? CACHED : INT64_MAX, [=](int64_t n, int64_t first, int64_t last) {
+    const int64_t image = n * pixels * channels;
+    const T *in = x + image, *dout = dy + image;
+    T* out = dx + image;
     std::vector<float> slope(channels), offset(channels), m(channels), r(channels);
     for (int64_t i = first; i < last; i++) {
       m[i] = mean[n * layer.groups + i / width];
@@ -167,16 +229,17 @@ void backward(const Layer& layer, const float* dy, const float* x, const float* 
       offset[i] = (layer.bias[i] - m[i] * w) * k + layer.shift(n, i);
     }
     std::vector<double> sum(channels), dot(channels);  // over pixels, of dz and of dz x^
-    const float* dout = dy + n * pixels * channels;
+    const std::unique_ptr<float[]> place(half ? new float[pixels * (last - first)] : nullptr);
+    float* dz = half ? place.get() : reinterpret_cast<float*>(out + first);
+    const int64_t stride = half ? last - first : channels;
     for (int64_t start = 0; start < pixels; start += BLOCK) {
-      const int64_t count = pixels - start < BLOCK ? pixels - start : BLOCK;
-      int64_t c = first, at = start * channels + first;
-      for (; c + LANES <= last; c += LANES, at += LANES)
-        add_slopes<SILU, LANES>(dout + at, in + at, count, channels, &slope[c], &offset[c], &m[c],
-                                &r[c], out + at, &sum[c], &dot[c]);
-      for (; c < last; c++, at++)
-        add_slopes<SILU, 1>(dout + at, in + at, count, channels, &slope[c], &offset[c], &m[c],
-                            &r[c], out + at, &sum[c], &dot[c]);
+      const int64_t count = std::min<int64_t>(pixels - start, BLOCK);
+      for_lanes(first, last, [&](int64_t c, auto w) {
+        const int64_t at = start * channels + c;
+        add_slopes<SILU, w()>(dout + at, in + at, count, channels, &slope[c], &offset[c], &m[c],
+                              &r[c], keep, image + at, dz + start * stride + c - first, stride,
+                              &sum[c], &dot[c]);
+      });
     }
 
     // dx = rstd (dx^ - <dx^> - x^ <dx^ x^>), the means over the group; dx^ = weight (1 + scale) dz
@@ -200,38 +263,61 @@ void backward(const Layer& layer, const float* dy, const float* x, const float* 
         }
       }
     }
-    const float *a = slope.data(), *b = of_x.data(), *k = rest.data();
-    for (int64_t p = 0; p < pixels; p++)
+    const float *a = slope.data() + first, *b = of_x.data() + first, *k = rest.data() + first;
+    for (int64_t p = 0; p < pixels; p++) {
+      const float* d = dz + p * stride;
+      const T* from = in + p * channels + first;
+      T* to = out + p * channels + first;
 #pragma omp simd
-      for (int64_t i = first; i < last; i++)
-        out[p * channels + i] = a[i] * out[p * channels + i] + b[i] * in[p * channels + i] + k[i];
+      for (int64_t i = 0; i < last - first; i++)
+        put(to[i], a[i] * d[i] + b[i] * get(from[i]) + k[i]);
+    }
   });
+}
+
+// body(an image's type, whether there is SiLU, what dropout does), all as types.
+template <class Body>
+void for_kind(int half, int silu, Drop drop, Body body) {
+  const auto with = [=](auto type, auto silu) {
+    drop.bits ? body(type, silu, drop) : body(type, silu, Nothing());
+  };
+  const auto of = [=](auto type) {
+    silu ? with(type, std::true_type()) : with(type, std::false_type());
+  };
+  half ? of(BF16()) : of(float());
 }
 
 }  // namespace
 
 extern "C" {
 
-// moments: [2, images, groups], the means, then the reciprocals of the deviations.
+// half: whether images are bf16, not fp32; keep: dropout's bits, or null; moments: [2, images,
+// groups], the means, then the reciprocals of the deviations.
 void norm_forward(int64_t images, int64_t pixels, int64_t channels, int64_t groups,
-                  const float* weight, const float* bias, const float* film, int silu, int threads,
-                  float eps, const float* x, float* y, float* moments) {
+                  const float* weight, const float* bias, const float* film, int silu, int half,
+                  const uint16_t* keep, float gain, int threads, float eps, const void* x, void* y,
+                  float* moments) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  float* rstd = moments + images * groups;
-  (silu ? forward<true> : forward<false>)(layer, eps, x, y, moments, rstd, threads);
+  for_kind(half, silu, {keep, gain}, [=](auto type, auto silu, auto drop) {
+    using T = decltype(type);
+    forward<silu()>(layer, eps, static_cast<const T*>(x), drop, static_cast<T*>(y), moments,
+                    moments + images * groups, threads);
+  });
 }
 
 // of_images: [2, images, channels], each image's part of the gradient of weight, and of bias;
 // dfilm: as film, or null.
 void norm_backward(int64_t images, int64_t pixels, int64_t channels, int64_t groups,
-                   const float* weight, const float* bias, const float* film, int silu, int threads,
-                   const float* dy, const float* x, const float* moments, float* dx,
-                   float* of_images, float* dfilm) {
+                   const float* weight, const float* bias, const float* film, int silu, int half,
+                   const uint16_t* keep, float gain, int threads, const void* dy, const void* x,
+                   const float* moments, void* dx, float* of_images, float* dfilm) {
   const Layer layer{images, pixels, channels, groups, weight, bias, film};
-  const float* rstd = moments + images * groups;
-  float* dbias = of_images + images * channels;
-  (silu ? backward<true> : backward<false>)(layer, dy, x, moments, rstd, dx, of_images, dbias,
-                                            dfilm, threads);
+  for_kind(half, silu, {keep, gain}, [=](auto type, auto silu, auto drop) {
+    using T = decltype(type);
+    backward<silu()>(layer, static_cast<const T*>(dy), static_cast<const T*>(x), drop, moments,
+                     moments + images * groups, static_cast<T*>(dx), of_images,
+                     of_images + images * channels, dfilm, threads);
+  });
 }
 
 }  // extern "C"

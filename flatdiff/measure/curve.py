@@ -90,8 +90,9 @@ class Curve(frame.Measure):
         def at(size: float, draw: int) -> dict:
             return subject.at(move(size, draw=draw), each=True)
 
+        kind = f"{self.name} {perturb.NUMBERS} {self.noise_scale}"
         return {
-            f"{self.name} {self.noise_scale} {size} {draw}": functools.partial(at, size, draw)
+            f"{kind} {size} {draw}": functools.partial(at, size, draw)
             for size in self.sizes
             for draw in range(self.num_draws)
         }

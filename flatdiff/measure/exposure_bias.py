@@ -121,8 +121,8 @@ def norms(steps: Iterable[Step]) -> tuple[Tensor, Tensor | None]:
     columns = []
     for step in steps:
         norm = torch.linalg.vector_norm(step.eps.flatten(1), dim=1, dtype=torch.float64)
-        columns.append(norm.cpu())
-    return torch.stack(columns[::-1], dim=1), step.x_next
+        columns.append(norm)
+    return torch.stack(columns[::-1], dim=1).cpu(), step.x_next
 
 
 def spread(drift: Tensor) -> tuple[float, np.ndarray]:

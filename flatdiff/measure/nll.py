@@ -16,10 +16,12 @@ from ..models.generate import ImageNoise
 from ..rng import BOUND, generator
 from ..store import finite
 from ..world import dist_util, logger
+from ..world.arithmetic import arithmetic
 
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
 
 
+@arithmetic(tf32=False)
 def evaluate(
     model, diffusion, dataset, *, num_samples, batch_size, clip_denoised, seed, autocast
 ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -27,8 +27,7 @@ ALPHAS = [round(-0.25 + 0.05 * i, 2) for i in range(31)]  # 0 is one checkpoint,
 def directions(weights: Sequence[Tensor], seed: int) -> list[list[Tensor]]:
     """Return two filter-normalized directions, each shaped as the weights: the same noise for all
     networks of one shape, which each rescales to its own filters."""
-    both = (perturb.noise(weights, seed, draw, filterwise=True) for draw in range(2))
-    return [[z.clone() for z in noise] for noise in both]
+    return [list(perturb.noise(weights, seed, draw, filterwise=True)) for draw in range(2)]
 
 
 def plane(directions: Sequence[Sequence[Tensor]], a: float, b: float) -> perturb.Perturbation:
@@ -61,8 +60,12 @@ class SURFACE(frame.Measure):
 
     def tasks(self, subject) -> dict[str, frame.Task]:
         both = directions(subject.weights, subject.seed)
+
+        def at(a: float, b: float) -> dict:
+            return subject.at(plane(both, a, b))
+
         return {
-            f"plane {a} {b}": functools.partial(lambda a, b: subject.at(plane(both, a, b)), a, b)
+            f"plane {perturb.NUMBERS} {a} {b}": functools.partial(at, a, b)
             for a, b in itertools.product(self.axis, repeat=2)
         }
 

@@ -25,6 +25,7 @@ from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
+from ..world.arithmetic import arithmetic
 from .subject import Subject
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
@@ -229,6 +230,7 @@ def _log_errors(layers, weights, path):
         disk.write_csv(rows, path)
 
 
+@arithmetic(tf32=False)
 def _subject(model, flags):
     """Put the network on images of --data_dir and on the chain of the training, whatever the one
     that is sampled; None without images."""
@@ -253,6 +255,7 @@ def _training_chain(flags):
     return factories.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
+@arithmetic(tf32=False)
 def _log_losses(subject):
     """Log the losses, mse first, where there is one; a rise is paired image by image."""
     rises = subject.measure() - subject.own

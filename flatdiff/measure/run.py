@@ -22,6 +22,7 @@ from ..store import checkpoint
 from ..store.checkpoint import sha256
 from ..store.model_paths import find_models, short_names
 from ..world import dist_util, logger
+from ..world.arithmetic import arithmetic
 from . import exposure as exposures
 from . import frame, quantized
 from .finished import Finished
@@ -67,6 +68,7 @@ def check(flags) -> None:
     quantized.without_quant(flags)
 
 
+@arithmetic(tf32=False)
 def flatness(flags, folder: str) -> dict:
     """Do what --flatness, which has passed `check`, says with every checkpoint: a record of
     "settings", "models", "rows", and for the surface of two "line".
@@ -76,7 +78,7 @@ def flatness(flags, folder: str) -> dict:
     """
     measure = made(flags.flatness.flatness, flags.flatness)
     paths = find_models(flags.flatness.model_path)
-    flags = quantized.without_quant(arithmetic(flags, measure.fp32))
+    flags = quantized.without_quant(exact(flags) if measure.fp32 else flags)
     images = functools.cache(functools.partial(load_images, flags))
     record = {"settings": settings(flags), "models": []}
     with Finished(os.path.join(folder, "flatness_parts")) as finished:
@@ -135,12 +137,8 @@ def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple
     return *probe.images_of(dataset, wanted, flags.run.seed), dataset.num_images
 
 
-def arithmetic(flags, fp32: bool):
-    """Set flags, and torch, for exact work: the rises are small differences of losses."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    if not fp32:
-        return flags
+def exact(flags):
+    """Set flags for exact work: the rises are small differences of losses."""
     run = dataclasses.replace(flags.run, dtype="fp32", compile=False)
     model = dataclasses.replace(flags.model, use_fp16=False)
     if (run, model) != (flags.run, flags.model):
@@ -162,6 +160,7 @@ def warn_of_differences(models: list[dict]) -> None:
             logger.warn(f"warning: {key} is {values}: {why}")
 
 
+@arithmetic(tf32=False)
 def exposure(flags, folder: str) -> dict:
     """Measure: a record of settings, what `exposures.about` says, and models.
 
@@ -169,7 +168,6 @@ def exposure(flags, folder: str) -> dict:
     "error"}: numbers, or lists over timesteps (least noise first) or channels. ValueError, before
     any chain is begun, for flags, files and networks that do not go together.
     """
-    torch.backends.cudnn.deterministic = True
     measure = made("exposure", flags.exposure)
     paths = find_models(flags.exposure.model_path)
     flags = quantized.without_quant(flags)

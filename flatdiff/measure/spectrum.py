@@ -14,33 +14,47 @@ from tqdm import tqdm
 from ..report.text import table
 from ..store import finite
 from ..weights import hessian
+from ..weights.basis import Place
 from ..world import dist_util
 from . import frame
 from .curve import mean_and_error
 from .frame import number
 from .subject import packed, unpacked
 
+PRODUCTS = "differences", "exact"
+
 
 class HESSIAN(frame.Measure):
-    """Measures the trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues."""
+    """Measures the trace, of `num_draws` probes, and the `num_eigenvalues` largest eigenvalues.
+
+    `product`: by "differences" of gradients and losses, or "exact", differentiated twice, which
+    takes two to four times as long.
+    """
 
     together = fp32 = True
 
-    def __init__(self, *, num_draws: int, num_eigenvalues: int):
-        self.num_draws, self.count = num_draws, num_eigenvalues
+    def __init__(self, *, num_draws: int, num_eigenvalues: int, product: str = PRODUCTS[0]):
+        if product not in PRODUCTS:
+            raise ValueError(f"HESSIAN, product: got {product!r}, expected {' or '.join(PRODUCTS)}")
+        self.num_draws, self.count, self.product = num_draws, num_eigenvalues, product
 
     def tasks(self, subject) -> dict[str, frame.Task]:
+        exact = self.product == "exact"
+        by = "" if exact else f" {self.product}"  # keys without a word are those of the exact ones
+
         def trace(draw: int) -> dict:
-            each = subject.curvatures(hessian.signs(subject.num_weights, subject.seed, draw))
+            signs = hessian.signs(subject.num_weights, subject.seed, draw)
+            each = subject.curvatures(signs, exact)
             return {"value": float(subject.means(each)[0]), "each": packed(each)}
 
-        traces = {f"trace {k}": functools.partial(trace, k) for k in range(self.num_draws)}
-        return traces | {f"top {self.count}": functools.partial(_lanczos, subject, self.count)}
+        # first what needs a gradient, and says so of a network that has none
+        top = {f"top {self.count}{by}": functools.partial(_lanczos, subject, self.count, exact)}
+        return top | {f"trace {k}{by}": functools.partial(trace, k) for k in range(self.num_draws)}
 
     def result(self, subject, found: list) -> dict:
-        """Return "of" (a term), "trace" (z.Hz by draw), "eigenvalues" (down), and "residuals";
-        "trace_error_images" and "eigenvalue_errors_images"."""
-        *trace, top = found
+        """Return "of" (a term), "product", "trace" (z.Hz by draw), "eigenvalues" (down), and
+        "residuals"; "trace_error_images" and "eigenvalue_errors_images"."""
+        top, *trace = found
         values = [part["value"] for part in trace]
         finite.check(values + top["eigenvalues"], f"Hessian of {subject.path}")
         mean = sum(unpacked(part["each"]) for part in trace) / len(trace)
@@ -48,6 +62,7 @@ class HESSIAN(frame.Measure):
         of_trace, *errors = subject.errors_of(each)[:, 0].tolist()
         return {
             "of": subject.terms[0],
+            "product": self.product,
             "trace": values,
             "trace_error_images": of_trace,
             "eigenvalues": top["eigenvalues"],
@@ -107,8 +122,10 @@ class HESSIAN(frame.Measure):
         return {"eigenvalue": next(iter(model["eigenvalues"]), None)}
 
 
-def _lanczos(subject, count: int) -> dict:
-    product, size = subject.hessian_product(), subject.num_weights
+def _lanczos(subject, count: int, exact: bool) -> dict:
+    """Find eigenvalues, residuals and what each image adds. The second derivative of the loss along
+    a vector, found without gradients, is another answer: a residual has the difference, too."""
+    product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
     look = {"desc": "Lanczos", "leave": False, "disable": dist_util.rank() > 0}
     with tqdm(total=steps + count, **look) as bar:
@@ -117,7 +134,10 @@ def _lanczos(subject, count: int) -> dict:
             bar.update()
             return product(vector)
 
-        found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps)
+        place = (dist_util.rank(), dist_util.world_size(), dist_util.all_reduce_sum)
+        place = Place(*place, dist_util.dev(), torch.float32)
+        found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps, place=place)
     values, residuals, vectors = found
-    each = [packed(subject.curvatures(v)) for v in vectors]
-    return {"eigenvalues": values.tolist(), "residuals": residuals.tolist(), "each": each}
+    each = torch.stack([subject.curvatures(v, exact) for v in vectors])
+    residuals = torch.hypot(residuals, subject.means(each)[:, 0] - values).tolist()
+    return {"eigenvalues": values.tolist(), "residuals": residuals, "each": [*map(packed, each)]}

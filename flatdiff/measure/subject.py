@@ -15,7 +15,7 @@ from ..chain import probe
 from ..models import networks
 from ..store import finite
 from ..store.checkpoint import sha256
-from ..weights import hessian, perturb
+from ..weights import differences, hessian, perturb
 from ..world import dist_util
 
 TERM = {"mse": "mse of the noise", "vb": "vb [bits per dimension]", "loss": "loss"}
@@ -117,45 +117,74 @@ class Subject:
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
         return found | ({"rises": packed(losses - self.own)} if each else {})
 
-    def hessian_product(self) -> hessian.Product:
-        """Return v -> H v of the mean of the headline, by all ranks together: the sum over batches
-        in their order, whichever rank has computed one."""
-        parts = self.draws.split(self._hessian_batch)
-        nothing = torch.zeros(self.num_weights, device=dist_util.dev())
+    def hessian_product(self, exact: bool = False) -> hessian.Product:
+        """Return v -> H v of the mean of the headline, by all ranks together: by differences of
+        gradients, or `exact`, twice differentiated."""
 
-        def part(vector: Tensor, draws) -> Tensor:
-            def loss():
-                return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
+        def loss(draws) -> Tensor:
+            return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
 
-            return hessian.hessian_vector_product(loss, self.weights, vector)
+        def of(step: Tensor, draws) -> Tensor:
+            given = functools.partial(loss, draws), self.weights, step
+            if exact:
+                return hessian.hessian_vector_product(*given)
+            return differences.of_gradients(*given, self.spare)
 
-        def product(vector: Tensor) -> Tensor:
-            total = torch.zeros_like(vector)
-            for first in range(0, len(parts), dist_util.world_size()):
-                mine = first + dist_util.rank()
-                own = part(vector, parts[mine]) if mine < len(parts) else nothing
-                for each in dist_util.all_gather_cat(own[None]):
-                    total += each.cpu()
-            return total
+        summed = functools.partial(self._summed, of, self._parts(exact))
+        if exact:
+            return summed
+        return differences.product(summed, float(self.at_w[0, 0]), self.weights)
 
-        return product
+    def _summed(self, of: Callable, parts: list, vector: Tensor) -> Tensor:
+        """Sum of(vector, draws) [n] over batches in their order, whichever rank has computed one,
+        in the vector's dtype and on its device."""
+        total, nothing = torch.zeros_like(vector), torch.zeros_like(vector, device=dist_util.dev())
+        for first in range(0, len(parts), dist_util.world_size()):
+            mine = first + dist_util.rank()
+            own = of(vector, parts[mine]) if mine < len(parts) else nothing
+            for each in dist_util.all_gather_cat(own[None]):
+                total += each.to(total.device)
+        return total
 
-    def curvatures(self, vector: Tensor) -> Tensor:
-        """Return v . H_i v, float64 [N], of the headline of each image; by all ranks together."""
-        parts = self.draws.split(self._hessian_batch)
+    def curvatures(self, vector: Tensor, exact: bool = False) -> Tensor:
+        """Return v . H_i v, float64 [N], of the headline of each image; by all ranks together: by
+        differences of losses, or `exact`, twice differentiated."""
+        parts = self._parts(exact)
+        factor = 1.0  # from the first images on every rank, so that all take the same
+        if not exact:
+            first = functools.partial(self.headline_of, parts[0])
+            factor = differences.step_along(first, self.weights, vector, self.spare)
         mine = range(dist_util.rank(), len(parts), dist_util.world_size())
-        own = {i: self._curvatures(vector, parts[i]).double().cpu() for i in mine}
+        own = {i: self._curvatures(vector * factor, parts[i], exact).cpu() for i in mine}
         found = {i: part for each in dist_util.all_gather_object(own) for i, part in each.items()}
-        return torch.cat([found[i] for i in range(len(parts))])
+        return torch.cat([found[i] for i in range(len(parts))]) / factor**2
 
-    def _curvatures(self, vector: Tensor, draws) -> Tensor:
-        return hessian.curvatures(lambda: self.headline_of(draws), self.weights, vector)
+    def _curvatures(self, step: Tensor, draws, exact: bool) -> Tensor:
+        losses = functools.partial(self.headline_of, draws)
+        if exact:
+            return hessian.curvatures(losses, self.weights, step).double()
+        return differences.curvatures(losses, self.weights, step, self.spare)
+
+    def _parts(self, exact: bool) -> list:
+        return self.draws.split(self._hessian_batch if exact else self._gradient_batch)
+
+    @functools.cached_property
+    def _gradient_batch(self) -> int:
+        """The images that a gradient has memory for."""
+
+        def run(count: int) -> None:
+            losses = self.headline_of(self.draws.slice(0, count))
+            torch.autograd.grad(losses.sum(), self.weights, allow_unused=True)
+
+        return self.fitting(self.batch_size, run)
 
     @functools.cached_property
     def _hessian_batch(self) -> int:
-        """The images that `curvatures` has memory for, which takes more than `hessian_product`."""
+        """The images that exact `curvatures` have memory for, which take more than the product."""
         zero, draws = torch.zeros(self.num_weights), self.draws
-        return self.fitting(self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n)))
+        return self.fitting(
+            self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n), exact=True)
+        )
 
     def headline_of(self, draws) -> Tensor:
         """Compute the headline [n] of some of the draws, for autograd."""

@@ -23,8 +23,10 @@ from ..flags import choices, keys, parse
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger
+from ..world.arithmetic import arithmetic
 from . import networks
 
+PIXELS_AT_ONCE = 256 * 32**2  # of a batch on a GPU
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
 
 
@@ -88,8 +90,9 @@ def sample_images(
     x_t = noise(torch.empty(len(indices), *shape, device=device))
     knobs |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn, "model_kwargs": given}
     x = last(walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs))
+    x = x.cpu()  # the one wait of a batch
     finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
-    return to_uint8(x).cpu().numpy()
+    return to_uint8(x).numpy()
 
 
 def draw_labels(indices, seed, labels):
@@ -137,7 +140,7 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     def sample(indices):
         y = labels(indices)
         given = {"labels": None if model.num_classes is None else y, "cond_fn": guide and guide(y)}
-        with autocast():
+        with arithmetic(tf32=True, deterministic=flags.run.deterministic), autocast():
             given |= conditions(indices)
             return sample_images(model, diffusion, indices, shape, **how, **given), y
 
@@ -150,9 +153,20 @@ def key(flags, *files):
     return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
 
 
-def save_samples(sample, flags, folder, *files, suffix="", known=()):
+def batch_size_of(flags, image_size):
+    """Images per network call: --batch_size, or if none was given on CUDA as many as fill it, 256
+    of side 32 or of as many pixels in all. The images do not depend on it."""
+    given = flags.sample.batch_size
+    if "batch_size" in flags.given or dist_util.dev().type != "cuda":
+        return given
+    chosen = max(given, PIXELS_AT_ONCE // image_size**2)
+    logger.log(f"images per network call: {chosen} (--batch_size gives another number)")
+    return chosen
+
+
+def save_samples(sample, flags, folder, *files, image_size, suffix="", known=()):
     """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
-    amount = flags.sample.num_samples, flags.sample.batch_size
+    amount = flags.sample.num_samples, batch_size_of(flags, image_size)
     own = key(flags, *files)
     path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
     logger.log(f"sampling complete: {path}")

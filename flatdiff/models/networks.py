@@ -2,6 +2,7 @@
 
 import functools
 import getpass
+import math
 import os
 import tempfile
 import time
@@ -62,20 +63,48 @@ def place(model):
 
 def compile_network(model):
     """torch.compile at the first call; the log says how long that took, and where it is kept."""
-    model.compile()
-    compiled = model._compiled_call_impl
-    ours = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours)
+    model.compile(dynamic=False)
+    model._compiled_call_impl = _Compiled(model)
 
-    def first(*args, **kwargs):
-        start = time.perf_counter()
-        output = compiled(*args, **kwargs)
-        model._compiled_call_impl = compiled
+
+class _Compiled:
+    """Calls a compiled network, whose kernels are made for one number of images.
+
+    A smaller batch, as the last one of a sampling or a measurement is, is filled up with its own
+    images to the largest so far, and their outputs are dropped: that is soon done, and compiling
+    anew is not. In training batches stay what they are.
+    """
+
+    def __init__(self, model):
+        self.model, self.compiled = model, model._compiled_call_impl
+        self.largest, self.told = 0, False
+
+    def __call__(self, x, *args, **kwargs):
+        if not self.told:
+            return self._first(x, *args, **kwargs)
+        count = len(x)
+        if self.model.training or count >= self.largest:
+            self.largest = max(self.largest, 0 if self.model.training else count)
+            return self.compiled(x, *args, **kwargs)
+        args = [self._filled(a, count) for a in (x, *args)]
+        kwargs = {name: self._filled(value, count) for name, value in kwargs.items()}
+        return self.compiled(*args, **kwargs)[:count]
+
+    def _first(self, *args, **kwargs):
+        """The first call, with a line of the log."""
+        self.told, start = True, time.perf_counter()
+        output = self(*args, **kwargs)
+        ours = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+        kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours)
         seconds = time.perf_counter() - start
         logger.log(f"compiled in {seconds:.0f} s (its gradient follows); the next run uses {kept}")
         return output
 
-    model._compiled_call_impl = first
+    def _filled(self, value, count):
+        """A tensor [count, ...] -> [largest, ...], in the same layout; anything else as it is."""
+        if not torch.is_tensor(value) or value.shape[:1] != (count,):
+            return value
+        return torch.cat([value] * math.ceil(self.largest / count))[: self.largest]
 
 
 def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.backends import cudnn
+from torch.backends import cuda, cudnn
 from torch.nn.modules.conv import _ConvNd
 
 from ..nets.blocks import TokenLinear
@@ -14,18 +14,23 @@ from ..world import dist_util, logger
 GOOD = 0.9  # the least cosine between a move and what the network sees of it
 
 
-def arithmetics(model: nn.Module, dtype: str, tf32: bool = False) -> dict[nn.Parameter, str]:
+def arithmetics(
+    model: nn.Module, dtype: str, tf32: bool = False, products: bool = False
+) -> dict[nn.Parameter, str]:
     """The parameters that a network uses rounded, under --dtype, and in which arithmetic.
 
     Autocast rounds weights and biases of convolutions and linear layers, and nothing else. In fp32
-    with `tf32`, as cudnn.allow_tf32 has it on a GPU, convolutions round their weights.
+    with `tf32`, as cudnn.allow_tf32 has it on a GPU, convolutions round their weights; with
+    `products`, as cuda.matmul.allow_tf32 has it, so do linear layers.
     """
     used = {}
     for layer in model.modules():
         if dtype != "fp32" and isinstance(layer, nn.Linear | _ConvNd):
             used |= dict.fromkeys(layer.parameters(recurse=False), dtype)
-        elif dtype == "fp32" and tf32 and isinstance(layer, _ConvNd):
-            used |= {} if isinstance(layer, TokenLinear) else {layer.weight: "tf32"}
+        elif dtype == "fp32" and isinstance(layer, nn.Linear | TokenLinear):
+            used |= {layer.weight: "tf32"} if products else {}
+        elif dtype == "fp32" and isinstance(layer, _ConvNd):
+            used |= {layer.weight: "tf32"} if tf32 else {}
     return used
 
 
@@ -34,15 +39,11 @@ class ClimbLog:
 
     It looks at the first climb after each line of the log, and, since a new network has zeros where
     a climb is exact, at climbs 1, 2, 4, 8, ... Once, it warns of a cosine below GOOD. In fp32 it
-    also logs what tf32 convolutions would see, or do.
+    also logs what a GPU's tf32 would see, or does, in convolutions and products.
     """
 
     def __init__(self, model: nn.Module, dtype: str, device, rho: float):
-        self.rho, self.seen = rho, {"seen": (dtype, arithmetics(model, dtype))}
-        if dtype == "fp32":
-            self.seen["tf32"] = ("tf32", arithmetics(model, dtype, tf32=True))
-            if device.type == "cuda" and cudnn.allow_tf32:
-                self.seen["seen"] = self.seen["tf32"]
+        self.rho, self.model, self.dtype, self.device = rho, model, dtype, device
         self.num_climbs, self.due, self.warned = 0, True, False
 
     def __call__(self, start: list[Tensor], moved: list[Tensor]) -> None:
@@ -51,7 +52,7 @@ class ClimbLog:
         early = self.num_climbs & (self.num_climbs - 1) == 0
         if dist_util.rank() > 0 or not (self.due or early):
             return
-        for name, (arithmetic, used) in self.seen.items():
+        for name, (arithmetic, used) in self._views().items():
             formats = [used.get(w, "fp32") for w in moved]
             length, cosine = seen(start, moved, formats)
             if cosine != cosine:  # an overflow of fp16, or a zero gradient: the next one
@@ -61,6 +62,17 @@ class ClimbLog:
                 self.warned = True
                 self.warn(arithmetic, length, cosine, enough(start, moved, formats, GOOD))
         self.due = False
+
+    def _views(self) -> dict[str, tuple[str, dict]]:
+        """What is logged: its name, and the arithmetic and its parameters. Read at each look, as
+        tf32 is a setting of a block (`world.arithmetic`)."""
+        views = {"seen": (self.dtype, arithmetics(self.model, self.dtype))}
+        if self.dtype == "fp32":
+            views["tf32"] = "tf32", arithmetics(self.model, "fp32", True, True)
+            allowed = cudnn.allow_tf32, cuda.matmul.allow_tf32
+            if self.device.type == "cuda" and any(allowed):
+                views["seen"] = "tf32", arithmetics(self.model, "fp32", *allowed)
+        return views
 
     def warn(self, arithmetic: str, length: float, cosine: float, factor: float) -> None:
         away = {"tf32": "export NVIDIA_TF32_OVERRIDE=0"}.get(arithmetic, "train with --dtype fp32")

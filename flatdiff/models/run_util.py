@@ -9,15 +9,16 @@ import os
 from ..data import classes, image_datasets
 from ..store import checkpoint
 from ..world import dist_util, logger
-from . import generate
+from . import dtypes, generate
 from .factories import create_chain
 
 
-def open_log(flags, step=None, own=True):
+def open_log(flags, step=None, own=True, auto=()):
     """One folder for all ranks, made if needed; returns its absolute path.
 
     What is logged there already stays. With `step`, the first of a training run, tables are kept
-    too; if they are our own, without what older runs wrote after that step.
+    too; if they are our own, without what older runs wrote after that step. `auto`: what --dtype
+    auto is, and why; by default what is quickest here.
     """
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
     folder = dist_util.broadcast_object(checkpoint.absolute(folder))
@@ -25,8 +26,10 @@ def open_log(flags, step=None, own=True):
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
     if step is not None and own:
         logger.truncate(step)
+    logger.caution(dist_util.caution())
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
+    flags.run = dtypes.decided(flags.run, *auto)
     return folder
 
 

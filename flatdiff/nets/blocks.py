@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels import attention as kernels
 from .layers import Layers, avg_pool_nd, checkpoint, conv_nd, normalization, run_layers, zero_module
 
 
@@ -151,7 +152,8 @@ def attend(qkv: Tensor, num_heads: int, new_order: bool) -> Tensor:
     """
     order, part = ((3, num_heads, -1), 2) if new_order else ((num_heads, 3, -1), 3)
     q, k, v = (x.transpose(1, 2) for x in qkv.unflatten(2, order).unbind(part))  # [N, head, T, ch]
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    attention = kernels.attend if kernels.takes(q) else F.scaled_dot_product_attention
+    return attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 class QKVAttentionLegacy(nn.Module):

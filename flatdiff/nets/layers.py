@@ -11,7 +11,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from ..kernels import calls
+from ..kernels import calls, norm
 
 SiLU = nn.SiLU
 NUM_GROUPS = 32
@@ -22,18 +22,26 @@ class GroupNorm32(nn.GroupNorm):
     """GroupNorm computed in its weights' dtype (float32, also in half networks), then cast back.
 
     What follows it in a network can be asked for at once, and is then one pass over the image
-    where `kernels` has one: scale and shift (FiLM), and SiLU.
+    where `kernels` has one: scale and shift (FiLM), SiLU, and dropout.
     """
 
-    def forward(self, x: Tensor, film: Tensor | None = None, silu: bool = False) -> Tensor:
-        """x: [N, C, *spatial] -> silu(norm(x) * (1 + scale) + shift); film: [N, 2 C], scale then
-        shift."""
-        if calls.takes_norm(x, self.weight, film):
+    def forward(
+        self, x: Tensor, film: Tensor | None = None, silu: bool = False, dropout: float = 0.0
+    ) -> Tensor:
+        """x: [N, C, *spatial] -> drop(silu(norm(x) * (1 + scale) + shift)).
+
+        film: [N, 2 C], scale then shift. dropout: the probability of a zero, whether in training
+        or not.
+        """
+        if norm.takes(x, self.weight, film):
+            fused = dropout if norm.takes_dropout(x, dropout) else 0.0
             parameters = self.num_groups, self.weight, self.bias, self.eps
-            return calls.normalize(x, *parameters, film, silu)
+            h = norm.normalize(x, *parameters, film, silu, fused)
+            return h if fused == dropout else nn.functional.dropout(h, dropout)
         h = super().forward(x.to(self.weight.dtype)).to(x.dtype)
         h = h if film is None else modulate(h, film)
-        return nn.functional.silu(h) if silu else h
+        h = nn.functional.silu(h) if silu else h
+        return nn.functional.dropout(h, dropout) if dropout else h
 
 
 def modulate(h: Tensor, film: Tensor) -> Tensor:
@@ -54,10 +62,17 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor, film: Tensor | None = None) -> Tensor:
-    """The layers one after the other, FiLM after the first. A norm and a SiLU are one pass."""
+    """The layers one after the other, FiLM after the first.
+
+    A norm, a SiLU and a dropout are one pass.
+    """
     first, *rest = layers
     if rest and is_stock(first, GroupNorm32) and is_stock(rest[0], SiLU):
-        x, rest = first(x, film=film, silu=True), rest[1:]
+        _, *rest = rest
+        dropout = 0.0
+        if rest and is_stock(rest[0], nn.Dropout):
+            dropout, rest = rest[0].p if rest[0].training else 0.0, rest[1:]
+        x = first(x, film=film, silu=True, dropout=dropout)
     else:
         x = first(x)
         x = x if film is None else modulate(x, film)

@@ -20,10 +20,12 @@ from ..data.image_datasets import ImageDataset
 from ..flags import config, keys
 from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
+from ..models import dtypes
 from ..store import checkpoint
 from . import axes
 
-VERSIONS = {"train": 1}  # of the cells by kind, others 3: a higher one makes all old ones void
+# Of the cells by kind, others 3: a higher one makes all old ones void
+VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
@@ -150,7 +152,10 @@ class Cells:
     def __init__(self, flags, store: str):
         self.flags, self.store, self.study = flags, store, flags.study
         self.lists = axes.lists_of(flags.study)
+        automatic = flags.run.dtype == "auto"
+        flags.run = dtypes.decided(flags.run)
         self.run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
+        self.measured = self.run | ({"dtype": "fp32"} if automatic else {})
         images = images_of(flags)
         self.data = fingerprint(images)
         self.reference = self._reference(images.num_images)
@@ -216,7 +221,7 @@ class Cells:
         words = [word.format(**study) for word in text.split()]
         own = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2])}
         counted, more = changed(self.flags.data)
-        flags = self.run | counted | {"num_images": self.study.num_images} | own
+        flags = self.measured | counted | {"num_images": self.study.num_images} | own
         flags |= {"flatness": kind} if measure.verb == "flatness" else {}
         what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
         return Cell(kind, *what, LEFT[measure.verb])

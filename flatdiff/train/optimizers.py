@@ -12,7 +12,25 @@ MOMENTA = ("exp_avg", "momentum_buffer")  # what PyTorch's optimizers call their
 
 def adamw(weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), guided-diffusion's: its state_dict fits both ways."""
-    return torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay, fused=True)
+    return _AdamW(weights, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+class _AdamW(torch.optim.AdamW):
+    """AdamW that shows its fused kernel channels_last weights in the order of memory.
+
+    On a CPU the kernel would copy them, their gradients and their moments at every step; and it
+    reads a gradient that lies otherwise than its weight as if it did not, which is wrong.
+    """
+
+    def _init_group(self, group, weights, gradients, *moments):
+        found = super()._init_group(group, weights, gradients, *moments)
+        for i, w in enumerate(weights):
+            if gradients[i].stride() != w.stride():
+                gradients[i] = torch.empty_like(w).copy_(gradients[i])
+            if w.ndim == 4 and not w.is_contiguous():
+                for tensors in (weights, gradients, *moments[:2]):
+                    tensors[i] = tensors[i].permute(0, 2, 3, 1)
+        return found
 
 
 def momenta(optimizer: torch.optim.Optimizer, weights: list[Tensor]) -> list[Tensor | None]:

@@ -29,7 +29,9 @@ def start_training(flags):
     path = _begin_from(folder, train) if folder else train.resume_checkpoint
     own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
     step = max(0, checkpoint.parse_resume_step_from_filename(path))
-    folder = open_log(flags, step=step, own=own)
+    before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
+    auto = (before, f"{path} was trained in it") if before else ()
+    folder = open_log(flags, step=step, own=own, auto=auto)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
@@ -122,7 +124,8 @@ def training_loop(
         "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion),
         "resume_checkpoint": resume_checkpoint,
     }
-    arguments |= dict(use_fp16=flags.model.use_fp16, dtype=flags.run.dtype, seed=flags.run.seed)
+    run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
+    arguments |= run | {"use_fp16": flags.model.use_fp16}
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
     keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
     return loop

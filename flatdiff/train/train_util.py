@@ -25,7 +25,8 @@ from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, SWA, caution, parse_rates
 from ..weights.perturb import at, replace
-from ..world import dist_util, logger
+from ..world import agreement, dist_util, logger
+from ..world.arithmetic import arithmetic
 from . import optimizers, train_state
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
@@ -57,6 +58,7 @@ class TrainLoop:
         use_fp16=False,
         dtype="fp32",
         seed=0,
+        deterministic=False,
         sample=None,
         evaluate=None,
         eval_interval=0,
@@ -67,7 +69,7 @@ class TrainLoop:
         train = TrainFlags(**train)
         vars(self).update(vars(train))
         self.model, self.diffusion = model, diffusion
-        self.seed, self.prefix = seed, prefix
+        self.seed, self.deterministic, self.prefix = seed, deterministic, prefix
         self.global_batch = self.batch_size * dist_util.world_size()
         self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
         self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
@@ -140,7 +142,8 @@ class TrainLoop:
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
         hidden = dist_util.rank() > 0
-        with tqdm(total=total, initial=self.step, unit="step", disable=hidden) as bar:
+        bar = tqdm(total=total, initial=self.step, unit="step", disable=hidden)
+        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
@@ -271,7 +274,8 @@ class TrainLoop:
         logger.log(f"drew {path}")
 
     def save(self):
-        """Write the run into the log folder, from rank 0."""
+        """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
 

@@ -4,7 +4,8 @@
     H Q = Q T                   Lanczos: the eigenvalues of the small T approach those of H
     tr H = E z . H z            z of random signs (Hutchinson 1989)
 
-Vectors are flat, float64 and on the CPU. Knows neither networks nor ranks.
+The products here are exact; `differences` has such that cost two gradients. Vectors are flat. Knows
+neither networks nor ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..kernels.calls import twice_differentiable
 from ..rng import HESSIAN, SIGNS, START, generator
+from .basis import ALONE, Basis, Place
 
 Product = Callable[[Tensor], Tensor]  # v [n] -> H v [n]
 
@@ -51,7 +53,13 @@ def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: 
 
 
 def top_eigenvalues(
-    product: Product, size: int, count: int, seed: int, max_steps: int, tolerance: float = 1e-3
+    product: Product,
+    size: int,
+    count: int,
+    seed: int,
+    max_steps: int,
+    tolerance: float = 1e-3,
+    place: Place = ALONE,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(eigenvalues, residuals [count], vectors [count, size]): of H, size x size, largest first.
 
@@ -59,36 +67,36 @@ def top_eigenvalues(
     below tolerance * |lambda_1|, after max_steps products, or when the space is exhausted. Then
     `count` more products give the residuals themselves, ||H v - lambda v|| for the unit vectors v
     found, rounding included: some eigenvalue of H is no further than that from lambda. An
-    eigenvalue that several vectors share is found once. Memory: max_steps vectors.
+    eigenvalue that several vectors share is found once. Memory: max_steps vectors, in the place's
+    dtype, over all its ranks; products are given and give whole ones, on its device.
     """
     steps = min(max_steps, size)
     if not 0 < count <= steps:
         raise ValueError(
             f"num_eigenvalues is {count}; expected 1 to {steps}, the number of Lanczos steps"
         )
-    basis = torch.empty(steps, size, dtype=torch.float64)
-    matrix = torch.zeros(steps, steps, dtype=torch.float64)
-    vector = torch.randn(size, dtype=torch.float64, generator=generator(seed, HESSIAN, START))
-    length = vector.norm()
+    basis, matrix = Basis(steps, size, place), torch.zeros(steps, steps, dtype=torch.float64)
+    noise = torch.finfo(place.dtype).eps ** 0.75
+    start = torch.randn(size, dtype=torch.float64, generator=generator(seed, HESSIAN, START))
+    share = basis.share(start)
+    length = basis.norm(share)
     for k in range(steps):
-        basis[k] = vector / length
-        vector = product(basis[k]).double().cpu()
-        matrix[k, k] = basis[k] @ vector
-        known = basis[: k + 1]
+        share = basis.share(product(basis.add(share / length)))
+        matrix[k, k] = basis.dots(share)[k]
         for _ in range(2):
-            vector = vector - known.T @ (known @ vector)
-        length = vector.norm()
+            share -= basis.combined(basis.dots(share))
+        length = basis.norm(share)
         values, ritz = torch.linalg.eigh(matrix[: k + 1, : k + 1])
         values, ritz = values.flip(0)[:count], ritz.flip(1)[:, :count]
         scale = values[0].abs()
         settled = (length * ritz[k].abs() <= tolerance * scale).all() and k + 1 >= count
-        if settled or length <= 1e-12 * scale:
+        if settled or length <= noise * scale:
             break
         if k + 1 < steps:
             matrix[k, k + 1] = matrix[k + 1, k] = length
-    vectors = ritz.T @ known
-    residuals = [(product(v).double().cpu() - x * v).norm() for x, v in zip(values, vectors)]
-    return values, torch.stack(residuals), vectors
+    vectors = torch.stack([basis.whole(basis.combined(factors)) for factors in ritz.T])
+    rests = (basis.share(product(v)) - x * basis.share(v) for x, v in zip(values.tolist(), vectors))
+    return values, torch.stack([basis.norm(rest) for rest in rests]), vectors
 
 
 def signs(size: int, seed: int, draw: int) -> Tensor:

@@ -59,7 +59,9 @@ def _join() -> None:
     if dist.is_initialized():
         return
     _place = launcher.find_place()
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        launcher.unbind(_place)
+    else:
         allocator.keep_freed_memory()
         build.use()
     if world_size() == 1:
@@ -108,6 +110,14 @@ def launch_summary() -> str:
     threads = torch.get_num_threads()
     cores = f"{threads} thread{'s' * (threads > 1)}{each}"
     return f"{ranks} on cpu{backend}, {cores}, {build.use()}"
+
+
+def caution() -> str:
+    """A sentence on what slows this rank down from outside, or ""."""
+    if dev().type != "cpu":
+        return ""
+    threads = torch.get_num_threads()
+    return launcher.caution_of_binding(_place, threads) or launcher.caution_of_load(threads)
 
 
 def barrier() -> None:
@@ -180,7 +190,7 @@ def data_parallel(model: torch.nn.Module, **kwargs) -> torch.nn.Module:
         return model
     how: dict[str, Any] = {"gradient_as_bucket_view": True}  # one copy of all gradients less
     if dev().type == "cuda":
-        how |= {"device_ids": [dev().index], "bucket_cap_mb": 128}
+        how["device_ids"] = [dev().index]
     shares_memory = dev().type == "cpu" and shared_sum.suits(world_size(), _place.one_host)
     if shares_memory:  # all gradients at the end: no core would be idle before
         how["bucket_cap_mb"] = 1 << 20

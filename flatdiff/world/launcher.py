@@ -64,22 +64,69 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def address_file(place: Place) -> Path:
-    """A file that only the ranks of this launch look for, on one host.
+def unbound(place: Place) -> list[int]:
+    """The processors that this process had if Open MPI, which by default binds a rank to one core
+    or one socket, had not; of other launchers those that it has, as they were asked for."""
+    if place.rank_variable.startswith(_OPEN_MPI):
+        with contextlib.suppress(OSError, AttributeError):
+            return sorted(os.sched_getaffinity(_starter(place)[0]))
+    return cores()
 
-    Named after the process that started them all: the nearest ancestor that is no rank itself.
-    """
+
+def unbind(place: Place) -> None:
+    """Takes the processors of `unbound`: a rank with a GPU of its own still has images to decode
+    and kernels to launch, in threads and processes that inherit where they may run."""
+    if (found := unbound(place)) != cores():
+        os.sched_setaffinity(0, found)
+
+
+def caution_of_binding(place: Place, threads: int) -> str:
+    """A sentence where this rank may use fewer processors than it has threads, or than its share of
+    those that are there; "" elsewhere, and without a launcher."""
+    own, there = len(cores()), len(unbound(place))
+    sharers = int(os.environ.get(f"{_OPEN_MPI}LOCAL_SIZE", 1))
+    if not place.rank_variable or own >= max(threads, there // sharers):
+        return ""
+    return (
+        f"each rank is bound to {own} of {there} processors, and has {threads} thread(s): give "
+        "mpirun --bind-to none (Open MPI binds ranks to cores by itself), or a smaller "
+        "OMP_NUM_THREADS"
+    )
+
+
+def caution_of_load(threads: int) -> str:
+    """A sentence where others keep this machine's processors busy, so that threads that spin while
+    they wait for each other wait for those; "" for one thread, or where a user has set how to."""
+    load, there = os.getloadavg()[0], os.cpu_count() or 1
+    if threads < 2 or load <= 1.5 * there or "OMP_WAIT_POLICY" in os.environ:
+        return ""
+    return (
+        f"others use this machine too (load {load:.1f}, {there} processors): with "
+        "OMP_WAIT_POLICY=passive in the environment, or a smaller OMP_NUM_THREADS, a step may be "
+        "several times faster"
+    )
+
+
+def address_file(place: Place) -> Path:
+    """A file that only the ranks of this launch look for, on one host."""
+    pid, born = _starter(place)
+    return Path(tempfile.gettempdir(), f"flatdiff-{pid}-{born}.address")
+
+
+def _starter(place: Place) -> tuple[int, str]:
+    """The process that started all ranks, the nearest ancestor that is no rank itself, and when it
+    was started: process ids are used again."""
     pid, born = os.getppid(), "0"
     ours = f"{place.rank_variable}=".encode()
     with contextlib.suppress(OSError):  # no /proc, or the launcher is another user's, as srun's
         while True:
             stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            born = stat[19]  # start time: process ids are used again
+            born = stat[19]
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             if not any(entry.startswith(ours) for entry in environment):
                 break
             pid = int(stat[1])
-    return Path(tempfile.gettempdir(), f"flatdiff-{pid}-{born}.address")
+    return pid, born
 
 
 def write_address(path: Path, host: str, port: int) -> None:

@@ -1,5 +1,6 @@
 """Command lines: what was meant, what each group gets of it, and what a checkpoint fixes."""
 
+import os
 import shlex
 
 import pytest
@@ -78,3 +79,14 @@ def test_a_checkpoint_fixes_what_the_network_is():
 def test_what_no_flag_could_have_said_is_refused_in_a_file(values, message):
     with pytest.raises(ValueError, match=message):
         config.as_trained(config.ModelFlags, values, {}, "c.json")
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cublas_is_told_before_its_first_product(monkeypatch, deterministic):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is undone
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr("sys.argv", ["script", "--deterministic", str(deterministic)])
+    seen = []
+    body = lambda flags: seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))  # noqa: E731
+    config.run("", body, run=config.RunFlags)
+    assert seen == [":4096:8" if deterministic else None]

@@ -18,6 +18,23 @@ def test_features_of_a_batch_do_not_depend_on_the_batch():
     assert torch.allclose(whole, parts, atol=1e-5) and whole.shape == (5, 320)
 
 
+def test_features_are_without_tf32_whatever_the_training_around_them_has():
+    seen, products = [], torch.backends.cuda.matmul
+
+    class Network(torch.nn.Module):
+        def forward(self, pixels):
+            seen.append((products.allow_tf32, torch.backends.cudnn.allow_tf32))
+            return {"pool": pixels.float().mean((2, 3))}
+
+    products.allow_tf32 = True
+    try:
+        Features("means", Network(), "").extract(open_images(images(2, 8)), batch_size=2)
+        assert products.allow_tf32
+    finally:
+        products.allow_tf32 = False
+    assert seen == [(False, False)]
+
+
 def test_distances_have_names_that_say_which_features():
     network = torch.nn.Linear(2, 2)
     titles = [Features(name, network, "").metric("FID") for name in names.FEATURES]

@@ -81,7 +81,7 @@ def test_a_compilers_error_is_told(cache, source):
 )
 def test_what_is_used_is_said(environment, words):
     code = "from flatdiff.kernels import build, calls; print(build.use())"
-    code += "; print(calls._library is not None)"
+    code += "; print(calls.library() is not None)"
     done = run([sys.executable, "-c", code], **environment)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout

@@ -1,4 +1,4 @@
-"""The C++ kernels against the formulas in fp64, against PyTorch's kernels, and themselves."""
+"""The C++ kernels but the norm: against formulas in fp64, PyTorch's kernels, and themselves."""
 
 import functools
 import shutil
@@ -6,24 +6,30 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from images import (
+    CLOSE,
+    assert_as_exact_as_pytorch,
+    assert_same_gradient,
+    image,
+    network,
+    with_gradients,
+)
 from torch.autograd import forward_ad
 
-from flatdiff.kernels import build, calls
+from flatdiff.kernels import build, calls, norm
 from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.nets import layers as nn
-from flatdiff.nets.unet import UNetModel
 from flatdiff.quantize.grid import Quantizer
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, build.COMPILERS)), reason="there is no C++ compiler"
 )
-CLOSE = 2e-6  # of the largest number; fp32 has 1.2e-7 between neighbours
 
 
 @pytest.fixture(autouse=True, scope="module")
 def installed():
     assert build.use() == "C++ kernels"
-    calls.install(build.load(build.SOURCES))
+    build.install(build.load(build.SOURCES))
 
 
 @pytest.fixture(autouse=True)
@@ -34,84 +40,13 @@ def seeded():
     torch.set_num_threads(threads)
 
 
-def image(*shape, mean=0.0):
-    return (torch.randn(shape) + mean).to(memory_format=torch.channels_last)
-
-
-def with_gradients(function, inputs, dy):
-    """The function's value, and its gradients for each of the inputs."""
-    leaves = [t.detach().to(dy.dtype).requires_grad_() for t in inputs]
-    y = function(*leaves)
-    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
-
-
-def assert_as_exact_as_pytorch(ours, pytorch, inputs, shape):
-    """Results within CLOSE of the formula in fp64, and in channels_last where they are images."""
-    dy = image(*shape)
-    exact = with_gradients(pytorch, inputs, dy.double())
-    for got, expected in zip(with_gradients(ours, inputs, dy), exact, strict=True):
-        assert (got - expected).abs().max() <= CLOSE * expected.abs().max()
-        assert (
-            got.ndim < 4
-            or got.shape[2] == 1
-            or got.is_contiguous(memory_format=torch.channels_last)
-        )
-
-
-# Norm, FiLM, SiLU
-
-
-def formula(x, weight, bias, film=None, silu=False):
-    h = F.group_norm(x, 32, weight, bias)
-    if film is not None:
-        scale, shift = film[..., None, None].chunk(2, dim=1)
-        h = h * (1 + scale) + shift
-    return F.silu(h) if silu else h
-
-
-@pytest.mark.parametrize("shape", [(2, 32, 8, 8), (3, 96, 5, 7), (1, 512, 2, 2), (2, 64, 40, 30)])
-@pytest.mark.parametrize("film", [False, True])
-@pytest.mark.parametrize("silu", [False, True])
-def test_the_norm_is_its_formula(shape, film, silu):
-    x, channels = image(*shape, mean=2), shape[1]
-    inputs = [x, torch.randn(channels), torch.randn(channels)]
-    if film:
-        inputs.append(torch.randn(shape[0], 2 * channels))
-
-    def ours(x, weight, bias, film=None):
-        return calls.normalize(x, 32, weight, bias, 1e-5, film, silu)
-
-    assert_as_exact_as_pytorch(ours, lambda *a: formula(*a, silu=silu), inputs, shape)
-
-
-def test_a_large_mean_costs_no_digits():
-    x, ones = image(2, 64, 16, 16, mean=3000), torch.ones(64)
-    got = calls.normalize(x, 32, ones, 0 * ones, 1e-5)
-    expected = F.group_norm(x.double(), 32)
-    # x is given to 1.2e-4; PyTorch, in this layout, is off by 1000
-    assert (got - expected).abs().max() < 4e-4
-
-
-def test_silu_far_from_zero():
-    x = torch.linspace(-200, 200, 32 * 64).view(1, 64, 32, 1)
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight, bias = torch.full((64,), 100.0), torch.zeros(64)
-    got = calls.normalize(x, 32, weight, bias, 1e-5, silu=True)
-    expected = formula(x.double(), weight.double(), bias.double(), silu=True)
-    assert expected.min() < -1e-30 and (got - expected).abs().max() <= 3 * CLOSE * expected.max()
+# Convolution
 
 
 def test_what_is_not_finite_stays_so():
     x = image(2, 32, 4, 4)
     x[0, 3, 1, 1] = torch.nan
-    for silu in (False, True):
-        y = calls.normalize(x, 32, torch.ones(32), torch.zeros(32), 1e-5, silu=silu)
-        assert y[0, 3].isnan().all() and y[1].isfinite().all()
-    weight = torch.randn(32, 32, 3, 3)
-    assert calls.convolve(x, weight)[0, :, 0:3, 0:3].isnan().all()
-
-
-# Convolution
+    assert calls.convolve(x, torch.randn(32, 32, 3, 3))[0, :, 0:3, 0:3].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -202,36 +137,28 @@ def test_threads_change_nothing():
 
     def results(threads):
         torch.set_num_threads(threads)
-        norm = with_gradients(
-            lambda x, *a: calls.normalize(x, 32, *a[:2], 1e-5, a[2], True),
+        normed = with_gradients(
+            lambda x, *a: norm.normalize(x, 32, *a[:2], 1e-5, a[2], True),
             [x, scale, shift, film],
             dy,
         )
         codes, *grid = calls.quantize(x, 8)
         # the gradient of a convolution's weight is PyTorch's
-        return [*norm, *with_gradients(calls.convolve, [x, weight], dy)[:2], codes, *grid]
+        return [*normed, *with_gradients(calls.convolve, [x, weight], dy)[:2], codes, *grid]
 
     one = results(1)
     for threads in (2, 3, 7):
         assert all(torch.equal(a, b) for a, b in zip(one, results(threads), strict=True))
 
 
-def network():
-    model = UNetModel(16, 3, 32, 6, 1, [2], channel_mult=(1, 2), use_scale_shift_norm=True)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn_like(weight) / max(weight[0].numel(), 8) ** 0.5)
-    return model.to(memory_format=torch.channels_last)
-
-
 def test_a_network_is_the_one_that_pytorch_computes(monkeypatch):
     model, x, t = network(), image(2, 3, 16, 16), torch.tensor([3, 700])
     weights = list(model.parameters())
     taken = []
-    for name in ("normalize", "convolve"):
-        function = getattr(calls, name)
+    for room, name in ((norm, "normalize"), (calls, "convolve")):
+        function = getattr(room, name)
         spy = functools.partial(lambda name, f, *a: taken.append(name) or f(*a), name, function)
-        monkeypatch.setattr(calls, name, spy)
+        monkeypatch.setattr(room, name, spy)
 
     def result():
         y = model(x, t)
@@ -246,12 +173,6 @@ def test_a_network_is_the_one_that_pytorch_computes(monkeypatch):
     assert not taken
     assert (ours[0] - pytorch[0]).norm() <= CLOSE * pytorch[0].norm()
     assert_same_gradient(ours[1:], pytorch[1:])
-
-
-def assert_same_gradient(ours, pytorch):
-    """As one vector: some biases have none, but for rounding, because a norm follows them."""
-    a, b = (torch.cat([g.flatten() for g in gradients]) for gradients in (ours, pytorch))
-    assert (a - b).norm() <= 5 * CLOSE * b.norm()
 
 
 def test_what_looks_inside_gets_pytorchs_layers():
@@ -306,10 +227,10 @@ def test_no_images_give_no_images():
 
 def test_a_second_derivative_is_an_error_or_pytorchs():
     x = image(1, 64, 8, 8).requires_grad_()
-    norm, conv = nn.normalization(64), nn.Conv2d(64, 64, 3, padding=1)
+    first_layer, conv = nn.normalization(64), nn.Conv2d(64, 64, 3, padding=1)
 
     def second_derivative():
-        (first,) = torch.autograd.grad(conv(norm(x, silu=True)).sum(), x, create_graph=True)
+        (first,) = torch.autograd.grad(conv(first_layer(x, silu=True)).sum(), x, create_graph=True)
         return torch.autograd.grad(first.square().sum(), x)[0]
 
     with pytest.raises(RuntimeError, match="first derivative only.*twice_differentiable"):
@@ -324,7 +245,7 @@ def test_a_library_that_computes_something_else_is_refused(tmp_path):
     wrong.write_text(source.replace("1.0 + film", "1.01 + film"))
     library = build.load([wrong, *build.SOURCES[1:]])
     with pytest.raises(OSError, match="does not compute what PyTorch"):
-        calls.install(library)
-    assert not calls.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
-    calls.install(build.load(build.SOURCES))
-    assert calls.takes_norm(image(1, 32, 4, 4), torch.ones(32), None)
+        build.install(library)
+    assert not norm.takes(image(1, 32, 4, 4), torch.ones(32), None)
+    build.install(build.load(build.SOURCES))
+    assert norm.takes(image(1, 32, 4, 4), torch.ones(32), None)

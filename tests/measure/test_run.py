@@ -15,6 +15,7 @@ from flatness_studies import (
     arguments,
     estimates,
     measure,
+    parse,
     study,
     study_of,
 )
@@ -26,6 +27,7 @@ from flatdiff.measure.finished import Finished
 from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
 from flatdiff.store import checkpoint, model_paths
+from flatdiff.weights import perturb
 from flatdiff.world import logger
 
 
@@ -59,6 +61,23 @@ with dist_util.session():
         assert (together / name).read_bytes() == (alone / name).read_bytes()
     parts = [p.read_text().count("LPF") for p in (together / "flatness_parts").iterdir()]
     assert parts == [8, 8]  # each rank measured half of the draws
+
+
+@pytest.mark.parametrize("measured", ["flatness", "exposure"])
+def test_measuring_is_without_tf32_and_leaves_no_setting_behind(folder, monkeypatch, measured):
+    def stopped(*_):
+        seen.append((cudnn.allow_tf32, cudnn.deterministic))
+        raise InterruptedError
+
+    seen, cudnn = [], torch.backends.cudnn
+    monkeypatch.setattr(networks, "from_checkpoint", stopped)
+    flags = parse(arguments(folder, folder / "stopped"))
+    flags.exposure = config.ExposureFlags(model_path=flags.flatness.model_path)
+    with pytest.raises(InterruptedError):
+        getattr(run, measured)(flags, str(folder / "stopped"))
+    with pytest.raises(InterruptedError):
+        stopped()
+    assert seen == [(False, True), (True, False)]
 
 
 def test_rows_are_means_over_pairs_of_the_draws(alone):
@@ -172,6 +191,21 @@ def test_another_study_does_not_use_what_is_known(folder, tmp_path, more, monkey
     assert len(calls) == 16
 
 
+@pytest.mark.parametrize("kind", ["LPF", "SURFACE"])
+def test_draws_of_other_numbers_are_measured_anew(folder, tmp_path, kind, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        Subject, "measure", lambda self: calls.append(self) or torch.zeros_like(self.own)
+    )
+    path = f"{folder}/runs/a/model000007.pt"
+    argv = arguments(folder, tmp_path, "--flatness", kind, "--model_path", path)
+    study(argv)
+    once = len(calls)
+    monkeypatch.setattr(perturb, "NUMBERS", "mersenne")
+    study(argv)
+    assert len(calls) == 2 * once
+
+
 def test_classes(folder, tmp_path):
     model = replace(MODEL, class_cond=True, num_classes=2)
     network, _ = networks.build(model, DIFFUSION)
@@ -266,5 +300,5 @@ def test_hessian_is_not_in_half_precision(monkeypatch):
         model=config.ModelFlags(use_fp16=True),
     )
     assert run.made("HESSIAN", flags.flatness).fp32
-    plain = run.arithmetic(flags, fp32=True)
+    plain = run.exact(flags)
     assert (plain.run.dtype, plain.model.use_fp16) == ("fp32", False) and len(said) == 1

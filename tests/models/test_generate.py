@@ -110,6 +110,37 @@ def fake(indices):
     return images, torch.tensor([i % 3 for i in indices])
 
 
+def test_sampling_may_use_tf32_and_leaves_no_setting_behind(monkeypatch):
+    def now(*_, **__):
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        seen.append((tf32, torch.are_deterministic_algorithms_enabled()))
+
+    seen, flags = [], flags_of("")
+    flags.run, flags.given = config.RunFlags(deterministic=True), {}
+    flags.model, model = config.ModelFlags(), types.SimpleNamespace(num_classes=None, image_size=8)
+    model.classes = ()
+    monkeypatch.setattr(generate, "sample_images", now)
+    generate.sampler(model, None, flags)([0])
+    now()
+    assert seen == [(True, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "size", "chosen"),
+    [
+        ("cpu", {}, 32, 16),
+        ("cuda", {}, 32, 256),
+        ("cuda", {}, 64, 64),  # as many pixels
+        ("cuda", {}, 256, 16),
+        ("cuda", {"batch_size": 16}, 32, 16),
+    ],
+)
+def test_a_gpu_gets_large_batches_unless_a_size_was_given(monkeypatch, device, given, size, chosen):
+    monkeypatch.setattr(generate.dist_util, "dev", lambda: torch.device(device))
+    flags = types.SimpleNamespace(sample=config.SampleFlags(), given=given)
+    assert generate.batch_size_of(flags, size) == chosen
+
+
 def test_npz_has_exactly_the_images_in_order(tmp_path):
     path = generate.generate(fake, 23, 5, str(tmp_path), key="a")
     assert os.path.basename(path) == "samples_23x4x4x3.npz"

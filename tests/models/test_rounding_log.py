@@ -1,5 +1,6 @@
 """What users are told of rounded moves: in training's log, and by flatness; fp16's overflows."""
 
+import contextlib
 import itertools
 import math
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from torch import nn
 from flatdiff.models.rounding_log import ClimbLog, warn_of_small_moves
 from flatdiff.weights import perturb
 from flatdiff.world import logger
+from flatdiff.world.arithmetic import arithmetic
 
 SAM = ("adam-sam", "adam-asam", "adam-msam")
 
@@ -72,19 +74,30 @@ def test_training_in_fp32_is_exact_and_says_what_tf32_would_see(said, monkeypatc
 
 def test_convolutions_of_tf32_are_warned_of_where_they_are(said):
     model = nn.Conv2d(1, 1, 3)
-    with torch.backends.cudnn.flags(allow_tf32=True):
-        log = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        exact = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
+    log, exact = (ClimbLog(model, "fp32", torch.device("cuda"), 0.1) for _ in range(2))
     start, moved = [torch.ones(1, 1, 3, 3), torch.zeros(1)], list(model.parameters())
     with torch.no_grad():
         model.weight.fill_(1 + 2.0**-13)
         model.bias.zero_()
-    exact(start, moved)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        exact(start, moved)
     assert not said
-    log(start, moved)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        log(start, moved)
     assert "in tf32" in said[0] and "NVIDIA_TF32_OVERRIDE=0" in said[0]
     assert logger.getkvs()["sam_seen_cosine"] == 0
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_of_tf32_are_warned_of_where_training_allows_them(said, tf32):
+    """torch's own setting leaves linear layers in fp32; a training's does not."""
+    model = nn.Linear(3, 1, bias=False)
+    nn.init.constant_(model.weight, 1 + 2.0**-13)
+    log = ClimbLog(model, "fp32", torch.device("cuda"), 0.1)
+    with arithmetic(tf32=True) if tf32 else contextlib.nullcontext():
+        log([torch.ones(1, 3)], list(model.parameters()))
+    assert bool(said) == tf32
+    assert logger.getkvs()["sam_seen_cosine"] == 1 - tf32
 
 
 def test_climbs_are_looked_at_now_and_then(said):

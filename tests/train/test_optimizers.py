@@ -23,6 +23,37 @@ def test_adamw_takes_the_published_first_step():
     torch.testing.assert_close(weights[0].detach(), expected)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_and_gradients_of_any_layout_take_pytorchs_steps(layout):
+    """Ours, fused, against PyTorch's plain loop in fp64; gradients lie as the weights or not."""
+    start = [torch.randn(6, 4, 3, 3), torch.randn(6, 4, 1, 1), torch.randn(1, 4, 3, 3)]
+    start.append(torch.randn(5, 7))
+    ours = [w.to(memory_format=layout) if w.ndim == 4 else w.clone() for w in start]
+    theirs = [w.double().requires_grad_() for w in start]
+    ours = [w.requires_grad_() for w in ours]
+    optimizer = adamw(ours, 0.1, 0.1)
+    exact = torch.optim.AdamW(theirs, lr=0.1, weight_decay=0.1, foreach=False)
+    for step in range(4):
+        for i, (a, b) in enumerate(zip(ours, theirs)):
+            g = torch.randn(a.shape)
+            a.grad, b.grad = torch.empty_like(a).copy_(g) if i or step % 2 else g, g.double()
+        optimizer.step()
+        exact.step()
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.detach().double(), b.detach(), rtol=1e-5, atol=1e-6)
+        assert optimizer.state[a]["exp_avg"].shape == a.shape
+
+
+def test_the_fused_kernel_copies_no_weight(monkeypatch):
+    """It gets what lies in memory in its order, and otherwise copies it at every step."""
+    given, fused = [], torch._fused_adamw_
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *a, **k: given.append(a) or fused(*a, **k))
+    w = torch.randn(6, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    w.grad = torch.randn_like(w)
+    adamw([w], 0.1, 0.0).step()
+    assert all(t.is_contiguous() for tensors in given[0][:4] for t in tensors)
+
+
 @pytest.mark.parametrize("name", choices.OPTIMIZERS)
 def test_the_rate_stands_where_the_loop_sets_it(name):
     """A rate of 0 in param_groups takes no step, also where weights decay."""

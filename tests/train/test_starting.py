@@ -174,3 +174,12 @@ def test_a_run_does_not_go_on_from_numbers_that_are_none(train, tmp_path, monkey
         loop.save()
     with pytest.raises(ValueError, match=f"{name}: 1 of .* numbers are not finite"):
         train(folder, "--resume", "auto", end_step=4)
+
+
+@pytest.mark.parametrize("before", ["fp32", "bf16"])
+def test_a_run_that_goes_on_keeps_the_arithmetic_that_auto_had(train, tmp_path, before):
+    folder = tmp_path / "run"
+    train(folder, "--dtype", before)
+    train(folder, "--resume", "auto", "--dtype", "auto", end_step=3)
+    assert f"--dtype auto: {before}, since {folder}" in (folder / "log.txt").read_text()
+    assert checkpoint.config_in(str(folder))["run"]["dtype"] == before

@@ -31,6 +31,19 @@ def test_an_ema_that_will_hold_its_start_is_told(tmp_path):
     assert "warning: an EMA of rate 0.9 holds 53% of its first weights after 6 updates" in line
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_tf32_and_kernels_that_repeat_their_bits_are_the_trainings_alone(deterministic):
+    def now(_=None):
+        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        seen.append((*tf32, torch.are_deterministic_algorithms_enabled()))
+
+    seen = []
+    now()
+    loop(end_step=1, evaluate=now, eval_interval=1, deterministic=deterministic).run_loop()
+    now()
+    assert seen == [(False, True, False), (True, True, deterministic), (False, True, False)]
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.5])
 def test_one_step_is_the_published_update(rho):
     """AdamW's first step (Kingma & Ba 2015, Alg. 1), at w or at w + rho g / ||g||; EMA of it."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from flatdiff import script_util
 from flatdiff.weights import hessian
+from flatdiff.weights.basis import Place
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,46 @@ def test_an_exhausted_space_ends_the_search():
     values, residuals, _ = hessian.top_eigenvalues(lambda v: matrix @ v, 5, 3, 0, 5)
     torch.testing.assert_close(values, torch.tensor([3.0, 1.0, 0.0]).double(), atol=1e-9, rtol=0)
     assert residuals.max() < 1e-9
+
+
+def test_a_known_spectrum_is_found_with_a_basis_in_fp32():
+    """40 eigenvalues 1 / i, in directions of no axis: a reflection of a diagonal matrix."""
+    size = 20_000
+    spectrum = torch.zeros(size, dtype=torch.float64)
+    spectrum[:40] = 1 / torch.arange(1, 41)
+    mirror = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mirror /= mirror.norm()
+
+    def reflect(v):
+        return v - 2 * mirror * (mirror @ v)
+
+    def exact(v):
+        return reflect(spectrum * reflect(v.double()))
+
+    found = [
+        hessian.top_eigenvalues(exact, size, 3, 0, 40, 1e-4, Place(dtype=dtype))
+        for dtype in (torch.float32, torch.float64)
+    ]
+    for values, residuals, vectors in found:
+        assert ((values - spectrum[:3]).abs() <= residuals).all() and residuals.max() < 1e-4
+        torch.testing.assert_close(values, spectrum[:3], rtol=1e-6, atol=0)
+        assert abs(float(reflect(vectors[0].double())[0])) == pytest.approx(1, abs=1e-6)
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-7, atol=0)
+    assert found[0][2].dtype == torch.float32
+
+
+def test_rounding_of_the_products_is_in_the_residuals():
+    """Noise of a thousandth of the largest eigenvalue, as differences have it, anew each time."""
+    spectrum = torch.cat([torch.tensor([5.0, 3.0, 1.0]), torch.zeros(997)]).double()
+    noise, draw = 5e-3, torch.Generator().manual_seed(0)
+
+    def product(v):
+        z = torch.randn(1000, dtype=torch.float64, generator=draw)
+        return spectrum * v + noise * z / z.norm()
+
+    values, residuals, _ = hessian.top_eigenvalues(product, 1000, 2, 0, 30)
+    assert ((values - spectrum[:2]).abs() <= residuals).all()
+    assert (residuals > 0.9 * noise).all() and (residuals < 3 * noise).all()
 
 
 def test_eigenvalues_agree_with_hessian_eigenthings(problem):

@@ -128,5 +128,8 @@ def test_tf32_rounds_weights_of_convolutions_in_fp32_alone():
     assert "input_blocks.0.0.weight" in names and "out.2.weight" in names
     assert not [n for n in names if "bias" in n or "qkv" in n or "proj" in n or "embed" in n]
     assert all(dict(model.named_parameters())[n].ndim == 4 for n in names)
+    both = [n for n, w in model.named_parameters() if w in arithmetics(model, "fp32", True, True)]
+    assert set(names) < set(both) and not [n for n in both if "bias" in n or "label" in n]
+    assert {n.split(".")[-2] for n in set(both) - set(names)} >= {"qkv", "proj_out", "0", "1"}
     assert arithmetics(model, "fp32") == {}
     assert set(arithmetics(model, "bf16", tf32=True).values()) == {"bf16"}

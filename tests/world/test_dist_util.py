@@ -198,6 +198,21 @@ def test_ranks_that_share_cores_share_threads(monkeypatch):
     assert chosen == [8 // 3]
 
 
+def test_gradients_on_cuda_go_out_in_buckets_while_others_are_computed(monkeypatch):
+    """Those of torch, of 25 MB; on a CPU all at the end, where memory is shared."""
+
+    class Ddp:
+        def __init__(self, model, **how):
+            self.how = how
+            self.register_comm_hook = lambda *_: None
+
+    monkeypatch.setattr(dist_util, "DistributedDataParallel", Ddp)
+    monkeypatch.setattr(dist_util, "_place", launcher.Place(0, 2))
+    for device, bucket in [("cpu", 1 << 20), ("cuda:0", None)]:
+        monkeypatch.setattr(dist_util, "dev", lambda device=device: torch.device(device))
+        assert dist_util.data_parallel(torch.nn.Linear(1, 1)).how.get("bucket_cap_mb") == bucket
+
+
 # A world of one.
 
 

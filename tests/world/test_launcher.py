@@ -70,3 +70,45 @@ def test_address_reaches_the_other_ranks(tmp_path):
     assert launcher.read_address(tmp_path / "address", 0) == ("127.0.0.1", 1234)
     with pytest.raises(TimeoutError, match="MASTER_ADDR"):
         launcher.read_address(tmp_path / "nothing", 0)
+
+
+BOUND = """
+import os
+from flatdiff.world import launcher
+place, cores = launcher.find_place(), launcher.cores()
+os.sched_setaffinity(0, cores[:1])
+for threads in (1, len(cores)):
+    print(launcher.caution_of_binding(place, threads) or "fine")
+launcher.unbind(place)
+print(launcher.cores() == cores, launcher.caution_of_binding(place, 1) or "fine")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(launcher.cores()) < 2, reason="there is one core")
+@pytest.mark.parametrize("launched", [OPEN_MPI, MPICH, {}])
+def test_ranks_that_open_mpi_binds_to_a_core_are_told_and_can_leave_it(launched):
+    """A process that was bound as Open MPI does it, beside others, or alone on its machine."""
+    there = len(launcher.cores())
+    for sharers in (there, 1):
+        size = {"OMPI_COMM_WORLD_LOCAL_SIZE": str(sharers)} if launched == OPEN_MPI else {}
+        env = {**os.environ, **launched, **size}
+        said = subprocess.check_output([sys.executable, "-c", BOUND], env=env, text=True)
+        one, all_, free = said.splitlines()
+        told = f"bound to 1 of {there} processors" if launched == OPEN_MPI else "bound to 1 of 1 "
+        assert (one == "fine") == (sharers == there or launched != OPEN_MPI)
+        assert (told in all_) == bool(launched)
+        assert free == ("True fine" if launched == OPEN_MPI else "False fine")
+
+
+@pytest.mark.parametrize(
+    ("load", "threads", "policy", "told"),
+    [(9.0, 2, "", True), (9.0, 1, "", False), (2.5, 2, "", False), (9.0, 2, "active", False)],
+)
+def test_a_machine_that_others_use_is_told(monkeypatch, load, threads, policy, told):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    assert ("load 9.0, 2 processors" in launcher.caution_of_load(threads)) == told

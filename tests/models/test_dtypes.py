@@ -1,0 +1,61 @@
+"""What --dtype auto stands for, and that it says so."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from flatdiff.flags.config import RunFlags
+from flatdiff.models import dtypes, run_util
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((6, 1), "fp32")],
+)
+def test_of_a_gpu_its_tensor_cores_decide(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found, why = dtypes.fastest(torch.device("cuda"))
+    assert found == dtype and "{}.{}".format(*capability) in why
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dtype"), [((3.0, 1.0), "bf16"), ((1.0, 1.0), "fp32"), ((1.0, 30.0), "fp32")]
+)
+def test_of_a_processor_the_time_of_a_block_does(monkeypatch, seconds, dtype):
+    """A clock that the autocast of the block turns: fp32 takes the first of the times."""
+    clock, casting = [0.0], dtypes.casting
+
+    def turning(name, device):
+        clock[0] += seconds[name == "bf16"]
+        return casting(name, device)
+
+    monkeypatch.setattr(dtypes, "casting", turning)
+    monkeypatch.setattr(dtypes.time, "perf_counter", lambda: clock[0])
+    found, why = dtypes.fastest(torch.device("cpu"))
+    ratio = float(re.search(r"takes ([\d.]+) of fp32's", why)[1])
+    assert found == dtype and ratio == pytest.approx(seconds[1] / seconds[0], abs=0.01)
+
+
+def test_nothing_is_drawn_from_the_generator():
+    before = torch.get_rng_state()
+    assert dtypes.fastest(torch.device("cpu"))[0] in ("fp32", "bf16")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_was_asked_for_stays(monkeypatch):
+    monkeypatch.setattr(dtypes, "fastest", None)
+    for dtype in ("fp32", "bf16", "fp16"):
+        assert dtypes.decided(RunFlags(dtype=dtype)).dtype == dtype
+    assert dtypes.decided(RunFlags(dtype="auto", seed=3), "bf16", "so") == RunFlags(3, "bf16")
+
+
+@pytest.mark.parametrize("auto", [(), dtypes.OF_MEASURES])
+def test_a_run_says_what_it_is_and_why(monkeypatch, tmp_path, auto):
+    monkeypatch.setattr(dtypes, "fastest", lambda device: ("bf16", "it is quick"))
+    flags = SimpleNamespace(run=RunFlags(dtype="auto", log_dir=str(tmp_path)), presets={})
+    run_util.open_log(flags, auto=auto)
+    assert flags.run.dtype == ("fp32" if auto else "bf16")
+    said = auto[1] if auto else "it is quick"
+    assert f"--dtype auto: {flags.run.dtype}, since {said}\n" in (tmp_path / "log.txt").read_text()
