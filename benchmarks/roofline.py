@@ -34,10 +34,10 @@ class Gpu:
     fp32: float
 
     def rate(self, kind: str, dtype: str) -> float:
-        """FLOP/s at the peak: in fp32, convolutions alone are tf32 by torch's defaults."""
+        """FLOP/s at the peak: in fp32, convolutions and products are tf32, attention is not."""
         if dtype in ("bfloat16", "float16"):
             return self.bf16
-        return self.tf32 if kind == "conv" else self.fp32
+        return self.fp32 if kind == "attention" else self.tf32
 
 
 GPUS = {

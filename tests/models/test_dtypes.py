@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flatdiff.flags.config import RunFlags
+from flatdiff.flags.config import ModelFlags, RunFlags
 from flatdiff.models import dtypes, run_util
 
 
@@ -51,11 +51,18 @@ def test_what_was_asked_for_stays(monkeypatch):
     assert dtypes.decided(RunFlags(dtype="auto", seed=3), "bf16", "so") == RunFlags(3, "bf16")
 
 
-@pytest.mark.parametrize("auto", [(), dtypes.OF_MEASURES])
-def test_a_run_says_what_it_is_and_why(monkeypatch, tmp_path, auto):
+@pytest.mark.parametrize(
+    ("auto", "half", "said"),
+    [
+        ((), False, "bf16, since it is quick"),
+        (dtypes.OF_MEASURES, False, "fp32, since what is measured is the network"),
+        (dtypes.OF_MEASURES, True, "fp16, since --use_fp16 is True"),
+    ],
+)
+def test_a_run_says_what_it_is_and_why(monkeypatch, tmp_path, auto, half, said):
     monkeypatch.setattr(dtypes, "fastest", lambda device: ("bf16", "it is quick"))
     flags = SimpleNamespace(run=RunFlags(dtype="auto", log_dir=str(tmp_path)), presets={})
+    flags.model = ModelFlags(use_fp16=half)
     run_util.open_log(flags, auto=auto)
-    assert flags.run.dtype == ("fp32" if auto else "bf16")
-    said = auto[1] if auto else "it is quick"
-    assert f"--dtype auto: {flags.run.dtype}, since {said}\n" in (tmp_path / "log.txt").read_text()
+    assert flags.run.dtype == said[:4]
+    assert f"--dtype auto: {said}" in (tmp_path / "log.txt").read_text()

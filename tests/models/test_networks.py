@@ -81,3 +81,8 @@ def test_batches_of_a_training_are_not_filled(shapes):
     for n in (4, 2):
         net(torch.randn(n, 3, 8, 8), torch.arange(n))
     assert shapes == [4, 2]
+
+
+def test_an_unknown_dtype_is_named():
+    with pytest.raises(ValueError, match="dtype is 'auto'; expected fp32, bf16, fp16"):
+        networks.casting("auto", "cpu")
