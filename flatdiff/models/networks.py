@@ -52,7 +52,9 @@ def dtype_of(flags):
 def casting(dtype, device):
     """A function that opens an autocast context for fp32 (none), bf16 or fp16 on the device."""
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; expected {', '.join(DTYPES)} (`dtypes.decided`: auto)")
+        raise ValueError(
+            f"dtype is {dtype!r}; expected {', '.join(DTYPES)} (`dtypes.decided`: auto)"
+        )
     return functools.partial(
         torch.autocast, torch.device(device).type, DTYPES[dtype], enabled=dtype != "fp32"
     )
