@@ -10,6 +10,7 @@ import functools
 import torch
 from peers import Peer
 
+from flatdiff.flags import choices
 from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.measure import curve, quantized, run
 from flatdiff.models import generate, networks, run_util
@@ -53,17 +54,25 @@ class Flatdiff(Peer):
         with self.autocast():
             return self.training(x, t)
 
+    def follow(self, gradient: str):
+        """Take the gradient's steps from now on."""
+        self.loop.passes = choices.entry(choices.GRADIENTS, gradient).passes
+        self.loop.follow = choices.bound(choices.GRADIENTS, gradient)
+
     def train_step(self):
-        self.loop.optimizer = "adam"
+        self.follow("adam")
         self.loop.run_step(self.images, {})
 
     def sam_step(self):
-        self.loop.optimizer = "adam-sam"
+        self.follow("adam-sam")
+        climbs = self.loop.climbs.num_climbs
         self.loop.run_step(self.images, {})
+        if self.loop.climbs.num_climbs == climbs:
+            raise RuntimeError("a step of SAM did not climb")
 
     def loaded_steps(self, count: int):
         """Training steps on batches of the loader."""
-        self.loop.optimizer = "adam"
+        self.follow("adam")
         for _ in range(count):
             self.loop.run_step(*next(self.loop.data))
 

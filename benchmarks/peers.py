@@ -49,7 +49,10 @@ def opened(kind: str, job: Job):
         from flatdiff.world import dist_util
 
         with dist_util.session():
-            yield ours.Flatdiff(job)
+            peer = ours.Flatdiff(job)
+            yield peer
+            with torch.inference_mode():  # in which its network may have been made
+                peer.held.close()
     else:
         kinds = {"plain": ours.Plain, "guided-diffusion": Guided, "diffusers": Diffusers}
         yield kinds[kind](job)

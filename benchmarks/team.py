@@ -63,13 +63,14 @@ class Team:
     def flops(self) -> dict:
         return self["flatdiff"].call("flops")
 
-    def check(self, name: str, limit: float = LIMIT) -> None:
-        """Disagreement unless outputs, losses and gradient are those of our network."""
+    def check(self, name: str, limit: float = LIMIT, reference: str = "flatdiff") -> None:
+        """Disagreement unless outputs, losses and gradient are the reference's, which has not been
+        trained yet."""
         if name in self.agreed:
             return
-        self.compare("flatdiff", name, limit)
+        self.compare(reference, name, limit)
         x, noise, t = _draws(self.job)
-        ours, theirs = (self[who].call("losses", x, t, noise) for who in ("flatdiff", name))
+        ours, theirs = (self[who].call("losses", x, t, noise) for who in (reference, name))
         agree(f"{name}: losses", theirs[0], ours[0], limit)
         agree(f"{name}: norm of the gradient", theirs[1], ours[1], limit)
         self.agreed.add(name)

@@ -31,8 +31,13 @@ class Worker:
         return self._ask(method, args)[0]
 
     def _ask(self, method, args):
-        self.connection.send((method, args))
-        seconds, result, error = self.connection.recv()
+        try:
+            self.connection.send((method, args))
+            seconds, result, error = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            ended = f"ended with {self.process.exitcode}, -9 if memory did not suffice"
+            raise RuntimeError(f"{self.process.name}, {method}: the process {ended}") from None
         if error:
             raise RuntimeError(f"{self.process.name}: {error}")
         return seconds, result
