@@ -76,36 +76,41 @@ def speed(team, name, peer, theirs, ours, goal="", work="", steps=1) -> Row:
 
 def bf16(team: Team):
     """The same in bf16, and the forward passes of a draw of flatness, where it was asked for."""
-    more = f"--num_images {AT_ONCE} --batch_size {AT_ONCE}"
-    for name, flags in (("fp32", ""), ("bf16", ""), ("subject", more), ("subject in bf16", more)):
-        team.get(name, "flatdiff", f"{flags} --dtype bf16" if "bf16" in name else flags)
+    _start_both(team, "")
     team.check("bf16", OF_BF16, "fp32")
-    peer = "guided-diffusion"
-    if team.has(peer):
-        team.check(peer, reference="fp32")
-    for name, method, fp32, half, work, steps in (
-        ("train step", "train_step", "fp32", "bf16", "train", 1),
-        ("sampling step", "sample", "fp32", "bf16", "forward", team.config.chain),
-        ("losses of 32 images", "measure", "subject", "subject in bf16", "", 1),
-    ):
-        others = [fp32] + [peer] * (team.has(peer) and method != "measure")
-        seconds = team.interleave({who: (who, method) for who in (*others, half)}, warmup=2)
-        for who, goals in zip(others, BF16[name]):
-            goal = goals.get(team.config.name, "") if _has_amx() else ""
-            against = {peer: peer}.get(who, "our fp32")
-            times = seconds[who], seconds[half], goal, work, steps
-            row = speed(team, f"{name}, bf16", against, *times)
-            yield dataclasses.replace(row, dtype="bfloat16")
-    peaks = {}
-    for name in ("bf16", "fp32"):
-        with contextlib.closing(
-            team.fresh("flatdiff", "--dtype bf16" * (name == "bf16"))
-        ) as worker:
+    if team.has("guided-diffusion"):
+        team.check("guided-diffusion", reference="fp32")
+    yield from _against_fp32(team, "train step", "train_step", "train")
+    yield from _against_fp32(team, "sampling step", "sample", "forward", team.config.chain)
+    _start_both(team, f"--num_images {AT_ONCE} --batch_size {AT_ONCE}")
+    yield from _against_fp32(team, "losses of 32 images", "measure")
+    peaks = []
+    for flags in ("--dtype bf16", ""):
+        with contextlib.closing(team.fresh("flatdiff", flags)) as worker:
             worker.call("train_steps", 3)
-            peaks[name] = worker.call("peak_memory") / 1e6
-    both = peaks["bf16"], peaks["fp32"]
+            peaks.append(worker.call("peak_memory") / 1e6)
+    ratio = [peaks[0] / peaks[1]]
     name = "peak memory, training, bf16"
-    yield Row(name, team.config.name, "our fp32", [both[0] / both[1]], *both, unit="MB")
+    yield Row(name, team.config.name, "our fp32", ratio, *peaks, unit="MB")
+
+
+def _start_both(team, flags):
+    """Start ours in both types, alone: at F there is no room for more of them."""
+    team.close()
+    team.get("fp32", "flatdiff", flags)
+    team.get("bf16", "flatdiff", f"{flags} --dtype bf16")
+
+
+def _against_fp32(team, name, method, work="", steps=1):
+    """Rows of bf16 against our fp32, and against guided-diffusion if it has the method."""
+    has = team.has("guided-diffusion") and method != "measure"
+    peers = {"fp32": "our fp32"} | ({"guided-diffusion": "guided-diffusion"} if has else {})
+    seconds = team.interleave({who: (who, method) for who in (*peers, "bf16")}, warmup=2)
+    for (who, against), goals in zip(peers.items(), BF16[name]):
+        goal = goals.get(team.config.name, "") if _has_amx() else ""
+        times = seconds[who], seconds["bf16"], goal, work, steps
+        row = speed(team, f"{name}, bf16", against, *times)
+        yield dataclasses.replace(row, dtype="bfloat16")
 
 
 def _has_amx() -> bool:
@@ -171,6 +176,7 @@ def flatness(team: Team):
 
 def hessian(team: Team):
     """A product with the Hessian over a gradient of the same 32 images, when its step is known."""
+    team.close()  # double backward needs the room
     few = team.get("few", "flatdiff", f"--num_images {FEW} --batch_size {FEW}")
     exact, ours = (few.call("hessian_product", by) for by in (True, False))
     agree("products with the Hessian", ours, exact, OF_PRODUCT)
