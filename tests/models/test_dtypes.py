@@ -32,16 +32,17 @@ def test_of_a_processor_the_time_of_a_block_does(monkeypatch, seconds, dtype):
         return casting(name, device)
 
     monkeypatch.setattr(dtypes, "casting", turning)
-    monkeypatch.setattr(dtypes.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(dtypes.time, "thread_time", lambda: clock[0])
     found, why = dtypes.fastest(torch.device("cpu"))
     ratio = float(re.search(r"takes ([\d.]+) of fp32's", why)[1])
     assert found == dtype and ratio == pytest.approx(seconds[1] / seconds[0], abs=0.01)
 
 
-def test_nothing_is_drawn_from_the_generator():
+def test_generator_and_threads_are_left_as_they_were():
+    torch.set_num_threads(3)
     before = torch.get_rng_state()
     assert dtypes.fastest(torch.device("cpu"))[0] in ("fp32", "bf16")
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == 3
 
 
 def test_what_was_asked_for_stays(monkeypatch):
