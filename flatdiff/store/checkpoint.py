@@ -88,7 +88,10 @@ def _folder(path: str) -> str:
 
 
 def _names(folder: str) -> list[str]:
-    return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
+    """The names in a folder; none if there is no such folder. blobfile's listdir also looks at the
+    files, of which another rank's may be gone by then."""
+    listdir = bf.listdir if is_remote(folder) else os.listdir
+    return sorted(listdir(folder)) if bf.isdir(folder) else []
 
 
 def save(obj: Any, path: str) -> None:

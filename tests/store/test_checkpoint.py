@@ -299,3 +299,12 @@ def test_remote_folders(tmp_path, monkeypatch):
     assert checkpoint.load_json(f"{folder}/config.json") == {"a": 1}
     with pytest.raises(ValueError, match="complete steps in gs://bucket/run: 2"):
         checkpoint.load(f"{folder}/model000003.pt")
+
+
+def test_a_name_whose_file_is_gone_already_is_no_error(tmp_path):
+    """As another rank's, that was being written when the folder was read."""
+    for name in ("model000003.pt", "state000003.pt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "flatness.csv.flatdiff-part").symlink_to(tmp_path / "gone")
+    assert checkpoint.complete_steps(str(tmp_path)) == [3]
+    assert checkpoint.complete_steps(str(tmp_path / "no folder")) == []
