@@ -130,7 +130,7 @@ def noise(
     """
     key = seed_of(seed, PERTURB, draw)
     for i, w in enumerate(weights):
-        z = add_(torch.zeros(w.shape, device=w.device), 1.0, key, stream=i)
+        z = add_(torch.zeros(w.shape, dtype=torch.float32, device=w.device), 1.0, key, stream=i)
         yield z * (_filter_norms(w) / _filter_norms(z)) if filterwise else z
 
 

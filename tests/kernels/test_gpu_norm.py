@@ -145,3 +145,12 @@ def second_derivative():
 def test_a_second_derivative_is_an_error():
     with FakeTensorMode(), pytest.raises(RuntimeError, match="first.*only.*twice_differentiable"):
         second_derivative()
+
+
+def test_dropout_follows_where_the_kernel_has_none(on_cuda):
+    """What is asked for with a norm is done, in one pass or in two."""
+    norm = nn.GroupNorm32(32, 64, device="cuda")
+    for dropout in (0.0, 0.3):
+        with Operators() as seen:
+            norm(image(2, 64, 4, 4), silu=True, dropout=dropout)
+        assert any("dropout" in n or "bernoulli" in n for n in seen.names) == (dropout > 0)

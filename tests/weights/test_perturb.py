@@ -233,3 +233,15 @@ def test_mean_rise_on_a_quadratic_is_the_trace(maker):
     error = (rises.std() / math.sqrt(len(rises))).item()
     assert error < expected / 10
     assert rises.mean().item() == pytest.approx(expected, abs=3.5 * error)
+
+
+def test_the_default_dtype_changes_no_noise():
+    weights = [torch.randn(3, 5), torch.randn(7)]
+    expected = list(noise(weights, 0, 1))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = list(noise(weights, 0, 1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(z.dtype == torch.float32 for z in found)
+    assert all(map(torch.equal, found, expected))
