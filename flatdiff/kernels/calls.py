@@ -191,7 +191,7 @@ def differentiate_once() -> None:
     """RuntimeError in a backward pass that is to be differentiated itself (create_graph)."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "the C++ kernels have a first derivative only: compute what you differentiate "
+            "our kernels have a first derivative only: compute what you differentiate "
             "twice in `with flatdiff.nn.twice_differentiable():`, or set FLATDIFF_KERNELS=0"
         )
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import calls
+
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 PIXELS, CHANNELS = 256, 64  # of a program, about
 TILE = 2048  # numbers that it has before it at a time
@@ -48,19 +50,9 @@ def runs(agrees: Callable[[str], bool]) -> bool:
     return True
 
 
-def normalize(
-    x: Tensor,
-    groups: int,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    film: Tensor | None = None,
-    silu: bool = False,
-) -> Tensor:
-    """silu(norm(x) * (1 + scale) + shift), in x's shape [N, C, H, W]; film: [N, 2 C], scale then
-    shift, or None."""
-    film = None if film is None else film.contiguous()
-    inputs = x, weight.contiguous(), bias.contiguous(), film, groups, eps, silu
+def normalize(x, weight, bias, film=None, *, groups, eps, silu) -> Tensor:
+    """silu(norm(x) * (1 + scale) + shift): see `norm.normalize`, which gives contiguous weights."""
+    inputs = x, weight, bias, film, groups, eps, silu
     return _Norm.apply(*inputs) if torch.is_grad_enabled() else torch.ops.flatdiff.norm(*inputs)[0]
 
 
@@ -74,11 +66,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "Triton's norm has a first derivative only: compute what you differentiate "
-                "twice in `with flatdiff.nn.twice_differentiable():`, or set FLATDIFF_KERNELS=0"
-            )
+        calls.differentiate_once()
         dy = dy.contiguous(memory_format=torch.channels_last)
         found = torch.ops.flatdiff.norm_backward(dy, *ctx.saved_tensors, ctx.silu)
         dx, dweight, dbias, dfilm = [*found, None][:4]

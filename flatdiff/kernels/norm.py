@@ -32,11 +32,6 @@ def takes(x: Tensor, weight: Tensor, film: Tensor | None) -> bool:
     )
 
 
-def takes_dropout(x: Tensor, p: float) -> bool:
-    """Whether `normalize`, if it takes x, can drop numbers with probability p as well."""
-    return x.is_cpu and 0 < p < 1 and x.shape[1] % PIECE == 0
-
-
 def normalize(
     x: Tensor,
     groups: int,
@@ -50,13 +45,19 @@ def normalize(
     """drop(silu(norm(x) * (1 + scale) + shift)), in x's shape [N, C, H, W] and dtype.
 
     film: [N, 2 C], scale then shift, or None. dropout: the probability of a zero; what is kept is
-    divided by 1 - dropout. Which numbers are is a function of a key from torch's generator.
+    divided by 1 - dropout. On a CPU it is part of the pass, and which numbers are kept is a
+    function of a key from torch's generator.
     """
+    of_layer = weight.contiguous(), bias.contiguous(), None if film is None else film.contiguous()
     if x.is_cuda:
-        return gpu_norm.normalize(x, groups, weight, bias, eps, film, silu)
-    film = None if film is None else film.float().contiguous()
+        y = gpu_norm.normalize(x, *of_layer, groups=groups, eps=eps, silu=silu)
+        return F.dropout(y, dropout) if dropout else y
+    if dropout and (dropout >= 1 or x.shape[1] % PIECE):  # no bits for these
+        return F.dropout(normalize(x, groups, weight, bias, eps, film, silu), dropout)
+    *of_layer, film = of_layer
+    film = None if film is None else film.float()
     kept = (keep_bits(x.numel(), dropout), 1 / (1 - dropout)) if dropout else (None, 1.0)
-    inputs = x, weight.contiguous(), bias.contiguous(), film, *kept, groups, eps, silu
+    inputs = x, *of_layer, film, *kept, groups, eps, silu
     return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
 
 

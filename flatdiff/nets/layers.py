@@ -34,10 +34,8 @@ class GroupNorm32(nn.GroupNorm):
         or not.
         """
         if norm.takes(x, self.weight, film):
-            fused = dropout if norm.takes_dropout(x, dropout) else 0.0
             parameters = self.num_groups, self.weight, self.bias, self.eps
-            h = norm.normalize(x, *parameters, film, silu, fused)
-            return h if fused == dropout else nn.functional.dropout(h, dropout)
+            return norm.normalize(x, *parameters, film, silu, dropout)
         h = super().forward(x.to(self.weight.dtype)).to(x.dtype)
         h = h if film is None else modulate(h, film)
         h = nn.functional.silu(h) if silu else h

@@ -138,7 +138,7 @@ def test_shapes_without_numbers_are_those_with(film):
 def second_derivative():
     x, _, weight, bias, film = layer()
     x.requires_grad_()
-    y = gpu_norm.normalize(x, 32, weight, bias, 1e-5, film, True)
+    y = gpu_norm.normalize(x, weight, bias, film, groups=32, eps=1e-5, silu=True)
     return torch.autograd.grad(y.sum(), x, create_graph=True)
 
 
