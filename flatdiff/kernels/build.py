@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import calls, norm
+from . import calls, noise, norm
 
 NAMES = "norm", "conv", "int8", "noise"
 SOURCES = [Path(__file__).with_name(f"{name}_kernel.cpp") for name in NAMES]
@@ -46,7 +46,7 @@ def install(library: ctypes.CDLL | None) -> None:
     :raises OSError: the library does not compute what PyTorch does; then nothing is installed.
     """
     calls.hold(library)
-    if library and not (norm.agrees() and calls.conv_agrees()):
+    if library and not (norm.agrees() and calls.conv_agrees() and noise.agrees()):
         calls.hold(None)
         raise OSError("what was compiled does not compute what PyTorch does")
 

@@ -221,7 +221,9 @@ def conv_agrees() -> bool:
 
 
 @torch.enable_grad()
-def same(theirs: Callable, ours: Callable, *shapes, device: str = "cpu") -> bool:
+def same(
+    theirs: Callable, ours: Callable, *shapes, device: str = "cpu", near: float = 1e-4
+) -> bool:
     """Whether two functions of images and weights agree, and their gradients, on small examples."""
     draw = torch.Generator().manual_seed(0)
     x, *rest = (torch.randn(shape, generator=draw).to(device) for shape in shapes)
@@ -230,4 +232,4 @@ def same(theirs: Callable, ours: Callable, *shapes, device: str = "cpu") -> bool
         leaves = [t.requires_grad_() for t in (x.to(memory_format=torch.channels_last), *rest)]
         y = function(*leaves)
         results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
-    return all((a - b).norm() <= 1e-4 * a.norm() for a, b in zip(*results))
+    return all((a - b).norm() <= near * a.norm() for a, b in zip(*results))

@@ -48,16 +48,16 @@ def normalize(
     divided by 1 - dropout. On a CPU it is part of the pass, and which numbers are kept is a
     function of a key from torch's generator.
     """
-    of_layer = weight.contiguous(), bias.contiguous(), None if film is None else film.contiguous()
+    weight, bias = weight.contiguous(), bias.contiguous()
+    film = None if film is None else film.contiguous()
     if x.is_cuda:
-        y = gpu_norm.normalize(x, *of_layer, groups=groups, eps=eps, silu=silu)
+        y = gpu_norm.normalize(x, weight, bias, film, groups=groups, eps=eps, silu=silu)
         return F.dropout(y, dropout) if dropout else y
     if dropout and (dropout >= 1 or x.shape[1] % PIECE):  # no bits for these
         return F.dropout(normalize(x, groups, weight, bias, eps, film, silu), dropout)
-    *of_layer, film = of_layer
     film = None if film is None else film.float()
     kept = (keep_bits(x.numel(), dropout), 1 / (1 - dropout)) if dropout else (None, 1.0)
-    inputs = x, *of_layer, film, *kept, groups, eps, silu
+    inputs = x, weight, bias, film, *kept, groups, eps, silu
     return _Norm.apply(*inputs) if torch.is_grad_enabled() else _norm(*inputs)[0]
 
 
@@ -124,4 +124,9 @@ def agrees(device: str = "cpu") -> bool:
     def ours(x, weight, bias, film):
         return normalize(x, 32, weight, bias, 1e-5, film, silu=True)
 
-    return calls.same(pytorch, ours, (2, 64, 3, 5), 64, 64, (2, 128), device=device)
+    def in_bf16(x, weight, bias, film):
+        return ours(x.bfloat16(), weight, bias, film.bfloat16()).float()
+
+    shapes = (2, 64, 3, 5), 64, 64, (2, 128)
+    half = device != "cpu" or calls.same(pytorch, in_bf16, *shapes, near=1e-2)
+    return calls.same(pytorch, ours, *shapes, device=device) and half

@@ -239,11 +239,20 @@ def test_a_second_derivative_is_an_error_or_pytorchs():
         assert second_derivative().any()
 
 
-def test_a_library_that_computes_something_else_is_refused(tmp_path):
-    source, wrong = build.SOURCES[0].read_text(), tmp_path / "norm_kernel.cpp"
-    assert "1.0 + film" in source
-    wrong.write_text(source.replace("1.0 + film", "1.01 + film"))
-    library = build.load([wrong, *build.SOURCES[1:]])
+@pytest.mark.parametrize(
+    ("name", "right", "other"),
+    [
+        ("norm", "1.0 + film", "1.01 + film"),
+        ("norm", "to.bits = x == x", "to.bits = x == x ? bits >> 17 : x == x"),
+        ("noise", "1.386294361f", "1.386294f"),
+    ],
+)
+def test_a_library_that_computes_something_else_is_refused(tmp_path, name, right, other):
+    sources = {path.stem: path for path in build.SOURCES}
+    source, wrong = sources[f"{name}_kernel"].read_text(), tmp_path / f"{name}_kernel.cpp"
+    assert source.count(right) == 1
+    wrong.write_text(source.replace(right, other))
+    library = build.load([*(sources | {wrong.stem: wrong}).values()])
     with pytest.raises(OSError, match="does not compute what PyTorch"):
         build.install(library)
     assert not norm.takes(image(1, 32, 4, 4), torch.ones(32), None)
