@@ -26,20 +26,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    assert build.use() == "C++ kernels"
-    build.install(build.load(build.SOURCES))
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 # Convolution
 
 

@@ -16,17 +16,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def installed():
-    assert build.use() == "C++ kernels"
-    build.install(build.load(build.SOURCES))
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 def formula(x, weight, bias, film=None, silu=False):
     h = F.group_norm(x, 32, weight, bias)
     if film is not None:
