@@ -220,7 +220,7 @@ RESUMED = {
     "swa": dict(use_swa=True, swa_window=2, lr_anneal_steps=1, swa_start=1),
     "averages": dict(averages="swa,swa window=2 start=1,ema rate=0.5"),
     "loss-aware": dict(schedule_sampler="loss-second-moment"),
-    "bf16": dict(dtype="bf16"),
+    "bf16": dict(dtype="bf16", optimizer="adam-sam", rho=0.2, dropout=0.4),
     "fp16": dict(dtype="fp16", optimizer="adam-sam", rho=0.2),
 }
 
