@@ -244,6 +244,7 @@ def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys, monkeyp
     [
         ([], "no --log_dir"),
         (["--log_dir", "here"], "no data: give --data_dir"),
+        (["--log_dir", "here", "--cluster", "slurm", "--dtype", "auto"], "give --dtype fp32"),
         (["--log_dir", "here", "--data_dir", "nowhere", "--end_step", "1"], "nowhere"),
     ],
 )
