@@ -52,8 +52,8 @@ def prepare(flags):
         raise ValueError("no --log_dir: give the folder of the study, to go on with it later")
     if flags.study.cluster == "slurm" and flags.run.dtype == "auto":
         raise ValueError(
-            "--dtype auto is decided on the machine that starts a study, and --cluster slurm trains "
-            "on others: give --dtype fp32 or bf16"
+            "--dtype auto is decided on the machine that starts a study, and --cluster slurm "
+            "trains on others: give --dtype fp32 or bf16"
         )
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
