@@ -6,8 +6,9 @@ is due to the weights alone. Timesteps are stratified, and a weight for each ima
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,17 +169,15 @@ def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
     return strata.long().clamp(max=t_range - 1)[order]
 
 
-def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str, Tensor]:
-    """{"loss", and of the MSE types "mse" and "vb"}: float64 [N] on the CPU, one for each image.
+def losses(loss: Callable[[Any], dict[str, Tensor]], parts: Iterable) -> dict[str, Tensor]:
+    """float64 [N] on the CPU by term: loss(part) -> terms [n] of each part of some draws, joined.
 
-    The network is to be in eval mode, and on the device of the draws. Equal batch sizes give equal
-    losses, bit for bit; others differ by rounding.
+    Equal parts give equal losses, bit for bit; others differ by rounding.
     """
-
-    with torch.inference_mode():
-        parts = [part.losses(diffusion, model) for part in draws.split(batch_size)]
-    rows = [torch.cat([part[name] for part in parts]) for name in parts[0]]
-    return dict(zip(parts[0], torch.stack(rows).double().cpu()))
+    with torch.no_grad():
+        found = [loss(part) for part in parts]
+    rows = [torch.cat([terms[name] for terms in found]) for name in found[0]]
+    return dict(zip(found[0], torch.stack(rows).double().cpu()))
 
 
 def fitting(run: Callable[[int], object], batch_size: int) -> int:

@@ -134,11 +134,11 @@ class Curve(frame.Measure):
                     rise = rises(model, point, term)
                     first = of_first.setdefault((point["size"], term), rise)
                     columns = _columns(model["at_w"][term], point, term, rise, first)
-                    rows += _by_part(start | {"term": term}, model["t_range"], columns)
+                    rows += _by_part(start | {"term": term}, model["parts"][term], columns)
         return rows
 
     def text(self, record: dict) -> str:
-        """Write a table for each term, and one of the headline by quarter of the timesteps."""
+        """Write a table for each term; and the headline, and x_mse, by part of their ranges."""
         rows = record["rows"]
         whole = [row for row in rows if row["part"] == "all"]
         several = len({row["model"] for row in whole}) > 1
@@ -153,28 +153,32 @@ class Curve(frame.Measure):
         for term in dict.fromkeys(row["term"] for row in rows):
             lines = [
                 [row["model"], f"{row[self.size]:g}", *(number(row[name]) for name in names)]
-                + [f"{100 * row['relative']:.3g} %"]
+                + [f"{100 * row['relative']:.3g} %" if row["relative"] == row["relative"] else ""]
                 + [number(row[name]) for name in less] * several
                 for row in whole
                 if row["term"] == term
             ]
             blocks.append(table([[term, *heads], *lines]))
-        return "\n\n".join([*blocks, self._quarters(rows)])
+        by_part = dict.fromkeys([rows[0]["term"], "x_mse"])
+        return "\n\n".join([*blocks, *filter(None, (self._parts(rows, t) for t in by_part))])
 
-    def _quarters(self, rows: list[dict]) -> str:
-        """Write the rise of the headline by quarter of the timesteps, low noise first."""
-        term, size = rows[0]["term"], self.size
-        header, lines = [f"rise of {term} at t in", size], {}
-        for row in (row for row in rows if row["term"] == term and row["part"] != "all"):
+    def _parts(self, rows: list[dict], term: str) -> str:
+        """Write the rise of a term by part of its range, low noise first; "" if it has no parts."""
+        size, parts = self.size, [r for r in rows if r["term"] == term and r["part"] != "all"]
+        if not parts:
+            return ""
+        header, lines = [f"rise of {term} at", size], {}
+        for row in parts:
             line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
             line += [number(row["rise"]), number(row["error_larger"])]
             if len(lines) == 1:
-                header += [row["timesteps"], "+-"]
+                header += [row["levels"], "+-"]
         return table([header, *lines.values()])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Draw the rise of each term against the size, a line a network, one error to each side."""
-        rows = [row for row in record["rows"] if row["part"] == "all"]
+        """Draw the rise of each term against the size, a line a network, one error to each side;
+        and that of x_mse at the middle size along log-SNR."""
+        rows = [r for r in record["rows"] if r["part"] == "all" and r["rise"] == r["rise"]]
         terms = list(dict.fromkeys(row["term"] for row in rows))
         figure, axes = frame.panels(len(terms))
         for axis, term in zip(axes, terms):
@@ -186,13 +190,32 @@ class Curve(frame.Measure):
                 (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
                 band = {"alpha": 0.25, "color": drawn.get_color()}
                 axis.fill_between(x, rise - error, rise + error, **band)
-            axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
+            axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM.get(term, term)}")
             values = [row["rise"] for row in shown]
             near = {} if min(values) > 0 else {"linthresh": max(np.median(np.abs(values)), 1e-12)}
             axis.set_yscale("symlog" if near else "log", **near)
         note = "one standard error to each side, the larger of those over draws and over images"
         frame.legend(figure, axes[0], f"bands: {note}")
-        return {"": figure}
+        by_level = [
+            row for row in record["rows"] if row["term"] == "x_mse" and row["part"] != "all"
+        ]
+        return {"": figure} | ({"_log_snr": self._by_level(by_level, note)} if by_level else {})
+
+    def _by_level(self, rows: list[dict], note: str) -> Figure:
+        """Draw the rise of x_mse in each part of log-SNR, of all networks, at the middle size."""
+        figure, (axis,) = frame.panels(1)
+        size = self.sizes[len(self.sizes) // 2]
+        for name in dict.fromkeys(row["model"] for row in rows):
+            mine = [row for row in rows if row["model"] == name and row[self.size] == size]
+            rise, error = ([row[k] for row in mine] for k in ("rise", "error_larger"))
+            look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name}
+            axis.errorbar(range(len(mine)), rise, yerr=error, **look)
+        axis.set_xticks(range(len(mine)), [row["levels"].split()[-1] for row in mine])
+        axis.set(xlabel="log-SNR, least noise first", ylabel=f"rise of the image's mse at {size:g}")
+        values = [row["rise"] for row in rows if row["rise"] == row["rise"]]
+        axis.set_yscale("log" if values and min(values) > 0 else "linear")
+        frame.legend(figure, axis, f"{self.size} {size:g}; bars: {note}")
+        return figure
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
@@ -261,8 +284,11 @@ def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, l
 
     def error(term: str) -> Tensor:
         if paired:
-            return subject.errors_of(ours[term] - theirs[term])
-        return torch.hypot(subject.errors_of(ours[term]), other.errors_of(theirs[term]))
+            return subject.errors_of((ours[term] - theirs[term])[None], [term])[0]
+        each = (
+            s.errors_of(r[term][None], [term])[0] for s, r in ((subject, ours), (other, theirs))
+        )
+        return torch.hypot(*each)
 
     return {term: error(term).tolist() for term in ours if term in theirs}
 
@@ -286,13 +312,8 @@ def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, l
     return {name: mean, error: draws, f"{error}_images": images, f"{error}_larger": larger}
 
 
-def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
-    edges = [-(-t_range * q // 4) for q in range(5)]
-    parts = {"all": (0, t_range)}
-    parts |= {f"quarter {q}": (edges[q - 1], edges[q]) for q in range(1, 5)}
+def _by_part(start: dict, parts: dict[str, str], columns: dict[str, list]) -> list[dict]:
     return [
-        start
-        | {"part": part, "timesteps": f"{low}..{high - 1}" if low < high else ""}
-        | {name: column[i] for name, column in columns.items()}
-        for i, (part, (low, high)) in enumerate(parts.items())
+        start | {"part": part, "levels": told} | {name: col[i] for name, col in columns.items()}
+        for i, (part, told) in enumerate(parts.items())
     ]

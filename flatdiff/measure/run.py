@@ -25,6 +25,7 @@ from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import exposure as exposures
 from . import frame, quantized
+from .chains import of_chain
 from .finished import Finished
 from .subject import Subject
 
@@ -121,7 +122,7 @@ def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject
     f, dtype, key = flags.flatness, networks.dtype_of(flags), functools.partial(key_of, flags)
     of_study = images(model.image_size, model.num_classes, model.classes)
     given = {"seed": flags.run.seed, "t_range": f.t_range, "batch_size": f.batch_size}
-    return Subject(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
+    return of_chain(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
 
 
 def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:

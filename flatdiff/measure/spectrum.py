@@ -56,10 +56,10 @@ class HESSIAN(frame.Measure):
         "residuals"; "trace_error_images" and "eigenvalue_errors_images"."""
         top, *trace = found
         values = [part["value"] for part in trace]
-        finite.check(values + top["eigenvalues"], f"Hessian of {subject.path}")
+        finite.check(values + top["eigenvalues"], f"Hessian of {subject.name}")
         mean = sum(unpacked(part["each"]) for part in trace) / len(trace)
         each = torch.stack([mean, *map(unpacked, top["each"])])
-        of_trace, *errors = subject.errors_of(each)[:, 0].tolist()
+        of_trace, *errors = subject.errors_of(each, [subject.terms[0]] * len(each))[:, 0].tolist()
         return {
             "of": subject.terms[0],
             "product": self.product,
@@ -135,9 +135,10 @@ def _lanczos(subject, count: int, exact: bool) -> dict:
             return product(vector)
 
         place = (dist_util.rank(), dist_util.world_size(), dist_util.all_reduce_sum)
-        place = Place(*place, dist_util.dev(), torch.float32)
+        place = Place(*place, subject.device, torch.float32)
         found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps, place=place)
     values, residuals, vectors = found
     each = torch.stack([subject.curvatures(v, exact) for v in vectors])
-    residuals = torch.hypot(residuals, subject.means(each)[:, 0] - values).tolist()
+    means = subject.means(each, [subject.terms[0]] * len(each))[:, 0]
+    residuals = torch.hypot(residuals, means - values).tolist()
     return {"eigenvalues": values.tolist(), "residuals": residuals, "each": [*map(packed, each)]}
