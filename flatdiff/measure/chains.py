@@ -6,13 +6,16 @@ images are noised, changes them; the error of the image that it implies, at a lo
 x_mse is averaged evenly over log-SNR from -8 to 8, where all families are at home.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..chain import probe
 from ..store.checkpoint import sha256
@@ -51,7 +54,7 @@ def of_chain(
     draws = probe.fixed_draws(x_start.to(device), plan, seed, cond)
     more = {"path": path, "sha256": sha256(path) if path else "", "image_size": x_start.shape[-1]}
     made_of = [x_start, *cond.values(), plan.t, plan.weight]
-    return Subject(
+    made = Subject(
         name,
         model,
         loss or (lambda network, part: part.losses(diffusion, network)),
@@ -64,6 +67,18 @@ def of_chain(
         key=lambda losses: key(path, made_of, losses=[*losses[:-1], t_range, losses[-1]]),
         **how,
     )
+    made.log_snr = torch.from_numpy(diffusion.log_snr)[plan.t]
+    made.drawn = fingerprint([x_start, seed])
+    return made
+
+
+def fingerprint(drawn: Any) -> str:
+    """Hash nested tensors and values: what a subject's losses were drawn from."""
+    digest = hashlib.sha256()
+    for leaf in tree_leaves(drawn):
+        plain = leaf.detach().cpu().numpy().tobytes() if torch.is_tensor(leaf) else repr(leaf)
+        digest.update(plain if isinstance(plain, bytes) else plain.encode())
+    return digest.hexdigest()
 
 
 def _t_range(t_range: int, count: int, path: str) -> int:

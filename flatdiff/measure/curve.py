@@ -20,28 +20,14 @@ from torch import Tensor
 from ..models import rounding_log
 from ..report.text import table
 from ..weights import perturb
-from . import frame
+from . import frame, paired
 from .frame import number
+from .paired import mean_and_error, pairs
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
 LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
-
-
-def pairs(values: Tensor) -> Tensor:
-    """Return the means [P, ...] of mirrored pairs [2 P, ...], which are independent."""
-    if len(values) % 2 or len(values) < 4:
-        raise ValueError(
-            f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
-            "pairs, and an error bar needs two of them"
-        )
-    return (values[0::2] + values[1::2]) / 2
-
-
-def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the first dimension of independent values [K, ...], and its error."""
-    return values.mean(dim=0), values.std(dim=0) / math.sqrt(len(values))
 
 
 def perturbation(
@@ -217,6 +203,25 @@ class Curve(frame.Measure):
         frame.legend(figure, axis, f"{self.size} {size:g}; bars: {note}")
         return figure
 
+    def listed(self, record: dict) -> list[dict]:
+        """Return kind, size, term, part, at_w, rise, error (the larger), and what makes it up."""
+        return [
+            {
+                "kind": self.name,
+                "size": row[self.size],
+                **{name: row[name] for name in ("term", "part", "at_w", "rise")},
+                "error": row["error_larger"],
+                "error_draws": row["error"],
+                "error_examples": row["error_images"],
+                "distance": row["distance"],
+            }
+            for row in record["rows"]
+        ]
+
+    def differences(self, one: frame.Told, other: frame.Told) -> list[dict]:
+        """Return the difference of the rises at each size and term of both."""
+        return paired.curves(one, other)
+
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
         """Give the headline's loss at the weights, and its mean rise at the middle size; of two,
@@ -279,16 +284,13 @@ def _along(model: dict) -> tuple[str, list[float], list[float]]:
 def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
     """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
     image, where these have the same timesteps in both."""
-    paired = torch.equal(subject.plan.t, other.plan.t)
     ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
 
     def error(term: str) -> Tensor:
-        if paired:
+        if paired.alike(subject, other, term):
             return subject.errors_of((ours[term] - theirs[term])[None], [term])[0]
-        each = (
-            s.errors_of(r[term][None], [term])[0] for s, r in ((subject, ours), (other, theirs))
-        )
-        return torch.hypot(*each)
+        both = (subject, ours), (other, theirs)
+        return torch.hypot(*(of.errors_of(rows[term][None], [term])[0] for of, rows in both))
 
     return {term: error(term).tolist() for term in ours if term in theirs}
 

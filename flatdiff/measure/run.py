@@ -7,7 +7,6 @@ common random numbers, and a record does not depend on the number of ranks or on
 import dataclasses
 import functools
 import hashlib
-import inspect
 import os
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..chain import probe
-from ..flags import choices, keys
+from ..flags import keys
 from ..models import networks, run_util
 from ..store import checkpoint
 from ..store.checkpoint import sha256
@@ -27,14 +26,8 @@ from . import exposure as exposures
 from . import frame, quantized
 from .chains import of_chain
 from .finished import Finished
+from .found import made, measured
 from .subject import Subject
-
-
-def made(text: str, group) -> frame.Measure:
-    """Make the measure that a text as "TOY scale=2" names, by its knobs and a group's flags."""
-    kind, knobs = choices.chosen(choices.MEASURES, text)
-    known = inspect.signature(kind).parameters
-    return kind(**{k: v for k, v in vars(group).items() if k in known} | knobs)
 
 
 def settings(flags) -> dict:
@@ -49,15 +42,6 @@ def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
     more |= {"draws": draws, "torch": [torch.__version__, dist_util.dev().type]}
     text = keys.key(flags, "part", file=checkpoint.identity(path), **more)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
-    """Return what a measure says of one of so many models, with where it came from."""
-    tasks = measure.tasks(subject)
-    if not finished.bar.total:
-        finished.expect(len(tasks) * models)
-    found = finished.compute(tasks, measure.together, subject.key)
-    return subject.about() | measure.result(subject, found)
 
 
 def check(flags) -> None:
@@ -88,7 +72,7 @@ def flatness(flags, folder: str) -> dict:
             model, diffusion = networks.from_checkpoint(path, flags)
             with quantized.rounded(model, path, flags):
                 subject = subject_of(name, path, model, diffusion, flags, images)
-                record["models"].append(result_of(measure, subject, finished, len(paths)))
+                record["models"].append(measured(measure, subject, finished, len(paths))[0])
                 warn_of_differences(record["models"])
                 if measure.pair and len(paths) == 2 and path == paths[1]:
                     record["line"] = _line(measure, paths[0], subject, flags, finished)
@@ -181,7 +165,7 @@ def exposure(flags, folder: str) -> dict:
         for path, (name, network) in zip(paths, loaded.items()):
             with quantized.rounded(network[0], path, flags), casting():
                 subject = _chains(name, path, *network, x_start, labels, flags)
-                models.append(result_of(measure, subject, finished, len(paths)))
+                models.append(measured(measure, subject, finished, len(paths))[0])
     return {"settings": settings(flags)} | exposures.about(x_start, labels, network[1], models)
 
 

@@ -106,6 +106,8 @@ class Subject:
         self.axes = {term: (axes or {}).get(term, others) for term in self.terms}
         self.at_w, self.errors = self.means(self.own), self.errors_of(self.own)
         self.key = key(losses=[*self.terms, self.batch_size])
+        self.log_snr: Tensor | None = None  # [N], for those of noise levels
+        self.drawn = ""  # a hash of the examples and what was drawn with them, to know others' by
 
     @property
     def plan(self) -> probe.Plan:
