@@ -44,6 +44,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 PATHS = {"vp": vp, "flow": flow, "edm": edm}
 PREDICTS = {"vp": ("eps", "x", "v"), "flow": ("v", "x", "eps"), "edm": ("F", "x", "eps")}
+PREDICTS |= {"any": ("x", "eps")}  # a path whose scales are given
 
 
 def target(path: str, predicts: str, alphas, sigmas, sigma_data=SIGMA_DATA):
@@ -52,16 +53,16 @@ def target(path: str, predicts: str, alphas, sigmas, sigma_data=SIGMA_DATA):
     v: of vp, alpha eps - sigma x_0 (Salimans & Ho 2022); of flow, the velocity eps - x_0. F: what
     is inside EDM's preconditioning, (x_0 - c_skip x_t) / c_out.
     """
-    if path not in PATHS or predicts not in PREDICTS[path]:
-        known = "; ".join(f"{p}: {', '.join(PREDICTS[p])}" for p in PATHS)
+    if predicts not in PREDICTS.get(path, ()):
+        known = "; ".join(f"{p}: {', '.join(names)}" for p, names in PREDICTS.items())
         raise ValueError(f"no network predicts {predicts!r} on {path!r}; expected {known}")
     one, zero = np.ones_like(sigmas), np.zeros_like(sigmas)
     of_edm = sigma_data / np.sqrt(sigmas**2 + sigma_data**2)
-    velocity = {"vp": (-sigmas, alphas), "flow": (-one, one), "edm": None}
+    velocity = {"vp": (-sigmas, alphas), "flow": (-one, one)}.get(path)
     return {
         "eps": (zero, one),
         "x": (one, zero),
-        "v": velocity[path],
+        "v": velocity,
         "F": (sigmas / sigma_data**2 * of_edm, -of_edm),
     }[predicts]
 
@@ -69,13 +70,13 @@ def target(path: str, predicts: str, alphas, sigmas, sigma_data=SIGMA_DATA):
 class Levels(Tables):
     """Levels t = 0 .. T-1, for networks called as (x_scale_t x_t, times_t, **model_kwargs).
 
-    log_snr: [T], falling where images are to be sampled. path: a name of PATHS. predicts: one of
-    PREDICTS. times: [T], what the network is told; by default sigma, of F log(sigma) / 4, and of vp
-    the level's index. density: [T], how often training visits a level; None: each alike.
-    loss_weight: [T], of a squared error in the loss; None: 1, but EDM's for a denoiser on its path,
-    and that of a velocity, sigma^-2, for an x-predicting flow. sigma_data: EDM's. input_pertub,
-    eps_scaler: as in GaussianDiffusion. use_timesteps: the levels that are kept; all else counts
-    from these.
+    log_snr: [T], falling where images are to be sampled. path: a name of PREDICTS. predicts: one of
+    its. scales: (alphas [T], sigmas [T]) that are not those of the path at log_snr, as where alpha
+    is 0. times: [T], what the network is told; by default sigma, of F log(sigma) / 4, and of vp the
+    level's index. density: [T], how often training visits a level; None: each alike. loss_weight:
+    [T], of a squared error in the loss; None: 1, but EDM's for a denoiser on its path, and that of
+    a velocity, sigma^-2, for an x-predicting flow. sigma_data: EDM's. input_pertub, eps_scaler: as
+    in GaussianDiffusion. use_timesteps: the levels that are kept; all else counts from these.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Levels(Tables):
         path: str,
         predicts: str,
         *,
+        scales: tuple[Sequence[float], Sequence[float]] | None = None,
         times: Sequence[float] | None = None,
         density: Sequence[float] | None = None,
         loss_weight: Sequence[float] | None = None,
@@ -102,7 +104,7 @@ class Levels(Tables):
         self.timestep_map = sorted(kept)
         log_snr = np.array(log_snr, np.float64)
         given = {"times": times, "density": density, "loss_weight": loss_weight}
-        told = self._of_levels(log_snr) | {k: v for k, v in given.items() if v is not None}
+        told = self._of_levels(log_snr, scales) | {k: v for k, v in given.items() if v is not None}
         for name, values in told.items():
             setattr(self, name, np.asarray(values)[self.timestep_map])
         self.num_timesteps = len(self.timestep_map)
@@ -128,9 +130,9 @@ class Levels(Tables):
         h = -np.diff(self.log_snr)
         self.dpmpp_extrapolate = np.concatenate([[0.0], h[:-1] / (2 * h[1:]), [0.0]])[: len(alphas)]
 
-    def _of_levels(self, log_snr: np.ndarray) -> dict[str, np.ndarray]:
-        """What follows from lambda alone."""
-        alphas, sigmas = PATHS.get(self.path, vp)(log_snr)
+    def _of_levels(self, log_snr: np.ndarray, scales) -> dict[str, np.ndarray]:
+        """What follows from lambda alone, or from the scales."""
+        alphas, sigmas = map(np.float64, scales or PATHS.get(self.path, vp)(log_snr))
         to_x, to_eps = target(self.path, self.predicts, alphas, sigmas, self.sigma_data)
         found = {"alphas": alphas, "sigmas": sigmas, "to_x": to_x, "to_eps": to_eps}
         found |= {"times": np.arange(len(sigmas)) if self.path == "vp" else sigmas}

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from flatdiff.chain import samplers
-from flatdiff.chain.levels import PREDICTS, Levels
+from flatdiff.chain.levels import PATHS, PREDICTS, Levels
 from flatdiff.script_util import create_gaussian_diffusion
 
-FAMILIES = [(path, predicts) for path, known in PREDICTS.items() for predicts in known]
+FAMILIES = [(path, predicts) for path in PATHS for predicts in PREDICTS[path]]
 LOG_SNR = np.linspace(9, -9, 40)
 
 
@@ -141,6 +141,18 @@ def test_levels_that_are_kept_keep_what_they_are():
     assert kept.original_num_steps == 40
     for name in ("alphas", "sigmas", "times", "density", "log_snr"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(whole, name)[[0, 10, 39]])
+
+
+def test_scales_stand_instead_of_the_paths(draws):
+    x_start, t, noise = (v[:3] for v in draws)
+    t = torch.tensor([0, 1, 2])
+    alphas, sigmas = np.array([1.1, 0.7, 0.0]), np.array([0.2, 0.5, 1.0])
+    levels = Levels([3.0, 0.0, -9.0], "any", "x", scales=(alphas, sigmas))
+    alpha, sigma = (torch.tensor(v).float().view(-1, 1, 1, 1) for v in (alphas, sigmas))
+    x_t = levels.q_sample(x_start, t, noise)
+    torch.testing.assert_close(x_t, alpha * x_start + sigma * noise)
+    v = Levels([3.0, 0.0, -9.0], "vp", "v", scales=(alphas, sigmas))
+    np.testing.assert_allclose(v.x_factor, [(0.2 / 1.25) ** 2, (0.5 / 0.74) ** 2, 1.0])
 
 
 @pytest.mark.parametrize("predicts", ["F", "noise"])
