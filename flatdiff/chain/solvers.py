@@ -38,7 +38,8 @@ def heun_sample(
 ) -> Out:
     """Along the mean of the slopes at both ends of Euler's step (Karras et al. 2022, algorithm 1).
 
-    The last step is Euler's, and so is one that begins at more noise than `tables.MOST_NOISE`.
+    Some steps are Euler's: the last, one that begins at more noise than `tables.MOST_NOISE`, and
+    one to little noise where the network predicts x_0, of which the slope there says nothing.
     """
     how = clip_denoised, denoised_fn, model_kwargs, cond_fn
     x_start, eps = _slope(chain, model, x, t, how)

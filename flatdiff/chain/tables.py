@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 MOST_NOISE = 500.0  # sigma / alpha, of which a step to less would be too long for Heun's slope
+MOST_ERROR = 20.0  # of eps, over that of what the network predicts
 
 
 class Tables:
@@ -67,14 +68,19 @@ class Tables:
 
     @cached_property
     def heun_half(self) -> np.ndarray:
-        """[T]: by how much of the difference of two slopes Heun's step leaves Euler's; 0: none."""
+        """[T]: by how much of the difference of two slopes Heun's step leaves Euler's; 0: none.
+
+        None where the second slope would make its network's error MOST_ERROR times as large, as of
+        one that predicts x_0, at little noise (Li & He 2025).
+        """
         if self.path == "flow":  # x, by sigma
             half = (self.sigmas_prev - self.sigmas) / 2
         else:  # x / alpha, by sigma / alpha (Karras et al. 2022)
             with np.errstate(divide="ignore"):
                 ratio, before = self.sigmas / self.alphas, self.sigmas_prev / self.alphas_prev
             half = np.where(ratio > MOST_NOISE, 0.0, self.alphas_prev * (before - ratio) / 2)
-        return np.where(self.sigmas_prev > 0, half, 0.0)
+        blown_up = self.alphas * np.sqrt(self.x_factor) / self.sigmas > MOST_ERROR
+        return np.where(np.append(True, blown_up[:-1]), 0.0, half)
 
     @property
     def log_snr(self) -> np.ndarray:

@@ -112,14 +112,19 @@ def error(path, steps, step):
     """How far a walk of so many steps ends from the exact flow of Gaussian data, in float64."""
     ends = {"vp": (9, -7), "flow": (9, -9), "edm": (12, -8.8)}[path]
     u = np.linspace(*(math.exp(-lam / 14) for lam in ends), steps)  # EDM's grid, in sigma / alpha
-    chain = Levels(-14 * np.log(u), path, "x", times=np.arange(steps))
+    chain = Levels(-14 * np.log(u), path, "eps", times=np.arange(steps))
     x = chain.prior_std * torch.linspace(-2, 2, 9).double().view(9, 1, 1, 1)
     alpha, sigma = chain.alphas[-1], chain.sigmas[-1]
     least = chain.alphas[0], chain.sigmas[0]  # the last step, to x_0, is Euler's: leave it out
     spread = [math.sqrt(a**2 * STD**2 + s**2) for a, s in ((alpha, sigma), least)]
     exact = least[0] * MEAN + spread[1] * (x - alpha * MEAN) / spread[0]
     chain._table = lambda name, device: torch.as_tensor(getattr(chain, name))  # float64
-    return (walked(chain, step, x, perfect(chain))[-2] - exact).abs().max().item()
+    guess = perfect(chain)
+
+    def network(x, t):
+        return chain._predict_eps_from_xstart(x, t, guess(x, t))
+
+    return (walked(chain, step, x, network)[-2] - exact).abs().max().item()
 
 
 @pytest.mark.parametrize("path", ["vp", "flow", "edm"])
@@ -159,6 +164,16 @@ def test_heun_asks_twice_a_step_but_at_the_ends():
         walked(chain, solvers.heun_sample, NOISE, counted)
         assert len(calls) == 17 + at_first and calls[-1] == 0
         assert calls.count(888) == at_first
+
+
+def test_heun_asks_no_slope_of_an_image_at_little_noise():
+    """There the error of a guessed x_0 would come back a thousand times as large."""
+    s = np.linspace(0.0005, 0.9995, 8)
+    for predicts, at_last in (("x", 1), ("v", 2)):
+        chain = Levels(2 * np.log((1 - s) / s), "flow", predicts)
+        calls = []
+        walked(chain, solvers.heun_sample, NOISE, lambda x, t: calls.append(t[0]) or x)  # noqa: B023
+        assert len(calls) == 13 + at_last
 
 
 def test_epsilon_scaling_and_guidance_reach_both_slopes():
