@@ -10,6 +10,7 @@ import dataclasses
 from .flags import config
 from .flags.choices import BOOLEANS
 from .models.factories import *  # noqa: F403
+from .models.factories import OURS
 
 
 def _defaults(*groups):
@@ -18,8 +19,7 @@ def _defaults(*groups):
 
 def diffusion_defaults():
     """Flags of the chain as guided-diffusion has them, and their defaults."""
-    ours = ("eps_scaler", "eps_scaler_slope", "input_pertub")
-    return {k: v for k, v in _defaults(config.DiffusionFlags).items() if k not in ours}
+    return {k: v for k, v in _defaults(config.DiffusionFlags).items() if k not in OURS}
 
 
 def classifier_defaults():

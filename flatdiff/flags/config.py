@@ -2,10 +2,28 @@
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
-from .parse import as_trained, aside, checked, fixed, flag, group_of, parse, run, sampling, to_dict  # noqa: F401
+from .choices import AVERAGES, GRADIENTS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .parse import (  # noqa: F401
+    as_trained,
+    aside,
+    checked,
+    fixed,
+    flag,
+    group_of,
+    later,
+    parse,
+    run,
+    sampling,
+    to_dict,
+)
 from .use import *  # noqa: F403
 from .use import FeatureFlags
+
+# of DiffusionFlags, what is said of a chain of betas and means nothing to the other objectives
+DDPM_ALONE = (
+    *("learn_sigma", "noise_schedule", "use_kl", "rescale_timesteps"),
+    "rescale_learned_sigmas",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +54,29 @@ class ModelFlags:
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionFlags:
-    """The chain: guided-diffusion's names, epsilon scaling, input perturbation."""
+    """The chain: objective, guided-diffusion's names, epsilon scaling, input perturbation."""
+
+    objective: str = later("ddpm", "what the network learns of noise", table=OBJECTIVES)
+    predicts: str = later(
+        "",
+        "what it predicts: noise, image or velocity; empty: eps of ddpm, v of flow, and of edm "
+        "what EDM does",
+        choices=("", "eps", "x", "v"),
+    )
+    noise_levels: str = flag(
+        "",
+        "how often training visits them; empty: uniform, of edm lognormal",
+        table=NOISE_LEVELS,
+    )
+    sigma_data: float = later(0.5, "edm: standard deviation of the pixels", low=0)
 
     learn_sigma: bool = fixed(False, "the network predicts the variance too")
     diffusion_steps: int = fixed(1000, "timesteps T of the chain", low=1)
     noise_schedule: str = fixed("linear", "how betas grow", choices=("linear", "cosine"))
     timestep_respacing: str = sampling(
-        "", "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all"
+        "",
+        "timesteps kept: a count (100), counts per section (10,10,5), ddim50, or edm18 (nearest to "
+        "EDM's grid); empty: all",
     )
     use_kl: bool = flag(False, "train on the variational bound; False: on the noise's MSE")
     predict_xstart: bool = fixed(False, "the network predicts the image; False: the noise")

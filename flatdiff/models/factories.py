@@ -7,8 +7,11 @@ up; ours come after a star. The `..._defaults` that go with them are in `script_
 import functools
 import inspect
 
+import numpy as np
+
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
+from ..flags import choices
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -19,7 +22,21 @@ CHAIN = (
     "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
     "rescale_learned_sigmas"
 )
+OURS = {  # of the chain, beside guided-diffusion's
+    "eps_scaler": 1.0,
+    "eps_scaler_slope": 0.0,
+    "input_pertub": 0.0,
+    "objective": "ddpm",
+    "predicts": "",
+    "noise_levels": "",
+    "sigma_data": 0.5,
+}
 HEADS = "num_heads num_head_channels num_heads_upsample"
+MEANS = {
+    "eps": gd.ModelMeanType.EPSILON,
+    "x": gd.ModelMeanType.START_X,
+    "v": gd.ModelMeanType.VELOCITY,
+}
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 
 
@@ -50,9 +67,7 @@ def called_with(names, **ours):
     "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
     num_classes=NUM_CLASSES,
-    eps_scaler=1.0,
-    eps_scaler_slope=0.0,
-    input_pertub=0.0,
+    **OURS,
 )
 def create_model_and_diffusion(flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`."""
@@ -161,15 +176,22 @@ def create_gaussian_diffusion(
     eps_scaler=1.0,
     eps_scaler_slope=0.0,
     input_pertub=0.0,
+    predicts="",
 ):
-    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps.
+
+    predicts: eps, x or v; empty: what predict_xstart says.
+    """
     flags = locals()
+    betas = gd.get_named_beta_schedule(noise_schedule, steps)
+    signal = np.cumprod(1 - betas)
+    log_snr = np.log(signal / (1 - signal))
     fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
     mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
     return SpacedDiffusion(
-        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
-        betas=gd.get_named_beta_schedule(noise_schedule, steps),
-        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        use_timesteps=space_timesteps(steps, timestep_respacing or [steps], log_snr),
+        betas=betas,
+        model_mean_type=MEANS[predicts or ("x" if predict_xstart else "eps")],
         model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
         loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
         **_for(gd.GaussianDiffusion, flags),
@@ -178,7 +200,7 @@ def create_gaussian_diffusion(
 
 def create_chain(flags):
     """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return _made(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
+    return choices.bound(choices.OBJECTIVES, flags.get("objective", "ddpm"))(flags)
 
 
 def _strides(image_size, attention_resolutions, mult):

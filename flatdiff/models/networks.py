@@ -36,6 +36,12 @@ def build_super_res(model_flags, sizes, diffusion_flags):
 
 def build_classifier(classifier_flags, diffusion_flags):
     """(noisy classifier, chain) of a ClassifierFlags and a DiffusionFlags."""
+    if diffusion_flags.objective != "ddpm":
+        raise ValueError(
+            "a noisy classifier knows the noise of --objective ddpm, not of "
+            f"{diffusion_flags.objective}: train the network with --class_dropout, and sample it "
+            "with --guidance_scale"
+        )
     return create_classifier(**vars(classifier_flags)), create_chain(vars(diffusion_flags))
 
 
