@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
+from .choices import AVERAGES, GRADIENTS, NETWORKS, OPTIMIZERS
 from .parse import as_trained, aside, checked, fixed, flag, group_of, parse, run, sampling, to_dict  # noqa: F401
 from .use import *  # noqa: F403
 from .use import FeatureFlags
@@ -10,7 +10,7 @@ from .use import FeatureFlags
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The network: guided-diffusion's names and defaults."""
+    """The network: guided-diffusion's names and defaults, and ours."""
 
     image_size: int = fixed(64, "side of the square images, in pixels", low=1)
     num_channels: int = fixed(128, "base width; widths must divide by 32", low=1)
@@ -32,6 +32,9 @@ class ModelFlags:
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
+    network: str = fixed("unet", "what is trained", table=NETWORKS)
+    patch_size: int = fixed(4, "vit: side of the square patches that are its tokens", low=1)
+    num_layers: int = fixed(12, "vit: blocks, one after the other", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
