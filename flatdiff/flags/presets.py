@@ -62,7 +62,7 @@ PRESETS = {
         "--rescale_learned_sigmas True --batch_size 32"
     ),
     "ffhq64": f"{PAPER_64}--class_cond False --num_channels 128 --use_fp16 False --batch_size 64",
-    # a vision transformer of CIFAR-size images, DiT-S of 4 x 4 pixels: 33 M parameters
+    # a vision transformer of CIFAR-size images, DiT-S of patches of 4 x 4 pixels: 32 M
     "vit32": (
         "--network vit --image_size 32 --patch_size 4 --num_channels 384 --num_layers 12 "
         "--num_heads 6 --diffusion_steps 1000 --noise_schedule cosine "
