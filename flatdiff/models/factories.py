@@ -9,7 +9,7 @@ import inspect
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
-from ..flags.choices import NETWORKS, chosen
+from ..flags.choices import NETWORKS, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -96,7 +96,7 @@ def create_model(
     }
     kind, knobs = network, {}
     if isinstance(network, str):
-        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims"})
+        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
     if not issubclass(kind, UNetModel):
         return kind(**_for(kind, flags) | told | knobs)
     table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
@@ -108,7 +108,7 @@ def create_model(
 
 def idle(network, names):
     """Those of the names of ModelFlags that have no effect on a network of NETWORKS."""
-    used = inspect.signature(chosen(NETWORKS, network)[0]).parameters
+    used = inspect.signature(entry(NETWORKS, network).load()).parameters
     return [name for name in names if name not in used and name not in EVERYWHERE]
 
 

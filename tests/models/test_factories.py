@@ -139,7 +139,7 @@ def test_networks_have_a_name_and_knobs():
     assert "input_blocks.2.0.op.weight" not in pooled.state_dict()
     for text, message in {
         "wit": "got 'wit', expected one of unet, vit; did you mean vit",
-        "vit num_heads=3": "vit has no knob 'num_heads'",  # which is a flag
+        "vit num_heads=3": "vit has no knob 'num_heads'; it has none",  # but flags
         "unet dims=3": "unet has no knob 'dims'",
     }.items():
         with pytest.raises(ValueError, match=message):
