@@ -90,7 +90,7 @@ class GaussianDiffusion(Noising):
         self.log_betas = np.log(self.betas)
         self.large_variance = np.append(self.posterior_variance[1], self.betas[1:])
         self.large_log_variance = np.log(self.large_variance)
-        self._set_eps_scale(eps_scaler, eps_scaler_slope, model_mean_type is ModelMeanType.EPSILON)
+        self._set_eps_scale(eps_scaler, eps_scaler_slope, model_mean_type.name)
         if input_pertub < 0:
             raise ValueError(f"input_pertub is {input_pertub}; it must not be negative (0: off)")
 
@@ -105,22 +105,14 @@ class GaussianDiffusion(Noising):
     ddim_sample_loop, ddim_sample_loop_progressive = samplers.loops(ddim_sample, eta=0.0)
     dpmpp_sample_loop, dpmpp_sample_loop_progressive = samplers.loops(dpmpp_sample)
 
-    def _set_eps_scale(self, scaler: float, slope: float, predicts_eps: bool) -> None:
-        """The divisor of the predicted noise at each step (Ning et al. 2024, section 4)."""
-        self.eps_scaler, self.eps_scaler_slope = scaler, slope
-        self.eps_scale = scaler + slope * np.arange(self.num_timesteps)
-        self.scales_eps = (scaler, slope) != (1.0, 0.0)
-        if not (self.eps_scale > 0).all():
-            raise ValueError(
-                f"eps_scaler {scaler} and eps_scaler_slope {slope} divide the noise by "
-                f"{self.eps_scale.min()} at some step of 0 .. {self.num_timesteps - 1}; "
-                "the divisor must stay above 0 (1 and 0: off)"
-            )
-        if self.scales_eps and not predicts_eps:
-            raise ValueError(
-                f"eps_scaler {scaler} and eps_scaler_slope {slope} act on predicted noise, and "
-                f"this network predicts {self.model_mean_type.name}: leave them at 1 and 0"
-            )
+    @property
+    def x_factor(self) -> np.ndarray:
+        """[T]: the squared error of the x_0 that an output implies, over that of the output."""
+        if self.model_mean_type is ModelMeanType.START_X:
+            return np.ones(self.num_timesteps)
+        if self.model_mean_type is ModelMeanType.EPSILON:
+            return self.sqrt_recipm1_alphas_cumprod**2
+        return self.posterior_mean_coef1**-2.0
 
     def p_mean_variance(
         self,

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .tables import Tables
+
 
 def get_named_beta_schedule(schedule_name: str, num_diffusion_timesteps: int) -> np.ndarray:
     """float64 betas [T]: "linear" (Ho et al. 2020) or "cosine" (Nichol & Dhariwal 2021, eq. 17)."""
@@ -47,7 +49,7 @@ def _extract_into_tensor(arr, timesteps: Tensor, broadcast_shape) -> Tensor:
     return values.view(-1, *[1] * (len(broadcast_shape) - 1)).expand(broadcast_shape)
 
 
-class Noising:
+class Noising(Tables):
     """The coefficients that follow from betas, and q with them, over images x [N, ...] and t [N].
 
     betas: [T], two or more, each in (0, 1). The coefficients are float64 arrays [T], named as in
@@ -77,7 +79,15 @@ class Noising:
         self.posterior_log_variance_clipped = np.log(np.append(variance[1], variance[1:]))
         self.posterior_mean_coef1 = betas * np.sqrt(before) / (1.0 - abar)
         self.posterior_mean_coef2 = (1.0 - before) * np.sqrt(1.0 - betas) / (1.0 - abar)
-        self._on_device = {}
+        super().__init__()
+
+    @property
+    def alphas(self) -> np.ndarray:
+        return self.sqrt_alphas_cumprod
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        return self.sqrt_one_minus_alphas_cumprod
 
     def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         """Mean, variance and log variance of q(x_t | x_0), each shaped as x_start."""
@@ -115,23 +125,6 @@ class Noising:
         """The noise with which q_sample makes x_t of pred_xstart."""
         difference = self._at("sqrt_recip_alphas_cumprod", t, x_t) * x_t - pred_xstart
         return difference / self._at("sqrt_recipm1_alphas_cumprod", t, x_t)
-
-    def _at(self, name: str, t: Tensor, x: Tensor) -> Tensor:
-        """A coefficient at t [N], float32, shaped to broadcast over x [N, ...]."""
-        return self._table(name, t.device)[t].view(-1, *[1] * (x.ndim - 1))
-
-    def _table(self, name: str, device: torch.device) -> Tensor:
-        """The array `name` on a device: float32 from float64, integers as they are."""
-        array = getattr(self, name)
-        source, table = self._on_device.get((name, device), (None, None))
-        if source is not array:  # not there yet, or another array was assigned since
-            table = torch.as_tensor(array)
-            table = (table.float() if table.is_floating_point() else table).to(device)
-            self._on_device[name, device] = array, table
-        return table
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_on_device": {}}  # the reader may not have these devices
 
     @cached_property
     def dpmpp_keep(self) -> np.ndarray:
