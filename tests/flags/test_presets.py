@@ -85,6 +85,14 @@ def test_attention_order_and_heads_which_no_layout_shows():
     ]  # fmt: skip
 
 
+def test_the_vision_transformer_is_a_small_one_of_dit():
+    """S has 12 blocks of 18 C^2 + 15 C weights, C = 384, between embeddings and pixels."""
+    with torch.device("meta"):
+        model = network(parse("--preset vit32"))
+    ends = (256 + 384 + 2) * 384 + 49 * 384 + 2 * 385 * 384 + 385 * 48
+    assert sum(p.numel() for p in model.parameters()) == 12 * (18 * 384**2 + 15 * 384) + ends
+
+
 def test_the_digits_are_those_of_make_demo():
     makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", "")
     lines = dict(line.split(" := ", 1) for line in makefile.splitlines() if " := " in line)
