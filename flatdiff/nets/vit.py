@@ -172,7 +172,7 @@ class ViT(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """x: [N, in_channels, H, W], H = W = image_size; timesteps: [N], may be fractional; y:
         labels [N], exactly when the network has classes. Returns [N, out_channels, H, W] in x's
-        dtype and layout."""
+        dtype, and in the layout of a convolution of x."""
         if x.shape[2:] != (self.image_size,) * 2:
             raise ValueError(
                 f"images of {' x '.join(map(str, x.shape[2:]))} pixels: this vision transformer "
@@ -180,12 +180,12 @@ class ViT(nn.Module):
                 "images of the network's image_size"
             )
         emb = F.silu(self.embed(timesteps, y))
-        tokens = self.patch_embed(x).flatten(2).transpose(1, 2)  # [N, T, C]
-        h = (tokens + self.positions).to(self.dtype)
+        patches = self.patch_embed(x)  # [N, C, side, side]
+        h = (patches.flatten(2).transpose(1, 2) + self.positions).to(self.dtype)  # [N, T, C]
         for block in self.blocks:
             h = block(h, emb.to(h.dtype))
         shift, scale = self.out_modulation(emb)[:, None].chunk(2, dim=2)
         pixels = self.out(modulated(h.to(x.dtype), shift, scale)).to(x.dtype)
         images = unpatched(pixels, self.patch_size)
-        together = x.is_contiguous(memory_format=torch.channels_last)
+        together = patches.is_contiguous(memory_format=torch.channels_last)
         return images if together else images.contiguous()

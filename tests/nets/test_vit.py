@@ -131,9 +131,10 @@ def test_channels_last_is_kept_and_changes_nothing():
     expected = model(x, t)
     assert expected.is_contiguous()
     model.to(memory_format=torch.channels_last)
-    output = model(x.to(memory_format=torch.channels_last), t)
-    assert output.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    for images in (x, x.to(memory_format=torch.channels_last)):
+        output = model(images, t)
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_checkpointing_keeps_dropout_masks():
