@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..flags import choices
-from ..quantize.grid import Quantizer
-from ..quantize.rounded import Rounded
+from ..quantization.grid import Quantizer
+from ..quantization.rounded import Rounded
 from ..weights import perturb, sam
 from . import checks
 

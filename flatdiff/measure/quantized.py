@@ -19,8 +19,8 @@ from ..chain import probe
 from ..flags import config
 from ..flags.choices import QUANTIZERS, chosen
 from ..models import factories, networks, run_util
-from ..quantize import int8, packing
-from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
+from ..quantization import int8, packing
+from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb

@@ -31,7 +31,7 @@ from flatdiff.kernels import gpu_norm
 from flatdiff.measure import exposure, exposure_bias
 from flatdiff.measure.chains import of_chain
 from flatdiff.models import generate, networks
-from flatdiff.quantize import grid, packing
+from flatdiff.quantization import grid, packing
 from flatdiff.train.train_util import TrainLoop
 from flatdiff.weights import hessian, perturb
 from flatdiff.weights.basis import Place

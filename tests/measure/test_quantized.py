@@ -110,7 +110,12 @@ def test_losses_are_those_of_the_training_chain(sample, trained):
         argv = ["--quant", 4, "--data_dir", trained / "squares.npz", "--num_images", 32]
         _, log, _ = sample(*argv, "--timestep_respacing", steps, name=f"steps{i}")
         lines.append([line for line in log.splitlines() if " before, " in line])
-    assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == ["mse", "vb", "loss", "x_mse"]
+    assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == [
+        "mse",
+        "vb",
+        "loss",
+        "x_mse",
+    ]
     model, chain = networks.from_checkpoint(str(trained / "model000060.pt"), parsed([]))
     dataset = ImageDataset(str(trained / "squares.npz"), 8)
     plan = probe.plan(32, 100, 100, 0, dataset.num_images)
