@@ -12,6 +12,7 @@ import numpy as np
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
 from ..flags import choices
+from ..flags.choices import NETWORKS, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -38,6 +39,8 @@ MEANS = {
     "v": gd.ModelMeanType.VELOCITY,
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
+NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
+EVERYWHERE = {"network", "num_channels", "class_cond", "use_fp16"}  # as arguments or otherwise
 
 
 def called_with(names, **ours):
@@ -68,6 +71,7 @@ def called_with(names, **ours):
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
     num_classes=NUM_CLASSES,
     **OURS,
+    **NETWORK,
 )
 def create_model_and_diffusion(flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`."""
@@ -93,21 +97,34 @@ def create_model(
     use_new_attention_order=False,
     *,
     num_classes=NUM_CLASSES,
-    network=UNetModel,
+    network="unet",
+    patch_size=4,
+    num_layers=12,
 ):
-    """A `network`, UNetModel or SuperResModel, of RGB images."""
+    """The network of RGB images that NETWORKS calls so, or one of a class of U-Nets."""
     flags = locals()
-    table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
-    mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
         "in_channels": 3,
         "model_channels": num_channels,
         "out_channels": 6 if learn_sigma else 3,
-        "attention_resolutions": _strides(image_size, attention_resolutions, mult),
-        "channel_mult": mult,
         "num_classes": num_classes if class_cond else None,
     }
-    return network(**_for(UNetModel, flags) | told)
+    kind, knobs = network, {}
+    if isinstance(network, str):
+        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
+    if not issubclass(kind, UNetModel):
+        return kind(**_for(kind, flags) | told | knobs)
+    table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(image_size, channel_mult, table)
+    strides = _strides(image_size, attention_resolutions, mult)
+    told |= {"attention_resolutions": strides, "channel_mult": mult}
+    return kind(**_for(UNetModel, flags) | told | knobs)
+
+
+def idle(network, names):
+    """Those of the names of ModelFlags that have no effect on a network of NETWORKS."""
+    used = inspect.signature(entry(NETWORKS, network).load()).parameters
+    return [name for name in names if name not in used and name not in EVERYWHERE]
 
 
 @called_with(
