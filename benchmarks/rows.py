@@ -147,7 +147,7 @@ def int8(team: Team):
 
 def _exact_bits() -> int:
     """Bits of inputs that this CPU multiplies by 8-bit weights without overflow."""
-    from flatdiff.quantize import int8
+    from flatdiff.quantization import int8
 
     try:
         int8.check(8, 8)

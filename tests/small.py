@@ -10,7 +10,7 @@ from torch import nn
 
 from flatdiff import script_util
 from flatdiff.flags import config
-from flatdiff.quantize import grid
+from flatdiff.quantization import grid
 from flatdiff.store import checkpoint
 
 RNG = np.random.default_rng(0)  # begins anew with each test

@@ -166,7 +166,7 @@ def test_an_average(flatdiff_run, folder, tmp_path):
 
 def test_a_quantizer(flatdiff_run, folder, tmp_path):
     """Of 0 .. 100 the middle half is 25 .. 75: all others are clamped to these."""
-    from flatdiff.quantize.grid import Quantizer
+    from flatdiff.quantization.grid import Quantizer
 
     ends = choices.bound(choices.QUANTIZERS, "percentile share=0.5")
     found = Quantizer(8, ends=ends)(torch.arange(101.0)).dequantize()

@@ -15,7 +15,7 @@ PACKAGE = TESTS.parent / "flatdiff"
 FLOORS = [
     "kernels rng store judge",
     "weights chain nets world report",
-    "data quantize flags",
+    "data quantization flags",
     "models exchange",
     "train measure",
     "study",
@@ -94,9 +94,11 @@ def test_no_file_is_longer_than_330_lines():
 
 @pytest.mark.parametrize("name", FILES)
 def test_functions_and_calls_stay_short(name):
-    """A function of 45 lines, a call of 15 arguments, but guided-diffusion's own."""
+    """A function of 45 lines without its docstring, a call of 15 arguments, but guided-diffusion's
+    own."""
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 45, node.name
+            told = (ast.get_docstring(node, clean=False) or "").count("\n")
+            assert node.end_lineno - node.lineno - told < 45, node.name
         if isinstance(node, ast.Call) and name != "models.factories":
             assert len(node.args) + len(node.keywords) <= 15, node.lineno

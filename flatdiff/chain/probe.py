@@ -6,8 +6,10 @@ is due to the weights alone. Timesteps are stratified, and a weight for each ima
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from ..rng import JITTER, MATCH, NOISE, ORDER, PROBE, generator
 from .resample import Draw
 
+SHARED = 8.0  # log-SNR up to which, to either side of 0, all families have noise levels
 LEAST = 6  # images: two of each stratum, so that there is an error
 
 
@@ -143,6 +146,40 @@ def _strata(num_images: int, num_timesteps: int, t_range: int) -> list[tuple[flo
     ]
 
 
+def plan_of_log_snr(
+    num_images: int, least: float, greatest: float, seed: int, distinct: int | None = None
+) -> tuple[Tensor, Plan]:
+    """(log-SNR float64 [N], the plan by which all of them count alike), for levels of any family.
+
+    What lies between -8 and 8 is cut into strata of two images, alike for all families that reach
+    that far. What is beyond, up to the ends of the range, is a stratum of its own at each side, of
+    a sixteenth of the images. Level i is image i's: t is 0 .. N-1.
+    """
+    if num_images < LEAST:
+        raise ValueError(f"there are {num_images} images; expected {LEAST} or more")
+    inner = max(least, -SHARED), min(greatest, SHARED)
+    if not inner[0] < inner[1]:
+        raise ValueError(
+            f"the noise levels have a log-SNR of {least:g} to {greatest:g}; expected some between "
+            f"{-SHARED:g} and {SHARED:g}"
+        )
+    ends = [(low, high) for low, high in ((least, inner[0]), (inner[1], greatest)) if low < high]
+    at_ends = [max(2, num_images // 16)] * len(ends)
+    pairs = (num_images - sum(at_ends)) // 2
+    edges = np.linspace(*inner, pairs + 1).tolist()
+    counts = [2] * (pairs - 1) + [num_images - sum(at_ends) - 2 * (pairs - 1)]
+    low, high = (torch.tensor(side) for side in zip(*ends, *pairwise(edges)))
+    low, high = low.double(), high.double()
+    count = torch.tensor([*at_ends, *counts])
+    stratum = torch.arange(len(count)).repeat_interleave(count)
+    jitter = torch.rand(num_images, generator=generator(seed, PROBE, JITTER), dtype=torch.float64)
+    log_snr = low[stratum] + jitter * (high - low)[stratum]
+    weight = ((high - low) / count)[stratum] * num_images / (greatest - least)
+    order = torch.randperm(num_images, generator=generator(seed, PROBE, MATCH))
+    image = torch.arange(num_images) % (distinct or num_images)
+    return log_snr[order], Plan(torch.arange(num_images), weight[order], stratum[order], image)
+
+
 def fixed_draws(
     images: Tensor, plan: Plan, seed: int, model_kwargs: dict[str, Tensor] | None = None
 ) -> Draw:
@@ -154,8 +191,14 @@ def fixed_draws(
     generators = (generator(seed, PROBE, NOISE, i) for i in range(len(images)))
     noise = torch.stack([torch.randn(images.shape[1:], generator=own) for own in generators])
     drawn = (tensor.to(images.device) for tensor in (plan.t, noise, plan.weight.float()))
-    given = {name: value.to(images.device) for name, value in (model_kwargs or {}).items()}
+    given = _placed(model_kwargs or {}, images.device)
     return Draw(images, *drawn, given, torch.zeros(1).to(images.device).expand(images.shape))
+
+
+def _placed(values: Any, device: torch.device) -> Any:
+    if isinstance(values, dict):
+        return {name: _placed(value, device) for name, value in values.items()}
+    return values.to(device) if torch.is_tensor(values) else values
 
 
 def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
@@ -168,17 +211,15 @@ def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
     return strata.long().clamp(max=t_range - 1)[order]
 
 
-def losses(model: Callable, diffusion, draws: Draw, batch_size: int) -> dict[str, Tensor]:
-    """{"loss", and of the MSE types "mse" and "vb"}: float64 [N] on the CPU, one for each image.
+def losses(loss: Callable[[Any], dict[str, Tensor]], parts: Iterable) -> dict[str, Tensor]:
+    """float64 [N] on the CPU by term: loss(part) -> terms [n] of each part of some draws, joined.
 
-    The network is to be in eval mode, and on the device of the draws. Equal batch sizes give equal
-    losses, bit for bit; others differ by rounding.
+    Equal parts give equal losses, bit for bit; others differ by rounding.
     """
-
-    with torch.inference_mode():
-        parts = [part.losses(diffusion, model) for part in draws.split(batch_size)]
-    rows = [torch.cat([part[name] for part in parts]) for name in parts[0]]
-    return dict(zip(parts[0], torch.stack(rows).double().cpu()))
+    with torch.no_grad():
+        found = [loss(part) for part in parts]
+    rows = [torch.cat([terms[name] for terms in found]) for name in found[0]]
+    return dict(zip(found[0], torch.stack(rows).double().cpu()))
 
 
 def fitting(run: Callable[[int], object], batch_size: int) -> int:

@@ -7,6 +7,7 @@ expected loss is that of uniform t. `draw` makes everything random of a step at 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 class Draw:
     """The images of a training step and all that is random about them, but dropout.
 
-    x_start, noise: [N, C, H, W]; t [N] int64; weight [N]; model_kwargs: name -> [N, ...], as y;
-    input_noise: [N, C, H, W], what input perturbation adds to noise, or None.
+    x_start, noise: [N, C, H, W]; t [N] int64; weight [N]; model_kwargs: name -> [N, ...], as y, or
+    dicts of such; input_noise: [N, C, H, W], what input perturbation adds to noise, or None.
     """
 
     x_start: Tensor
@@ -31,7 +32,7 @@ class Draw:
     def slice(self, start: int, stop: int) -> "Draw":
         """The images start .. stop-1, with what belongs to them."""
         tensors = {name: value for name, value in vars(self).items() if torch.is_tensor(value)}
-        given = {name: value[start:stop] for name, value in self.model_kwargs.items()}
+        given = rows(self.model_kwargs, start, stop)
         own = {name: value[start:stop] for name, value in tensors.items()}
         return replace(self, **own, model_kwargs=given)
 
@@ -44,6 +45,13 @@ class Draw:
         """Consecutive parts, of one size (the last may be smaller) or of several."""
         parts = torch.arange(len(self.t)).split(sizes)
         return [self.slice(int(part[0]), int(part[-1]) + 1) for part in parts]
+
+
+def rows(values: Any, start: int, stop: int) -> Any:
+    """Rows start .. stop-1 of each tensor in nested dicts; anything else is for all rows."""
+    if isinstance(values, dict):
+        return {name: rows(value, start, stop) for name, value in values.items()}
+    return values[start:stop] if torch.is_tensor(values) else values
 
 
 def draw(

@@ -96,8 +96,8 @@ AVERAGES = {
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
 }
 QUANTIZERS: dict[str, Choice] = {
-    "minmax": Choice("quantize.ranges:minmax", "at the extreme weights"),
-    "mse": Choice("quantize.ranges:mse", "where the squared error is least"),
+    "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
+    "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
 }
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(

@@ -20,28 +20,14 @@ from torch import Tensor
 from ..models import rounding_log
 from ..report.text import table
 from ..weights import perturb
-from . import frame
+from . import frame, paired
 from .frame import number
+from .paired import mean_and_error, pairs
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
 LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
-
-
-def pairs(values: Tensor) -> Tensor:
-    """Return the means [P, ...] of mirrored pairs [2 P, ...], which are independent."""
-    if len(values) % 2 or len(values) < 4:
-        raise ValueError(
-            f"num_draws is {len(values)}; expected an even number, 4 or more: draws are mirrored "
-            "pairs, and an error bar needs two of them"
-        )
-    return (values[0::2] + values[1::2]) / 2
-
-
-def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean over the first dimension of independent values [K, ...], and its error."""
-    return values.mean(dim=0), values.std(dim=0) / math.sqrt(len(values))
 
 
 def perturbation(
@@ -134,11 +120,11 @@ class Curve(frame.Measure):
                     rise = rises(model, point, term)
                     first = of_first.setdefault((point["size"], term), rise)
                     columns = _columns(model["at_w"][term], point, term, rise, first)
-                    rows += _by_part(start | {"term": term}, model["t_range"], columns)
+                    rows += _by_part(start | {"term": term}, model["parts"][term], columns)
         return rows
 
     def text(self, record: dict) -> str:
-        """Write a table for each term, and one of the headline by quarter of the timesteps."""
+        """Write a table for each term; and the headline, and x_mse, by part of their ranges."""
         rows = record["rows"]
         whole = [row for row in rows if row["part"] == "all"]
         several = len({row["model"] for row in whole}) > 1
@@ -153,28 +139,32 @@ class Curve(frame.Measure):
         for term in dict.fromkeys(row["term"] for row in rows):
             lines = [
                 [row["model"], f"{row[self.size]:g}", *(number(row[name]) for name in names)]
-                + [f"{100 * row['relative']:.3g} %"]
+                + [f"{100 * row['relative']:.3g} %" if row["relative"] == row["relative"] else ""]
                 + [number(row[name]) for name in less] * several
                 for row in whole
                 if row["term"] == term
             ]
             blocks.append(table([[term, *heads], *lines]))
-        return "\n\n".join([*blocks, self._quarters(rows)])
+        by_part = dict.fromkeys([rows[0]["term"], "x_mse"])
+        return "\n\n".join([*blocks, *filter(None, (self._parts(rows, t) for t in by_part))])
 
-    def _quarters(self, rows: list[dict]) -> str:
-        """Write the rise of the headline by quarter of the timesteps, low noise first."""
-        term, size = rows[0]["term"], self.size
-        header, lines = [f"rise of {term} at t in", size], {}
-        for row in (row for row in rows if row["term"] == term and row["part"] != "all"):
+    def _parts(self, rows: list[dict], term: str) -> str:
+        """Write the rise of a term by part of its range, low noise first; "" if it has no parts."""
+        size, parts = self.size, [r for r in rows if r["term"] == term and r["part"] != "all"]
+        if not parts:
+            return ""
+        header, lines = [f"rise of {term} at", size], {}
+        for row in parts:
             line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
             line += [number(row["rise"]), number(row["error_larger"])]
             if len(lines) == 1:
-                header += [row["timesteps"], "+-"]
+                header += [row["levels"], "+-"]
         return table([header, *lines.values()])
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Draw the rise of each term against the size, a line a network, one error to each side."""
-        rows = [row for row in record["rows"] if row["part"] == "all"]
+        """Draw the rise of each term against the size, a line a network, one error to each side;
+        and that of x_mse at the middle size along log-SNR."""
+        rows = [r for r in record["rows"] if r["part"] == "all" and r["rise"] == r["rise"]]
         terms = list(dict.fromkeys(row["term"] for row in rows))
         figure, axes = frame.panels(len(terms))
         for axis, term in zip(axes, terms):
@@ -186,13 +176,51 @@ class Curve(frame.Measure):
                 (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
                 band = {"alpha": 0.25, "color": drawn.get_color()}
                 axis.fill_between(x, rise - error, rise + error, **band)
-            axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM[term]}")
+            axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM.get(term, term)}")
             values = [row["rise"] for row in shown]
             near = {} if min(values) > 0 else {"linthresh": max(np.median(np.abs(values)), 1e-12)}
             axis.set_yscale("symlog" if near else "log", **near)
         note = "one standard error to each side, the larger of those over draws and over images"
         frame.legend(figure, axes[0], f"bands: {note}")
-        return {"": figure}
+        by_level = [
+            row for row in record["rows"] if row["term"] == "x_mse" and row["part"] != "all"
+        ]
+        return {"": figure} | ({"_log_snr": self._by_level(by_level, note)} if by_level else {})
+
+    def _by_level(self, rows: list[dict], note: str) -> Figure:
+        """Draw the rise of x_mse in each part of log-SNR, of all networks, at the middle size."""
+        figure, (axis,) = frame.panels(1)
+        size = self.sizes[len(self.sizes) // 2]
+        for name in dict.fromkeys(row["model"] for row in rows):
+            mine = [row for row in rows if row["model"] == name and row[self.size] == size]
+            rise, error = ([row[k] for row in mine] for k in ("rise", "error_larger"))
+            look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name}
+            axis.errorbar(range(len(mine)), rise, yerr=error, **look)
+        axis.set_xticks(range(len(mine)), [row["levels"].split()[-1] for row in mine])
+        axis.set(xlabel="log-SNR, least noise first", ylabel=f"rise of the image's mse at {size:g}")
+        values = [row["rise"] for row in rows if row["rise"] == row["rise"]]
+        axis.set_yscale("log" if values and min(values) > 0 else "linear")
+        frame.legend(figure, axis, f"{self.size} {size:g}; bars: {note}")
+        return figure
+
+    def listed(self, record: dict) -> list[dict]:
+        """Return kind, size, term, part, at_w, rise, error (the larger), and what makes it up."""
+        return [
+            {
+                "kind": self.name,
+                "size": row[self.size],
+                **{name: row[name] for name in ("term", "part", "at_w", "rise")},
+                "error": row["error_larger"],
+                "error_draws": row["error"],
+                "error_examples": row["error_images"],
+                "distance": row["distance"],
+            }
+            for row in record["rows"]
+        ]
+
+    def differences(self, one: frame.Told, other: frame.Told) -> list[dict]:
+        """Return the difference of the rises at each size and term of both."""
+        return paired.curves(one, other)
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
@@ -256,13 +284,13 @@ def _along(model: dict) -> tuple[str, list[float], list[float]]:
 def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
     """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
     image, where these have the same timesteps in both."""
-    paired = torch.equal(subject.plan.t, other.plan.t)
     ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
 
     def error(term: str) -> Tensor:
-        if paired:
-            return subject.errors_of(ours[term] - theirs[term])
-        return torch.hypot(subject.errors_of(ours[term]), other.errors_of(theirs[term]))
+        if paired.alike(subject, other, term):
+            return subject.errors_of((ours[term] - theirs[term])[None], [term])[0]
+        both = (subject, ours), (other, theirs)
+        return torch.hypot(*(of.errors_of(rows[term][None], [term])[0] for of, rows in both))
 
     return {term: error(term).tolist() for term in ours if term in theirs}
 
@@ -286,13 +314,8 @@ def estimate(name: str, error: str, values: Tensor, images: list) -> dict[str, l
     return {name: mean, error: draws, f"{error}_images": images, f"{error}_larger": larger}
 
 
-def _by_part(start: dict, t_range: int, columns: dict[str, list]) -> list[dict]:
-    edges = [-(-t_range * q // 4) for q in range(5)]
-    parts = {"all": (0, t_range)}
-    parts |= {f"quarter {q}": (edges[q - 1], edges[q]) for q in range(1, 5)}
+def _by_part(start: dict, parts: dict[str, str], columns: dict[str, list]) -> list[dict]:
     return [
-        start
-        | {"part": part, "timesteps": f"{low}..{high - 1}" if low < high else ""}
-        | {name: column[i] for name, column in columns.items()}
-        for i, (part, (low, high)) in enumerate(parts.items())
+        start | {"part": part, "levels": told} | {name: col[i] for name, col in columns.items()}
+        for i, (part, told) in enumerate(parts.items())
     ]

@@ -17,16 +17,17 @@ from .frame import Task
 
 
 class Finished:
-    """Keeps results by key, as JSON lines in `folder`, a file for each rank; shows a bar. As a
-    context, it says on Ctrl-C where things stand."""
+    """Keeps results by key, as JSON lines in `folder`, a file for each rank, or without a folder
+    for itself; shows a bar, unless `hidden`. As a context, it says on Ctrl-C where things stand."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, hidden: bool = False):
         self.folder = folder
         self.path = os.path.join(folder, f"rank{dist_util.rank()}.jsonl")
-        os.makedirs(folder, exist_ok=True)
-        known = _read(folder) if dist_util.rank() == 0 else None
+        if folder:
+            os.makedirs(folder, exist_ok=True)
+        known = _read(folder) if folder and dist_util.rank() == 0 else {}
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
-        self.bar = tqdm(total=0, disable=dist_util.rank() > 0)
+        self.bar = tqdm(total=0, disable=hidden or dist_util.rank() > 0)
 
     def expect(self, count: int) -> None:
         """Make the bar longer by so many tasks."""
@@ -58,6 +59,8 @@ class Finished:
         return [self.known[key] for key in tasks]
 
     def _write(self, key: str, value: Any) -> None:
+        if not self.folder:
+            return
         with naming(self.path), open(self.path, "a") as file:
             file.write("\n" + json.dumps([key, value]))  # a kill may have left half a line before
 
@@ -66,7 +69,7 @@ class Finished:
 
     def __exit__(self, kind, *_) -> None:
         self.bar.close()
-        if kind is KeyboardInterrupt:
+        if kind is KeyboardInterrupt and self.folder:
             logger.log(f"what is finished stays in {self.folder}: the same command goes on there")
 
 

@@ -16,6 +16,7 @@ from ..report.text import table
 from ..store import disk
 
 Task = Callable[[], Any]
+Told = tuple[Any, "Measure", list]
 WIDTH, HEIGHT, DPI = 4.8, 4.2, 120  # inches of a panel
 
 
@@ -78,6 +79,18 @@ class Measure:
     def arrays(self, record: dict) -> dict[str, Any]:
         """Return what goes into an .npz, by name; empty: there is none."""
         return {}
+
+    def listed(self, record: dict) -> list[dict]:
+        """Return the rows for those who read them one by one: kind, size, term, ... of a record."""
+        return [{"kind": type(self).__name__, **row} for row in record["rows"]]
+
+    def differences(self, one: "Told", other: "Told") -> list[dict]:
+        """Return rows of how one network's numbers differ from another's: size, term, difference,
+        error, low and high; what has no such, [].
+
+        Each is told as (subject, measure of this kind, results of its tasks).
+        """
+        return []
 
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:

@@ -148,7 +148,7 @@ def _planes(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
         axis.grid(False)
         axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
         axis.set_title(model["name"], fontsize="medium")
-    figure.colorbar(drawn, ax=list(axes), label=TERM[term], format="%.3g")
+    figure.colorbar(drawn, ax=list(axes), label=TERM.get(term, term), format="%.3g")
     return figure
 
 
@@ -161,7 +161,7 @@ def _slices(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
             panel.plot(model["axis"], values, label=model["name"])
     for i, panel in enumerate(axes, 1):
         panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
-        panel.set(ylabel=TERM[term], yscale="log")
+        panel.set(ylabel=TERM.get(term, term), yscale="log")
         panel.locator_params(axis="x", nbins=5)
         panel.grid(alpha=0.3, which="both")
     frame.legend(figure, axes[0])
@@ -173,7 +173,7 @@ def _line(between: dict, models: list[dict]) -> Figure:
     figure, axes = frame.panels(len(between["losses"]))
     for axis, (term, losses) in zip(axes, between["losses"].items()):
         axis.plot(between["alphas"], np.array(losses)[:, 0])
-        axis.set(xlabel="alpha, share of the second network", ylabel=TERM[term])
+        axis.set(xlabel="alpha, share of the second network", ylabel=TERM.get(term, term))
         for alpha in (0, 1):
             axis.axvline(alpha, color="grey", linewidth=0.8)
     names = " to ".join(model["name"] for model in models)

@@ -19,14 +19,14 @@ from ..chain import probe
 from ..flags import config
 from ..flags.choices import QUANTIZERS, chosen
 from ..models import factories, networks, run_util
-from ..quantize import int8, packing
-from ..quantize.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
+from ..quantization import int8, packing
+from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
-from .subject import Subject
+from .chains import of_chain
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
 OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
@@ -242,7 +242,7 @@ def _subject(model, flags):
     images = *probe.images_of(dataset, num_images, seed), dataset.num_images
     given = "", flags.sample.model_path, model, _training_chain(flags), images
     sizes = {"seed": seed, "batch_size": flags.sample.batch_size}
-    return Subject(*given, **sizes, dtype=networks.dtype_of(flags), call=model.forward)
+    return of_chain(*given, **sizes, dtype=networks.dtype_of(flags), call=model.forward)
 
 
 def _training_chain(flags):

@@ -7,7 +7,6 @@ common random numbers, and a record does not depend on the number of ranks or on
 import dataclasses
 import functools
 import hashlib
-import inspect
 import os
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..chain import probe
-from ..flags import choices, keys
+from ..flags import keys
 from ..models import networks, run_util
 from ..store import checkpoint
 from ..store.checkpoint import sha256
@@ -25,15 +24,10 @@ from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import exposure as exposures
 from . import frame, quantized
+from .chains import of_chain
 from .finished import Finished
+from .found import made, measured
 from .subject import Subject
-
-
-def made(text: str, group) -> frame.Measure:
-    """Make the measure that a text as "TOY scale=2" names, by its knobs and a group's flags."""
-    kind, knobs = choices.chosen(choices.MEASURES, text)
-    known = inspect.signature(kind).parameters
-    return kind(**{k: v for k, v in vars(group).items() if k in known} | knobs)
 
 
 def settings(flags) -> dict:
@@ -48,15 +42,6 @@ def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
     more |= {"draws": draws, "torch": [torch.__version__, dist_util.dev().type]}
     text = keys.key(flags, "part", file=checkpoint.identity(path), **more)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def result_of(measure: frame.Measure, subject, finished: Finished, models: int) -> dict:
-    """Return what a measure says of one of so many models, with where it came from."""
-    tasks = measure.tasks(subject)
-    if not finished.bar.total:
-        finished.expect(len(tasks) * models)
-    found = finished.compute(tasks, measure.together, subject.key)
-    return subject.about() | measure.result(subject, found)
 
 
 def check(flags) -> None:
@@ -87,7 +72,7 @@ def flatness(flags, folder: str) -> dict:
             model, diffusion = networks.from_checkpoint(path, flags)
             with quantized.rounded(model, path, flags):
                 subject = subject_of(name, path, model, diffusion, flags, images)
-                record["models"].append(result_of(measure, subject, finished, len(paths)))
+                record["models"].append(measured(measure, subject, finished, len(paths))[0])
                 warn_of_differences(record["models"])
                 if measure.pair and len(paths) == 2 and path == paths[1]:
                     record["line"] = _line(measure, paths[0], subject, flags, finished)
@@ -121,7 +106,7 @@ def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject
     f, dtype, key = flags.flatness, networks.dtype_of(flags), functools.partial(key_of, flags)
     of_study = images(model.image_size, model.num_classes, model.classes)
     given = {"seed": flags.run.seed, "t_range": f.t_range, "batch_size": f.batch_size}
-    return Subject(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
+    return of_chain(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
 
 
 def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:
@@ -180,7 +165,7 @@ def exposure(flags, folder: str) -> dict:
         for path, (name, network) in zip(paths, loaded.items()):
             with quantized.rounded(network[0], path, flags), casting():
                 subject = _chains(name, path, *network, x_start, labels, flags)
-                models.append(result_of(measure, subject, finished, len(paths)))
+                models.append(measured(measure, subject, finished, len(paths))[0])
     return {"settings": settings(flags)} | exposures.about(x_start, labels, network[1], models)
 
 

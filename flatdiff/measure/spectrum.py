@@ -4,6 +4,7 @@ The trace is the mean of z.Hz over random signs z; eigenvalues are found by Lanc
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ..store import finite
 from ..weights import hessian
 from ..weights.basis import Place
 from ..world import dist_util
-from . import frame
+from . import frame, paired
 from .curve import mean_and_error
 from .frame import number
 from .subject import packed, unpacked
@@ -56,10 +57,10 @@ class HESSIAN(frame.Measure):
         "residuals"; "trace_error_images" and "eigenvalue_errors_images"."""
         top, *trace = found
         values = [part["value"] for part in trace]
-        finite.check(values + top["eigenvalues"], f"Hessian of {subject.path}")
+        finite.check(values + top["eigenvalues"], f"Hessian of {subject.name}")
         mean = sum(unpacked(part["each"]) for part in trace) / len(trace)
         each = torch.stack([mean, *map(unpacked, top["each"])])
-        of_trace, *errors = subject.errors_of(each)[:, 0].tolist()
+        of_trace, *errors = subject.errors_of(each, [subject.terms[0]] * len(each))[:, 0].tolist()
         return {
             "of": subject.terms[0],
             "product": self.product,
@@ -116,6 +117,42 @@ class HESSIAN(frame.Measure):
         frame.legend(figure, axis, note)
         return {"": figure}
 
+    def listed(self, record: dict) -> list[dict]:
+        """Return kind, size (an eigenvalue's number, or "trace"), term, value and error (the
+        larger), and what makes it up."""
+        return [
+            {
+                "kind": "HESSIAN",
+                "size": "trace" if row["quantity"] == "trace" else int(row["quantity"].split()[1]),
+                "term": row["of"],
+                "value": row["value"],
+                "error": row["error_larger"],
+                "error_draws": row["error"],
+                "error_examples": row["error_images"],
+            }
+            for row in record["rows"]
+        ]
+
+    def differences(self, one: frame.Told, other: frame.Told) -> list[dict]:
+        """Return the difference of the traces, and of each eigenvalue of both."""
+        (ours, _, (top, *trace)), (theirs, _, (others, *base_trace)) = one, other
+        term = ours.terms[0]
+        if term != theirs.terms[0]:
+            return []
+        probes = [torch.tensor([p["value"] for p in t]).double() for t in (trace, base_trace)]
+        same = (ours.seed, ours.num_weights) == (theirs.seed, theirs.num_weights)
+        each = [sum(unpacked(p["each"]) for p in t) / len(t) for t in (trace, base_trace)]
+        examples = paired.over_examples(ours, theirs, *each, term)
+        found = paired.interval(*paired.over_draws(*probes, same), examples)
+        rows = [{"size": "trace", "term": term, **found}]
+        for k, (a, b) in enumerate(zip(top["each"], others["each"])):
+            difference = top["eigenvalues"][k] - others["eigenvalues"][k]
+            residual = math.hypot(top["residuals"][k], others["residuals"][k])
+            examples = paired.over_examples(ours, theirs, unpacked(a), unpacked(b), term)
+            told = paired.interval(difference, 0.0, 2, max(examples, residual))
+            rows.append({"size": k + 1, "term": term, **told})
+        return rows
+
     @staticmethod
     def shown(model: dict) -> dict[str, float | None]:
         """Give the largest eigenvalue."""
@@ -135,9 +172,10 @@ def _lanczos(subject, count: int, exact: bool) -> dict:
             return product(vector)
 
         place = (dist_util.rank(), dist_util.world_size(), dist_util.all_reduce_sum)
-        place = Place(*place, dist_util.dev(), torch.float32)
+        place = Place(*place, subject.device, torch.float32)
         found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps, place=place)
     values, residuals, vectors = found
     each = torch.stack([subject.curvatures(v, exact) for v in vectors])
-    residuals = torch.hypot(residuals, subject.means(each)[:, 0] - values).tolist()
+    means = subject.means(each, [subject.terms[0]] * len(each))[:, 0]
+    residuals = torch.hypot(residuals, means - values).tolist()
     return {"eigenvalues": values.tolist(), "residuals": residuals, "each": [*map(packed, each)]}

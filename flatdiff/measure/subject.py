@@ -1,108 +1,158 @@
-"""A checkpoint under study: its network, and the loss at its weights as they stand, on fixed draws.
+"""A network under study, and its loss at its weights as they stand, on draws that stay the same.
 
-What is done to the weights, and why, is not its business.
+What it is a network of, and what is drawn, its makers know (`subjects`); what is done to the
+weights, and why, is not its business.
 """
 
 import base64
+import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..chain import probe
 from ..models import networks
 from ..store import finite
-from ..store.checkpoint import sha256
 from ..weights import differences, hessian, perturb
 from ..world import dist_util
 
-TERM = {"mse": "mse of the noise", "vb": "vb [bits per dimension]", "loss": "loss"}
+TERM = {
+    "mse": "mse of the prediction",
+    "vb": "vb [bits per dimension]",
+    "loss": "loss",
+    "x_mse": "mse of the image, log-SNR -8..8",
+}
+Terms = dict[str, Tensor]  # each [n]
+
+
+class Axis(NamedTuple):
+    """Where a term is averaged: the plan's weights, and the parts of its range, the first the
+    whole: by label, how the levels in it are told, and which examples are in it, bool [N]."""
+
+    plan: probe.Plan
+    parts: dict[str, tuple[str, Tensor]]
+
+    def of(self, statistic: str, values: Tensor) -> list[float]:
+        """Return the plan's "means" or "errors" of values [N] in each part."""
+        return getattr(self.plan, statistic)(values, [mask for _, mask in self.parts.values()])
+
+
+def alike(count: int) -> Axis:
+    """Return the axis of so many examples of which nothing is known: a plain mean."""
+    one = torch.ones(count, dtype=torch.float64)
+    plan = probe.Plan(
+        torch.zeros(count).long(), one, torch.zeros(count).long(), torch.arange(count)
+    )
+    return Axis(plan, {"all": ("", one.bool())})
 
 
 class Subject:
-    """A network, and its losses on the draws that all networks of a study share.
+    """A network in eval mode, and its losses on draws that all networks of a study share.
 
-    Losses are float64 [terms, 5]: means of each of `terms` over all timesteps, and each quarter of
-    them. The first term is the headline: mse where there is one, beside which vb hides from
-    autograd how the mean moves it. `at_w`: those at its own weights; `errors`: their standard
-    errors over images and timesteps. `key` names all that they depend on, but the weights' moves.
+    Losses are float64 [terms, P]: the mean of each term over the parts of its axis, the first of
+    them the whole. The first term is the headline: mse where there is one, beside which vb hides
+    from autograd how the mean moves it. `at_w`: those at its own weights; `errors`: their standard
+    errors over examples. `key` names all that they depend on, but the weights' moves.
 
-    :param images: (x_start [N, 3, H, W], labels by name or {}, how many images differ).
-    :param t_range: timesteps 0 .. t_range-1 of the chain; 0: all.
-    :param batch_size: images per network call; 0: what there is memory for.
+    :param loss: (network, draws) -> a vector [N], or vectors by term; nothing random is in it.
+    :param draws: whatever `loss` takes; a Tensor, a `Draw` or nested tensors [N, ...] can be cut
+        into batches.
+    :param size: N, where draws may be cut; None: they are not, unless there is a batch_size.
+    :param batch_size: examples per network call; 0: what there is memory for.
+    :param weights: those that are moved; None: all.
+    :param axes: by term; those that have none are plain means, or have that of "".
+    :param x_factor: [N]; an mse times that is the term x_mse, the squared error of the image.
     :param call: how the network is called, if not as the model.
-    :param key: (path, tensors, losses=...) -> a text of all that the losses depend on.
+    :param more: what `about` says beside.
+    :param key: losses=[...] -> a text of all that the losses depend on.
     """
 
     def __init__(
         self,
         name: str,
-        path: str,
         model,
-        diffusion,
-        images: tuple[Tensor, dict[str, Tensor], int],
+        loss: Callable[[Callable, Any], Tensor | Terms],
+        draws: Any,
         *,
+        size: int | None = None,
+        weights: Sequence[Tensor] | None = None,
+        axes: dict[str, Axis] | None = None,
+        x_factor: Tensor | None = None,
         seed: int = 0,
-        t_range: int = 0,
         batch_size: int = 0,
         dtype: str = "fp32",
         call: Callable | None = None,
-        key: Callable[..., str] = lambda *_, **__: "",
+        more: dict | None = None,
+        key: Callable[..., str] = lambda **_: "",
     ):
-        self.name, self.path, self.seed, self.dtype = name, path, seed, dtype
-        self.model, self.diffusion, self.call = model, diffusion, call or model
-        self.weights = list(model.parameters())
+        self.name, self.model, self.seed, self.dtype = name, model, seed, dtype
+        self.loss, self.draws, self.call, self.more = loss, draws, call or model, more or {}
+        self.weights = list(model.parameters() if weights is None else weights)
+        self.device = self.weights[0].device
         self.num_weights = sum(w.numel() for w in self.weights)
-        self.autocast = networks.casting(dtype, dist_util.dev())
-        self.t_range = self._t_range(t_range)
-        x_start, cond, distinct = images
-        steps = diffusion.num_timesteps
-        self.plan = probe.plan(len(x_start), steps, self.t_range, seed, distinct)
-        self.draws = probe.fixed_draws(x_start.to(dist_util.dev()), self.plan, seed, cond)
-        self.quarters = probe.quarters(self.plan.t, self.t_range)
+        self.autocast = networks.casting(dtype, self.device)
+        self.x_factor, self.size = x_factor, size
         self.batch_size = self.fitting(batch_size, self._losses)
         losses = self._losses(self.batch_size)
-        self.terms = [term for term in TERM if term in losses]
+        self.terms = [*(t for t in TERM if t in losses), *(t for t in losses if t not in TERM)]
         self.own = torch.stack([losses[term] for term in self.terms])
-        self.at_w = self.means(self.own)
-        self.errors = self.errors_of(self.own)
-        self.sha256 = sha256(path)
-        draws = [x_start, *cond.values(), self.plan.t, self.plan.weight]
-        self.key = key(path, draws, losses=[*self.terms, self.t_range, self.batch_size])
+        self.size = self.own.shape[1]
+        others = (axes or {}).get("") or alike(self.size)
+        self.axes = {term: (axes or {}).get(term, others) for term in self.terms}
+        self.at_w, self.errors = self.means(self.own), self.errors_of(self.own)
+        self.key = key(losses=[*self.terms, self.batch_size])
+        self.log_snr: Tensor | None = None  # [N], for those of noise levels
+        self.drawn = ""  # a hash of the examples and what was drawn with them, to know others' by
+
+    @property
+    def plan(self) -> probe.Plan:
+        """The headline's."""
+        return self.axes[self.terms[0]].plan
+
+    def seeded(self, seed: int) -> "Subject":
+        """Return it with another seed, of which the moves of its weights are."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
 
     def about(self) -> dict:
-        """Say where it came from, and its losses at w, with their standard errors over images."""
+        """Say where it came from, and its losses at w, with their standard errors over examples."""
         tables = zip(self.terms, self.at_w.tolist(), self.errors.tolist())
+        parts = {t: {k: told for k, (told, _) in a.parts.items()} for t, a in self.axes.items()}
         return {
             "name": self.name,
-            "path": self.path,
-            "sha256": self.sha256,
             "num_weights": self.num_weights,
-            "image_size": self.model.image_size,
-            "timesteps": self.diffusion.num_timesteps,
-            "t_range": self.t_range,
             "batch_size": self.batch_size,
+            **self.more,
+            "parts": parts,
             "at_w": {term: {"losses": means, "errors": errors} for term, means, errors in tables},
         }
 
     def measure(self) -> Tensor:
-        """Compute the losses [terms, N] of each image, at the weights as they stand."""
+        """Compute the losses [terms, N] of each example, at the weights as they stand."""
         losses = self._losses(self.batch_size)
         return torch.stack([losses[term] for term in self.terms])
 
-    def means(self, values: Tensor) -> Tensor:
-        """Average [..., N], a value for each image, to [..., 5]."""
-        return self._of(self.plan.means, values)
+    def means(self, values: Tensor, terms: Sequence[str] | None = None) -> Tensor:
+        """Average [K, N], a value for each example, to [K, P]; rows are of `terms`, in order, and
+        [N] of the headline to [P]."""
+        return self._of("means", values, terms)
 
-    def errors_of(self, values: Tensor) -> Tensor:
-        """Return standard errors of `means`, over images and timesteps."""
-        return self._of(self.plan.errors, values)
+    def errors_of(self, values: Tensor, terms: Sequence[str] | None = None) -> Tensor:
+        """Return standard errors of `means`, over examples and noise levels."""
+        return self._of("errors", values, terms)
 
-    def _of(self, statistic: Callable, values: Tensor) -> Tensor:
-        rows = [statistic(row, self.quarters) for row in values.reshape(-1, values.shape[-1])]
-        return torch.tensor(rows, dtype=torch.float64).view(*values.shape[:-1], -1)
+    def _of(self, statistic: str, values: Tensor, terms: Sequence[str] | None) -> Tensor:
+        if values.ndim == 1:
+            return self._of(statistic, values[None], terms)[0]
+        rows = zip(terms or self.terms, values)
+        found = [self.axes[term].of(statistic, row) for term, row in rows]
+        return torch.tensor(found, dtype=torch.float64)
 
     @functools.cached_property
     def spare(self) -> list[Tensor]:
@@ -111,7 +161,7 @@ class Subject:
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
         """Measure the losses at moved weights, and how far that is; then they are what they were.
-        With `each`, also "rises" of each image, [terms, N] as `packed`."""
+        With `each`, also "rises" of each example, [terms, N] as `packed`."""
         with perturb.at(self.weights, perturbation, self.spare) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
@@ -121,11 +171,8 @@ class Subject:
         """Return v -> H v of the mean of the headline, by all ranks together: by differences of
         gradients, or `exact`, twice differentiated."""
 
-        def loss(draws) -> Tensor:
-            return (self.headline_of(draws) * draws.weight).sum() / len(self.draws.t)
-
-        def of(step: Tensor, draws) -> Tensor:
-            given = functools.partial(loss, draws), self.weights, step
+        def of(step: Tensor, part: tuple[Any, Tensor]) -> Tensor:
+            given = functools.partial(self._mean_of, part), self.weights, step
             if exact:
                 return hessian.hessian_vector_product(*given)
             return differences.of_gradients(*given, self.spare)
@@ -135,10 +182,15 @@ class Subject:
             return summed
         return differences.product(summed, float(self.at_w[0, 0]), self.weights)
 
+    def _mean_of(self, part: tuple[Any, Tensor]) -> Tensor:
+        """What a part of the draws adds to the mean of the headline, for autograd."""
+        draws, weight = part
+        return (self.headline_of(draws) * weight).sum() / self.size
+
     def _summed(self, of: Callable, parts: list, vector: Tensor) -> Tensor:
-        """Sum of(vector, draws) [n] over batches in their order, whichever rank has computed one,
+        """Sum of(vector, part) [n] over batches in their order, whichever rank has computed one,
         in the vector's dtype and on its device."""
-        total, nothing = torch.zeros_like(vector), torch.zeros_like(vector, device=dist_util.dev())
+        total, nothing = torch.zeros_like(vector), torch.zeros_like(vector, device=self.device)
         for first in range(0, len(parts), dist_util.world_size()):
             mine = first + dist_util.rank()
             own = of(vector, parts[mine]) if mine < len(parts) else nothing
@@ -147,10 +199,10 @@ class Subject:
         return total
 
     def curvatures(self, vector: Tensor, exact: bool = False) -> Tensor:
-        """Return v . H_i v, float64 [N], of the headline of each image; by all ranks together: by
+        """Return v . H_i v, float64 [N], of the headline of each example; by all ranks together: by
         differences of losses, or `exact`, twice differentiated."""
-        parts = self._parts(exact)
-        factor = 1.0  # from the first images on every rank, so that all take the same
+        parts = [draws for draws, _ in self._parts(exact)]
+        factor = 1.0  # from the first examples on every rank, so that all take the same
         if not exact:
             first = functools.partial(self.headline_of, parts[0])
             factor = differences.step_along(first, self.weights, vector, self.spare)
@@ -159,58 +211,90 @@ class Subject:
         found = {i: part for each in dist_util.all_gather_object(own) for i, part in each.items()}
         return torch.cat([found[i] for i in range(len(parts))]) / factor**2
 
-    def _curvatures(self, step: Tensor, draws, exact: bool) -> Tensor:
+    def _curvatures(self, step: Tensor, draws: Any, exact: bool) -> Tensor:
         losses = functools.partial(self.headline_of, draws)
         if exact:
             return hessian.curvatures(losses, self.weights, step).double()
         return differences.curvatures(losses, self.weights, step, self.spare)
 
-    def _parts(self, exact: bool) -> list:
-        return self.draws.split(self._hessian_batch if exact else self._gradient_batch)
+    def _parts(self, exact: bool) -> list[tuple[Any, Tensor]]:
+        """Return the draws in batches, each with the weights of its examples."""
+        weight = self.plan.weight.float().to(self.device)
+        count = self._hessian_batch if exact else self._gradient_batch
+        return list(zip(cut(self.draws, count, self.size), weight.split(count or self.size)))
 
     @functools.cached_property
     def _gradient_batch(self) -> int:
-        """The images that a gradient has memory for."""
+        """The examples that a gradient has memory for."""
 
         def run(count: int) -> None:
-            losses = self.headline_of(self.draws.slice(0, count))
+            losses = self.headline_of(self._first(count))
             torch.autograd.grad(losses.sum(), self.weights, allow_unused=True)
 
         return self.fitting(self.batch_size, run)
 
     @functools.cached_property
     def _hessian_batch(self) -> int:
-        """The images that exact `curvatures` have memory for, which take more than the product."""
-        zero, draws = torch.zeros(self.num_weights), self.draws
+        """The examples that exact `curvatures` have memory for, which take more than a product."""
+        zero = torch.zeros(self.num_weights)
         return self.fitting(
-            self.batch_size, lambda n: self._curvatures(zero, draws.slice(0, n), exact=True)
+            self.batch_size, lambda n: self._curvatures(zero, self._first(n), exact=True)
         )
 
-    def headline_of(self, draws) -> Tensor:
+    def _first(self, count: int) -> Any:
+        return cut(self.draws, count, self.size)[0]
+
+    def headline_of(self, draws: Any) -> Tensor:
         """Compute the headline [n] of some of the draws, for autograd."""
-        return draws.losses(self.diffusion, self.model)[self.terms[0]]
+        return vectors(self.loss(self.model, draws))[self.terms[0]]
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
-        """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one."""
-        on_cpu, most = dist_util.dev().type == "cpu", len(self.draws.t)
+        """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one, and
+        is the answer where draws are not cut."""
+        if self.size is None and not batch_size:
+            return 0
+        on_cpu, most = self.device.type == "cpu", self.size or batch_size
         start = min(batch_size or (64 if on_cpu else most), most)
         fits = start if on_cpu else probe.fitting(run, start)
         return min(dist_util.all_gather_object(fits))
 
-    def _losses(self, batch_size: int) -> dict[str, Tensor]:
+    def _losses(self, batch_size: int) -> Terms:
+        """Compute float64 [N] on the CPU, by term. Equal batch sizes give equal bits."""
+        parts = cut(self.draws, batch_size, self.size)
         with self.autocast():  # closed again each time: it keeps cast copies of the weights
-            losses = probe.losses(self.call, self.diffusion, self.draws, batch_size)
-        finite.check(losses, f"losses by image, at or around the weights of {self.path}")
+            losses = probe.losses(lambda part: vectors(self.loss(self.call, part)), parts)
+        if self.x_factor is not None and "mse" in losses:
+            losses["x_mse"] = losses["mse"] * self.x_factor
+        finite.check(losses, f"losses by example, at or around the weights of {self.name}")
         return losses
 
-    def _t_range(self, t_range: int) -> int:
-        count = self.diffusion.num_timesteps
-        if t_range > count:
+
+def vectors(found: Tensor | Terms) -> Terms:
+    """Return what a loss gave as vectors [n] by term; ValueError if it is anything else."""
+    terms = found if isinstance(found, dict) else {"loss": found}
+    for name, values in terms.items():
+        if not isinstance(values, Tensor) or values.ndim != 1:
+            got = f"a tensor of shape {tuple(values.shape)}" if torch.is_tensor(values) else values
             raise ValueError(
-                f"--t_range {t_range}: the chain of {self.path} has {count} timesteps; "
-                f"expected 1 to {count}, or 0 for all"
+                f"the loss gave {got} as {name}; expected a vector [N], a value for each example, "
+                "whose errors are computed from it: leave out the mean over examples"
             )
-        return t_range or count
+    return terms
+
+
+def cut(draws: Any, count: int, size: int | None) -> list:
+    """Return consecutive batches of so many examples; 0: all of them in one."""
+    if not count or (size is not None and count >= size):
+        return [draws]
+    if isinstance(draws, probe.Draw | Tensor):
+        return list(draws.split(count))
+    size = size or next(len(x) for x in tree_leaves(draws) if torch.is_tensor(x))
+
+    def rows(start: int) -> Any:
+        stop = start + count
+        return tree_map(lambda x: x[start:stop] if torch.is_tensor(x) else x, draws)
+
+    return [rows(start) for start in range(0, size, count)]
 
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:

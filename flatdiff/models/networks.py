@@ -12,7 +12,7 @@ import torch
 from ..data import classes
 from ..flags import config
 from ..nets.unet import SuperResModel
-from ..quantize import packing
+from ..quantization import packing
 from ..store import checkpoint, disk, restore
 from ..weights import averaging
 from ..world import dist_util, logger

@@ -43,6 +43,10 @@ def fixed_draws(images, t_range=T, seed=0, cond=None):
     return probe.fixed_draws(images, plan, seed, cond)
 
 
+def losses_of(model, diffusion, draws, batch_size):
+    return probe.losses(lambda part: part.losses(diffusion, model), draws.split(batch_size))
+
+
 def everything(plan):
     return [torch.ones(len(plan.t), dtype=torch.bool)]
 
@@ -136,7 +140,7 @@ def test_the_losses_of_a_chain_are_those_over_all_of_it():
     for seed in range(300):
         plan = probe.plan(12, T, T, seed)
         draws = probe.fixed_draws(images, plan, seed)
-        for name, losses in probe.losses(toy, diffusion, draws, 12).items():
+        for name, losses in losses_of(toy, diffusion, draws, 12).items():
             found[name] += plan.means(losses, everything(plan))
     for name, values in found.items():
         error = np.std(values) / math.sqrt(300)
@@ -196,7 +200,7 @@ def test_noise_of_an_image_depends_on_seed_and_index_alone():
 
 def test_losses_are_the_mean_squared_error_of_a_known_network():
     draws = fixed_draws(torch.zeros(6, 3, 8, 8))
-    found = probe.losses(lambda x, t: torch.ones_like(x), chain(), draws, batch_size=4)
+    found = losses_of(lambda x, t: torch.ones_like(x), chain(), draws, 4)
     expected = (draws.noise.double() - 1).square().mean(dim=(1, 2, 3))
     assert found.keys() == {"mse", "loss"} and found["mse"].dtype == torch.float64
     torch.testing.assert_close(found["loss"], expected, rtol=1e-6, atol=0)
@@ -205,13 +209,13 @@ def test_losses_are_the_mean_squared_error_of_a_known_network():
 def test_losses_do_not_depend_on_batches_or_on_input_perturbation():
     draws = fixed_draws(probe.images_of(dataset(10), 10, 0)[0])
     model, diffusion = network(), chain(learn_sigma=True)
-    whole = probe.losses(model, diffusion, draws, batch_size=10)
+    whole = losses_of(model, diffusion, draws, 10)
     assert whole.keys() == {"mse", "vb", "loss"}
     torch.testing.assert_close(whole["loss"], whole["mse"] + whole["vb"], rtol=1e-6, atol=0)
-    parts = probe.losses(model, diffusion, draws, batch_size=3)
+    parts = losses_of(model, diffusion, draws, 3)
     torch.testing.assert_close(parts["loss"], whole["loss"], rtol=1e-5, atol=0)
     perturbed = chain(learn_sigma=True, input_pertub=0.5)
-    again = probe.losses(model, perturbed, draws, batch_size=10)
+    again = losses_of(model, perturbed, draws, 10)
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
@@ -219,7 +223,7 @@ def test_labels_reach_the_network():
     images, cond = probe.images_of(dataset(6, labels=True), 6, seed=0)
     draws = fixed_draws(images, cond=cond)
     seen = []
-    probe.losses(lambda x, t, y: seen.append(y) or x, chain(), draws, batch_size=4)
+    losses_of(lambda x, t, y: seen.append(y) or x, chain(), draws, 4)
     assert torch.equal(torch.cat(seen), cond["y"])
 
 

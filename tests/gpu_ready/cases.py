@@ -29,9 +29,9 @@ from flatdiff.flags.choices import FLATNESS, GRADIENTS, SAMPLERS
 from flatdiff.judge import evaluate, features, image_source, inception, lite0
 from flatdiff.kernels import gpu_norm
 from flatdiff.measure import exposure, exposure_bias
-from flatdiff.measure.subject import Subject
+from flatdiff.measure.chains import of_chain
 from flatdiff.models import generate, networks
-from flatdiff.quantize import grid, packing
+from flatdiff.quantization import grid, packing
 from flatdiff.train.train_util import TrainLoop
 from flatdiff.weights import hessian, perturb
 from flatdiff.weights.basis import Place
@@ -137,7 +137,7 @@ def subject(dtype):
     """A network under study, whose losses have been measured once."""
     model, diffusion = network(diffusion_steps=1000)
     given = {"batch_size": BATCH, "dtype": dtype}
-    made = Subject("a", __file__, model.eval(), diffusion, (IMAGES, {}, BATCH), **given)
+    made = of_chain("a", __file__, model.eval(), diffusion, (IMAGES, {}, BATCH), **given)
     assert len(made.spare) == len(made.weights)
     vars(made)["_hessian_batch"] = BATCH  # else it would be tried
     return made

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from flatdiff.kernels import build, calls, norm
 from flatdiff.kernels.calls import twice_differentiable
 from flatdiff.nets import layers as nn
-from flatdiff.quantize.grid import Quantizer
+from flatdiff.quantization.grid import Quantizer
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, build.COMPILERS)), reason="there is no C++ compiler"

@@ -32,7 +32,7 @@ def test_a_rise_has_an_error_over_images_of_its_mean_over_draws(folder, tmp_path
             with perturb.at(subject.weights, curve.perturbation(perturb.gaussian, 0.02, 0, draw)):
                 moved.append(subject.measure())
         rises.append(torch.stack(moved).mean(dim=0) - own)
-    everything, plan = subject.quarters[:1], subject.plan
+    everything, plan = [torch.ones(16, dtype=torch.bool)], subject.plan
     for i, term in enumerate(("mse", "vb", "loss")):
         first, second = (row for row in rows if row["term"] == term)
         for values, error in (
@@ -80,7 +80,7 @@ def test_errors_are_the_scatter_over_seeds(folder, kind):
     rows = flatness_scatter.table(
         [flatness_scatter.of_seed(kind, argv, s) for s in range(200, 220)]
     )
-    assert {"mse", "vb", "loss"} == {row.name.split()[-1] for row in rows}
+    assert {"mse", "vb", "loss", "x_mse"} == {row.name.split()[-1] for row in rows}
     for row in rows:
         assert 0.6 < row.ratio_of_both < 1.3, row
         assert row.ratio < 1.3 * math.sqrt(2), row  # the larger of two that are alike

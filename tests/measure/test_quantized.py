@@ -110,12 +110,18 @@ def test_losses_are_those_of_the_training_chain(sample, trained):
         argv = ["--quant", 4, "--data_dir", trained / "squares.npz", "--num_images", 32]
         _, log, _ = sample(*argv, "--timestep_respacing", steps, name=f"steps{i}")
         lines.append([line for line in log.splitlines() if " before, " in line])
-    assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == ["mse", "vb", "loss"]
+    assert lines[0] == lines[1] and [x.split()[0] for x in lines[0]] == [
+        "mse",
+        "vb",
+        "loss",
+        "x_mse",
+    ]
     model, chain = networks.from_checkpoint(str(trained / "model000060.pt"), parsed([]))
     dataset = ImageDataset(str(trained / "squares.npz"), 8)
     plan = probe.plan(32, 100, 100, 0, dataset.num_images)
     draws = probe.fixed_draws(probe.images_of(dataset, 32, 0)[0], plan, 0)
-    for name, losses in probe.losses(model, chain, draws, 3).items():
+    parts = draws.split(3)
+    for name, losses in probe.losses(lambda part: part.losses(chain, model), parts).items():
         (mean,) = plan.means(losses, [plan.t >= 0])
         (line,) = [x for x in lines[0] if x.startswith(f"{name} on 32 images")]
         assert float(line.split()[4]) == pytest.approx(mean, rel=1e-4)

@@ -102,7 +102,7 @@ def test_rows_are_means_over_pairs_of_the_draws(alone):
         assert row["minus_first_error"] == pytest.approx((b - a).std(ddof=1) / math.sqrt(2))
         assert row["moved"] == pytest.approx(row["at_w"] + row["rise"])
         assert row["relative"] == pytest.approx(row["rise"] / row["at_w"])
-        assert row["timesteps"] == ["0..39", "0..9", "10..19", "20..29", "30..39"][part]
+        assert row["levels"] == ["0..39", "0..9", "10..19", "20..29", "30..39"][part]
     assert {r["minus_first"] for r in study["rows"] if r["model"] == first["name"]} == {None}
     assert study["settings"]["flatness"]["num_draws"] == 4 and len(first["sha256"]) == 64
 
@@ -131,7 +131,7 @@ def test_surface_passes_through_both_networks(alone):
 def test_files_to_read(alone):
     with open(alone / "flatness_LPF.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 2 * 3 * 5 and float(rows[0]["sigma"]) == 0.005
+    assert len(rows) == 2 * 2 * 4 * 5 and float(rows[0]["sigma"]) == 0.005
     for name in ("LPF", "HESSIAN", "SURFACE", "SURFACE_1D", "SURFACE_line"):
         assert (alone / f"flatness_{name}.png").read_bytes().startswith(b"\x89PNG")
     log = (alone / "log.txt").read_text()

@@ -20,11 +20,12 @@ def test_a_known_hessian():
         num_weights=4,
         seed=0,
         terms=["mse"],
-        path="a.pt",
+        name="a.pt",
+        device=torch.device("cpu"),
         hessian_product=lambda exact: lambda v: each.mean(dim=0) * v,
         curvatures=lambda v, exact: each @ v.double() ** 2,
-        means=lambda values: values.mean(dim=-1, keepdim=True),
-        errors_of=lambda values: values.std(dim=-1, keepdim=True) / math.sqrt(2),
+        means=lambda values, terms=None: values.mean(dim=-1, keepdim=True),
+        errors_of=lambda values, terms=None: values.std(dim=-1, keepdim=True) / math.sqrt(2),
     )
     measure = HESSIAN(num_draws=3, num_eigenvalues=2)
     found = measure.result(subject, [task() for task in measure.tasks(subject).values()])
@@ -55,7 +56,7 @@ def test_hessian_of_a_network_is_what_its_lpf_says(folder):
     subject = subject_of(f"{folder}/runs/a/model000007.pt", flags)
     z = torch.cat([z.flatten().double() for z in perturb.noise(subject.weights, 0, 1)])
     losses = [subject.at(perturb.gaussian(s, 0, 1))["losses"] for s in (sigma, -sigma)]
-    assert subject.terms == ["mse", "vb", "loss"]
+    assert subject.terms == ["mse", "vb", "loss", "x_mse"]
     curvature = (losses[0][0][0] + losses[1][0][0] - 2 * subject.at_w[0, 0]) / sigma**2
     found = float(z @ subject.hessian_product(exact=True)(z))
     assert found == pytest.approx(float(curvature), rel=0.02)
@@ -101,9 +102,11 @@ def test_a_residual_knows_of_a_product_that_is_wrong_along_its_vector():
     subject = SimpleNamespace(
         num_weights=3,
         seed=0,
+        terms=["mse"],
+        device=torch.device("cpu"),
         hessian_product=lambda exact: lambda v: 0.9 * diagonal * v,
         curvatures=lambda v, exact: (diagonal @ v.double() ** 2)[None],
-        means=lambda values: values.mean(dim=-1, keepdim=True),
+        means=lambda values, terms=None: values.mean(dim=-1, keepdim=True),
     )
     top, *_ = HESSIAN(num_draws=2, num_eigenvalues=1).tasks(subject).values()
     found = top()

@@ -5,9 +5,9 @@ import torch
 from small import convolutions, quantized_layers
 from torch import nn
 
-from flatdiff.quantize import grid as qz
-from flatdiff.quantize import ranges
-from flatdiff.quantize.grid import Quantizer
+from flatdiff.quantization import grid as qz
+from flatdiff.quantization import ranges
+from flatdiff.quantization.grid import Quantizer
 from flatdiff.weights import perturb
 
 SETTINGS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small import convolutions, quantized_layers
 
-from flatdiff.quantize import packing
+from flatdiff.quantization import packing
 
 
 @pytest.mark.parametrize("bits", range(2, 9))

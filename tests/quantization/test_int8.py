@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from small import convolutions, quantized_layers
 
-from flatdiff.quantize import int8
-from flatdiff.quantize.grid import Quantizer
+from flatdiff.quantization import int8
+from flatdiff.quantization.grid import Quantizer
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
@@ -36,7 +36,7 @@ def test_int8_arithmetic_equals_the_simulation(granularity, input_bits):
 @pytest.mark.slow
 def test_overflowing_int8_arithmetic_is_refused():
     """An older CPU, as oneDNN can play one: 8 by 8 bits overflow its sums, 7 by 8 do not."""
-    code = "from flatdiff.quantize.int8 import check\n"
+    code = "from flatdiff.quantization.int8 import check\n"
     code += "check(7, 8); check(8, 7); print('exact'); check(8, 8)"
     env = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -8,8 +8,8 @@ import torch
 
 from flatdiff.flags import choices, config, parse
 from flatdiff.measure import quantized
-from flatdiff.quantize import ranges
-from flatdiff.quantize.grid import Quantizer
+from flatdiff.quantization import ranges
+from flatdiff.quantization.grid import Quantizer
 
 # Least mean squared error of a uniform quantizer of a standard normal: Max, IRE Trans. IT-6, 1960.
 MAX = {2: 0.1188, 3: 0.03744, 4: 0.01154, 5: 0.003495}
@@ -41,8 +41,8 @@ def percentile(x, quantizer, *, share=0.5):
 
 def test_a_quantizer_is_a_function_and_a_line(monkeypatch, capsys):
     toy = SimpleNamespace(percentile=percentile)
-    monkeypatch.setitem(sys.modules, "flatdiff.quantize.toy", toy)
-    line = choices.Choice("quantize.toy:percentile", "at a percentile of the weights")
+    monkeypatch.setitem(sys.modules, "flatdiff.quantization.toy", toy)
+    line = choices.Choice("quantization.toy:percentile", "at a percentile of the weights")
     monkeypatch.setitem(choices.QUANTIZERS, "percentile", line)
 
     def quantizer(text):

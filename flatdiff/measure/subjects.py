@@ -1,0 +1,233 @@
+"""The door for networks that are not ours: `flatdiff.subject`.
+
+    subject(net, loss=my_loss, draws=my_draws)
+    subject(net, images, schedule="flow", predicts="v")
+    subject.from_diffusers(folder, images), subject.from_checkpoint("ema_0.9999_200000.pt")
+
+No flags, files or ranks are needed. Networks on the same images and seed see the same noise at the
+same log-SNR, whatever their family.
+"""
+
+import dataclasses
+import functools
+import os
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..chain import probe
+from ..exchange import families
+from ..flags import config
+from ..models import networks, run_util
+from ..store import checkpoint
+from ..world.arithmetic import arithmetic
+from . import chains, checks
+from .subject import Axis, Subject
+
+GROUPS = {
+    "run": config.RunFlags,
+    "data": config.DataFlags,
+    "model": config.ModelFlags,
+    "diffusion": config.DiffusionFlags,
+}
+
+
+@arithmetic(tf32=False)
+def subject(
+    net: nn.Module,
+    images: Tensor | None = None,
+    *,
+    loss: Callable[[nn.Module, Any], Tensor | dict[str, Tensor]] | None = None,
+    draws: Any = None,
+    schedule: Any = None,
+    predicts: str | None = None,
+    times: Callable | None = None,
+    kwargs: dict[str, Any] | None = None,
+    weights: checks.Chosen = None,
+    levels: Subject | None = None,
+    seed: int = 0,
+    batch_size: int = 0,
+    dtype: str = "fp32",
+    fp32: bool = False,
+    name: str = "",
+) -> Subject:
+    """Return a network in eval mode with a loss on draws that stay the same.
+
+    Either `loss` and `draws`: loss(net, draws) -> a vector [N], which is then the term "loss", or a
+    dict of such; nothing random in it, and draws are whatever it takes. Or `images` [N, ...] and
+    `schedule`: each image is noised once, at a log-SNR of its own, all of them in strata from -8 to
+    8 and at both ends; the terms are mse and loss, as in training, and x_mse, the squared error of
+    the image that the output implies, evenly over log-SNR from -8 to 8.
+
+    :param schedule, predicts: as `exchange.families.family` has them, "cosine" and "eps", "flow"
+        and "v", "edm" and "x", a scheduler of diffusers, ...; `times`: what the network is told.
+    :param kwargs: more arguments of the network; tensors [N, ...] in them are cut with the images.
+    :param weights: which weights are moved: patterns of names, or a function of (name, parameter);
+        None: all that require grad.
+    :param levels: another subject, whose log-SNR the images have too, image by image: so are those
+        of a checkpoint compared, whose levels are timesteps. What is beyond -8 .. 8 then counts for
+        nothing. None: in strata.
+    :param seed: of noise and levels. batch_size: examples a call; 0: all, of images what fits.
+    :param dtype: of autocast, fp32 (none), bf16 or fp16. fp32: measure a copy in fp32.
+    """
+    if (loss is None) != (draws is None) or (loss is None) == (schedule is None):
+        raise ValueError(
+            "a subject is of loss= and draws=, or of images and a schedule=, as "
+            'subject(net, images, schedule="cosine", predicts="eps")'
+        )
+    module = checks.network(net, fp32)
+    moved = checks.weights(module, weights)
+    how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
+    name = name or type(module).__name__
+    if loss is None:
+        family = families.family(schedule, predicts, times)
+        return _noised(name, module, family, images, kwargs or {}, levels, **how)
+    casting = networks.casting(dtype, moved[0].device)
+
+    def evaluate() -> Any:
+        with casting():
+            return loss(module, draws)
+
+    size = checks.loss(evaluate, draws)
+    made = Subject(name, module, loss, draws, size=size if batch_size else None, **how)
+    made.drawn = chains.fingerprint(draws)
+    return made
+
+
+def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:
+    """Return a subject of images that are noised at levels of the family."""
+    images = _images(images).to(weights[0].device)
+    _check_rows(kwargs, len(images))
+    log_snr, even = probe.plan_of_log_snr(len(images), *family.limits, seed)
+    if levels is not None:
+        log_snr, even = _of_other(levels, len(images))
+    chain, taken = family.levels(log_snr.numpy())
+    taken = torch.from_numpy(taken)
+    draws = probe.fixed_draws(images, even, seed, kwargs)
+    draws = dataclasses.replace(draws, t=torch.arange(len(images), device=images.device))
+
+    def loss(network: Callable, part: probe.Draw) -> dict[str, Tensor]:
+        given = part.x_start, part.t, part.model_kwargs, part.noise
+        return chain.training_losses(family.network(network), *given)
+
+    with networks.casting(how["dtype"], images.device)():
+        checks.loss(lambda: loss(net, draws.slice(0, 2)), None)
+    density = torch.from_numpy(family.density(log_snr.numpy()))
+    trained = chains.weighed(even, even.weight * density)
+    axes = chains.axis_of_levels(even, taken)
+    everything = {"all": ("", torch.ones(len(images)).bool())}
+    axes[""] = Axis(trained, axes["x_mse"].parts | everything)
+    how |= {"weights": weights, "seed": seed, "axes": axes, "size": len(images)}
+    made = Subject(name, net, loss, draws, x_factor=torch.from_numpy(chain.x_factor), **how)
+    made.log_snr, made.drawn = taken, chains.fingerprint([images, seed])
+    return made
+
+
+def _of_other(other: Subject, count: int) -> tuple[Tensor, probe.Plan]:
+    """Return log-SNR and plan of the subject whose levels are taken."""
+    if getattr(other, "log_snr", None) is None:
+        raise ValueError(f"levels={other!r}: expected a subject of images, which has noise levels")
+    if len(other.log_snr) != count:
+        raise ValueError(
+            f"levels: the other subject has {len(other.log_snr)} images, and this one {count}; "
+            "expected the same number"
+        )
+    return other.log_snr, other.axes["x_mse"].plan
+
+
+def _images(images: Any) -> Tensor:
+    """Return x_start, float32 [N, ...]; ValueError for what is none."""
+    if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 2:
+        got = f"{tuple(images.shape)} {images.dtype}" if torch.is_tensor(images) else type(images)
+        raise ValueError(
+            f"images are {got}; expected a float tensor [N, ...] of what the network was trained "
+            "on, pixels as a rule in [-1, 1]"
+        )
+    if len(images) < probe.LEAST:
+        raise ValueError(f"got {len(images)} images; expected {probe.LEAST} or more")
+    return images.float()
+
+
+def _check_rows(kwargs: dict, count: int) -> None:
+    for name, value in kwargs.items():
+        for x in tree_leaves(value):
+            if torch.is_tensor(x) and x.shape[:1] != (count,):
+                raise ValueError(
+                    f"kwargs[{name!r}] has a tensor {tuple(x.shape)} for {count} images; expected "
+                    f"[{count}, ...], a row for each"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A network without images; `on(images)` makes the subject. net: the module, in eval mode."""
+
+    net: nn.Module
+    on: Callable[..., Subject]
+
+
+def from_diffusers(
+    pipeline_or_folder: Any, images: Tensor | None = None, *, scheduler: Any = None, **more: Any
+) -> Subject | Loaded:
+    """Return the subject of a pipeline of diffusers, or of a folder that has one, or a model.
+
+    What the network predicts, and at which noise levels, its scheduler says. images, more: as in
+    `subject`; without images, what it returns has `net` and `on(images, **more)`. scheduler: of a
+    bare model, which has none.
+    """
+    net, family, *_ = families.from_diffusers(pipeline_or_folder, scheduler)
+    loaded = Loaded(net, functools.partial(subject, net, schedule=family, **more))
+    return loaded if images is None else loaded.on(images)
+
+
+@arithmetic(tf32=False)
+def from_checkpoint(
+    path: str,
+    images: str | Tensor | None = None,
+    *,
+    labels: Tensor | None = None,
+    num_images: int = config.FlatnessFlags.num_images,
+    t_range: int = 0,
+    seed: int = 0,
+    batch_size: int = 0,
+    dtype: str = "fp32",
+    flags: str = "",
+    loss: Callable | None = None,
+) -> Subject:
+    """Return the subject of a checkpoint of this package, or of guided-diffusion.
+
+    It is what scripts/flatness.py measures, to the bit, with the same seed and data.
+
+    :param images: a folder, zip or npz, or x_start [N, 3, H, W]; None: the images of its training.
+    :param labels: [N], with tensors of images, for a class-conditional network.
+    :param t_range: timesteps 0 .. t_range-1; 0: all.
+    :param flags: the flag string of a checkpoint that has no config.json beside it.
+    :param loss: (network, Draw) -> [N] or terms, in place of training's.
+    """
+    told = config.parse("", shlex.split(flags), **GROUPS)
+    told.run = dataclasses.replace(told.run, dtype=dtype, seed=seed)
+    model, diffusion = networks.from_checkpoint(path, told)
+    if images is None:
+        images = checkpoint.config_of(path)[0].get("data", {}).get("data_dir", "")
+        if not images:
+            raise ValueError(f"{path} does not say what it was trained on: give images=")
+    if isinstance(images, str):
+        data = dataclasses.replace(told.data, data_dir=images)
+        given = data, model.image_size, model.num_classes, model.classes
+        dataset = run_util.open_dataset(*given)
+        found = *probe.images_of(dataset, num_images, seed), dataset.num_images
+    else:
+        cond = {} if labels is None else {"y": labels}
+        found = _images(images), cond, len(images)
+        _check_rows(cond, len(images))
+    how = {"seed": seed, "t_range": t_range, "batch_size": batch_size, "dtype": dtype, "loss": loss}
+    name = os.path.basename(path)
+    return chains.of_chain(name, path, model, diffusion, found, **how)
+
+
+subject.from_diffusers = from_diffusers
+subject.from_checkpoint = from_checkpoint
