@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..store import checkpoint, disk
-from .families import Family, family, parameters
+from .families import Family, family, inside, parameters
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PARTS = "unet", "transformer"  # what a pipeline calls its network
@@ -50,7 +50,7 @@ def from_diffusers(
             f"{where} comes with no scheduler (scheduler/scheduler_config.json in it, or beside "
             "it); expected one, or schedule=, as a scheduler of diffusers or by name"
         )
-    config = getattr(module, "config", {})
+    config = getattr(inside(module), "config", {})
     _must_be_a_network(module, config)
     known = family(found if schedule is None else schedule, predicts, times)
     return Loaded(module.eval(), known, _size(config), _needs(module, config))
@@ -145,7 +145,7 @@ def _class_of(path: str) -> tuple[dict, type]:
 
 def _must_be_a_network(kind, config) -> None:
     """ValueError where it is told no timestep, or its input is more than x."""
-    name = kind.__name__ if isinstance(kind, type) else type(kind).__name__
+    name = kind.__name__ if isinstance(kind, type) else type(inside(kind)).__name__
     forward = kind.forward if isinstance(kind, type) else kind
     if "timestep" not in parameters(forward):
         raise ValueError(
@@ -177,9 +177,12 @@ def _needs(module: nn.Module, config) -> dict[str, str]:
         for name, p in list(takes.items())[1:]
         if name != "timestep" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     }
-    width = config.get("encoder_hid_dim") or config.get("cross_attention_dim")
-    if "encoder_hidden_states" in needs and width:
+    widths = ("encoder_hid_dim", "cross_attention_dim", "joint_attention_dim", "caption_channels")
+    width = next((config[name] for name in widths if config.get(name)), None)
+    if "encoder_hidden_states" in takes and width:
         needs["encoder_hidden_states"] = f"[N, L, {width}]"
+    if "pooled_projections" in takes and config.get("pooled_projection_dim"):
+        needs["pooled_projections"] = f"[N, {config['pooled_projection_dim']}]"
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     if "class_labels" in takes and (classes or config.get("class_embed_type")):
         whole = classes and not config.get("class_embed_type")

@@ -162,11 +162,20 @@ def of_denoiser(denoiser) -> Family:
     return family(denoiser.schedule, "x")
 
 
+def inside(module: Callable) -> Callable:
+    """Return what DDP or torch.compile has wrapped, or the module itself."""
+    for name in ("_orig_mod", "module"):
+        if isinstance(getattr(module, name, None), nn.Module):
+            return inside(getattr(module, name))
+    return module
+
+
 def parameters(module: Callable) -> dict[str, inspect.Parameter]:
     """Look up the parameters with which a module can be called; {} where it does not say."""
-    forward = module.forward if isinstance(module, nn.Module) else module
+    module = inside(module)
     try:
-        return dict(inspect.signature(forward).parameters)
+        called = module.forward if isinstance(module, nn.Module) else module
+        return dict(inspect.signature(called).parameters)
     except (TypeError, ValueError):
         return {}
 

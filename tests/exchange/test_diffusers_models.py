@@ -4,6 +4,7 @@ import builtins
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -14,8 +15,9 @@ from diffusers import (
     DiTPipeline,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
 )
-from foreign import CLOSE, dit, squares, text_unet, unet
+from foreign import CLOSE, dit, ours, squares, text_unet, unet
 
 from flatdiff.exchange.diffusers_models import WEIGHTS, from_diffusers
 
@@ -84,6 +86,28 @@ def test_what_networks_must_be_given(tmp_path):
     with torch.no_grad():
         output = dit()(scheduler.add_noise(x, noise, T), T, labels).sample[:, :3]
     torch.testing.assert_close(errors_found, squares(output - noise), **CLOSE)
+
+
+def test_a_network_whose_timestep_comes_later():
+    torch.manual_seed(0)
+    sizes = {"sample_size": 8, "num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2}
+    widths = {"joint_attention_dim": 12, "caption_projection_dim": 16, "pooled_projection_dim": 6}
+    how = {"in_channels": 3, "out_channels": 3, "pos_embed_max_size": 8}
+    net = SD3Transformer2DModel(**sizes, **widths, **how).eval()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    for wrapped in (net, torch.nn.DataParallel(net), torch.compile(net, backend="eager")):
+        found = from_diffusers(wrapped, scheduler)
+        assert found.kwargs == {
+            "encoder_hidden_states": "[N, L, 12]",
+            "pooled_projections": "[N, 6]",
+        }
+        kwargs = {k: torch.randn(2, *((5, 12) if "hid" in k else (6,))) for k in found.kwargs}
+        x, noise = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
+        t, s = scheduler.timesteps[[100, 800]], scheduler.sigmas[[100, 800]].double().numpy()
+        errors = ours(found.family, wrapped, 2 * np.log((1 - s) / s), x, noise, **kwargs)[0]
+        with torch.no_grad():
+            output = net(scheduler.scale_noise(x, t, noise), timestep=t, **kwargs).sample
+        torch.testing.assert_close(errors, squares(output - (noise - x)), **CLOSE)
 
 
 def test_the_rest_of_a_pipeline_is_not_loaded(tmp_path):
