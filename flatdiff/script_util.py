@@ -10,6 +10,7 @@ import dataclasses
 from .flags import config
 from .flags.choices import BOOLEANS
 from .models.factories import *  # noqa: F403
+from .models.factories import OURS
 
 
 def _defaults(*groups):
@@ -18,8 +19,7 @@ def _defaults(*groups):
 
 def diffusion_defaults():
     """Flags of the chain as guided-diffusion has them, and their defaults."""
-    ours = ("eps_scaler", "eps_scaler_slope", "input_pertub")
-    return {k: v for k, v in _defaults(config.DiffusionFlags).items() if k not in ours}
+    return {k: v for k, v in _defaults(config.DiffusionFlags).items() if k not in OURS}
 
 
 def classifier_defaults():
@@ -37,9 +37,9 @@ def classifier_and_diffusion_defaults():
 
 
 def sr_model_and_diffusion_defaults():
-    """Size, width table and attention order of a super-resolution network are not flags."""
+    """Kind, size, width table and attention order of a super-resolution network are no flags."""
     model = _defaults(config.ModelFlags, config.SuperResFlags)
-    for name in ("image_size", "channel_mult", "use_new_attention_order"):
+    for name in ("image_size", "channel_mult", "use_new_attention_order", *NETWORK):  # noqa: F405
         del model[name]
     return model | diffusion_defaults()
 

@@ -33,7 +33,7 @@ def sample(flags):
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"loading classifier: {flags.guidance.classifier_path}")
-    labels, known, guide = classifier_util.guidance(flags, model)
+    labels, known, guide = classifier_util.guidance(flags, model, diffusion)
     sample = generate.sampler(model, diffusion, flags, labels, guide=guide)
     how = {"image_size": model.image_size, "known": known}
     generate.save_samples(sample, flags, folder, flags.guidance.classifier_path, **how)

@@ -30,6 +30,7 @@ def measure(flags):
 
     f, folder = flags.nll, run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     model, diffusion = networks.from_checkpoint(f.model_path, flags)
+    nll.check(diffusion)
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     total, terms = nll.evaluate(
         model,

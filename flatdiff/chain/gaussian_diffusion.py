@@ -32,6 +32,7 @@ class ModelMeanType(enum.Enum):
     PREVIOUS_X = enum.auto()  # x_{t-1}
     START_X = enum.auto()  # x_0
     EPSILON = enum.auto()  # the noise in x_t
+    VELOCITY = enum.auto()  # sqrt(abar) noise - sqrt(1 - abar) x_0 (Salimans & Ho 2022)
 
 
 class ModelVarType(enum.Enum):
@@ -112,6 +113,8 @@ class GaussianDiffusion(Noising):
             return np.ones(self.num_timesteps)
         if self.model_mean_type is ModelMeanType.EPSILON:
             return self.sqrt_recipm1_alphas_cumprod**2
+        if self.model_mean_type is ModelMeanType.VELOCITY:
+            return self.sigmas**2
         return self.posterior_mean_coef1**-2.0
 
     def p_mean_variance(
@@ -134,6 +137,8 @@ class GaussianDiffusion(Noising):
             pred_xstart = self._predict_xstart_from_eps(x, t, prediction)
         elif self.model_mean_type is ModelMeanType.START_X:
             pred_xstart = prediction
+        elif self.model_mean_type is ModelMeanType.VELOCITY:
+            pred_xstart = self._predict_xstart_from_v(x, t, prediction)
         else:
             pred_xstart = self._predict_xstart_from_xprev(x, t, prediction)
         if denoised_fn is not None:
@@ -179,13 +184,17 @@ class GaussianDiffusion(Noising):
             vb = self._vb_terms_bpd(lambda *args, **kwargs: held, **bound)["output"]
             rescaled = self.loss_type is LossType.RESCALED_MSE
             terms["vb"] = vb * (self.num_timesteps / 1000.0) if rescaled else vb
-        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
-            target = self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
-        else:
-            target = noise if self.model_mean_type is ModelMeanType.EPSILON else x_start
-        terms["mse"] = mean_flat((target - prediction) ** 2)
+        terms["mse"] = mean_flat((self._target(x_start, x_t, t, noise) - prediction) ** 2)
         terms["loss"] = sum(terms.values())
         return terms
+
+    def _target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What the network should predict at x_t, shaped as x_t."""
+        if self.model_mean_type is ModelMeanType.PREVIOUS_X:
+            return self.q_posterior_mean_variance(x_start=x_start, x_t=x_t, t=t)[0]
+        if self.model_mean_type is ModelMeanType.VELOCITY:
+            return self._at("alphas", t, noise) * noise - self._at("sigmas", t, noise) * x_start
+        return noise if self.model_mean_type is ModelMeanType.EPSILON else x_start
 
     @torch.no_grad()
     def calc_bpd_loop(

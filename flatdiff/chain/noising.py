@@ -89,6 +89,18 @@ class Noising(Tables):
     def sigmas(self) -> np.ndarray:
         return self.sqrt_one_minus_alphas_cumprod
 
+    @cached_property
+    def alphas_prev(self) -> np.ndarray:
+        return np.sqrt(self.alphas_cumprod_prev)
+
+    @cached_property
+    def sigmas_prev(self) -> np.ndarray:
+        return np.sqrt(1.0 - self.alphas_cumprod_prev)
+
+    @property
+    def powers(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.alphas_cumprod, 1.0 - self.alphas_cumprod
+
     def q_mean_variance(self, x_start: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         """Mean, variance and log variance of q(x_t | x_0), each shaped as x_start."""
         mean = self._at("sqrt_alphas_cumprod", t, x_start) * x_start
@@ -120,6 +132,10 @@ class Noising(Tables):
         """The x_0 for which xprev is the mean of q(x_{t-1} | x_t, x_0)."""
         rest = xprev - self._at("posterior_mean_coef2", t, x_t) * x_t
         return rest / self._at("posterior_mean_coef1", t, x_t)
+
+    def _predict_xstart_from_v(self, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+        """The x_0 of which q_sample makes x_t with sqrt(abar) noise - sqrt(1 - abar) x_0 = v."""
+        return self._at("alphas", t, x_t) * x_t - self._at("sigmas", t, x_t) * v
 
     def _predict_eps_from_xstart(self, x_t: Tensor, t: Tensor, pred_xstart: Tensor) -> Tensor:
         """The noise with which q_sample makes x_t of pred_xstart."""

@@ -149,11 +149,12 @@ def _strata(num_images: int, num_timesteps: int, t_range: int) -> list[tuple[flo
 def plan_of_log_snr(
     num_images: int, least: float, greatest: float, seed: int, distinct: int | None = None
 ) -> tuple[Tensor, Plan]:
-    """(log-SNR float64 [N], the plan by which all of them count alike), for levels of any family.
+    """(log-SNR float64 [N], a plan by which all of them count alike), for levels of any family.
 
     What lies between -8 and 8 is cut into strata of two images, alike for all families that reach
     that far. What is beyond, up to the ends of the range, is a stratum of its own at each side, of
-    a sixteenth of the images. Level i is image i's: t is 0 .. N-1.
+    a sixteenth of the images. Level i is image i's: t is 0 .. N-1. A weight is the log-SNR that an
+    image stands for.
     """
     if num_images < LEAST:
         raise ValueError(f"there are {num_images} images; expected {LEAST} or more")
@@ -174,7 +175,7 @@ def plan_of_log_snr(
     stratum = torch.arange(len(count)).repeat_interleave(count)
     jitter = torch.rand(num_images, generator=generator(seed, PROBE, JITTER), dtype=torch.float64)
     log_snr = low[stratum] + jitter * (high - low)[stratum]
-    weight = ((high - low) / count)[stratum] * num_images / (greatest - least)
+    weight = ((high - low) / count)[stratum]
     order = torch.randperm(num_images, generator=generator(seed, PROBE, MATCH))
     image = torch.arange(num_images) % (distinct or num_images)
     return log_snr[order], Plan(torch.arange(num_images), weight[order], stratum[order], image)

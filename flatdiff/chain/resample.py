@@ -1,7 +1,8 @@
 """What is drawn before a training step: timesteps, their importance weights, and noise.
 
-A timestep sampler draws t with probability p_t, and weighs its loss by 1 / (T p_t), so that the
-expected loss is that of uniform t. `draw` makes everything random of a step at once, for all ranks.
+A timestep sampler draws t with probability p_t, and weighs its loss by q_t / p_t, so that the
+expected loss is that of t by q: of uniform t, 1 / T, unless the chain has a density of its own.
+`draw` makes everything random of a step at once, for all ranks.
 """
 
 from abc import ABC, abstractmethod
@@ -85,7 +86,7 @@ def draw(
 
 
 def create_named_schedule_sampler(name: str, diffusion) -> "ScheduleSampler":
-    """The timestep sampler of a name, for a chain (its num_timesteps is all that is read)."""
+    """The timestep sampler of a name, for a chain; of it num_timesteps is read, and a density."""
     samplers = {"uniform": UniformSampler, "loss-second-moment": LossSecondMomentResampler}
     if name not in samplers:
         raise ValueError(f"schedule_sampler is {name!r}; valid are {', '.join(samplers)}")
@@ -93,7 +94,12 @@ def create_named_schedule_sampler(name: str, diffusion) -> "ScheduleSampler":
 
 
 class ScheduleSampler(ABC):
-    """A distribution over the timesteps 0 .. T-1."""
+    """A distribution over the timesteps 0 .. T-1.
+
+    density: [T], of the timesteps in the loss that is meant; None: each alike.
+    """
+
+    density: np.ndarray | None = None
 
     @abstractmethod
     def weights(self) -> np.ndarray:
@@ -108,7 +114,10 @@ class ScheduleSampler(ABC):
         p = torch.from_numpy(weights / weights.sum()).to(origin)
         u = torch.rand(batch_size, generator=generator, device=origin, dtype=p.dtype)
         t = torch.searchsorted(p.cumsum(0), u, right=True).clamp_(max=len(p) - 1)
-        return t.to(device), (1.0 / (len(p) * p[t])).float().to(device)
+        if self.density is None:
+            return t.to(device), (1.0 / (len(p) * p[t])).float().to(device)
+        q = torch.from_numpy(self.density / self.density.sum()).to(origin)
+        return t.to(device), (q[t] / p[t]).float().to(device)
 
     def update_with_local_losses(  # noqa: B027 - most samplers have nothing to learn
         self, local_ts: Tensor, local_losses: Tensor
@@ -117,15 +126,18 @@ class ScheduleSampler(ABC):
 
 
 class UniformSampler(ScheduleSampler):
-    """Each timestep alike."""
+    """Each timestep alike, or by the chain's density: all weights are 1."""
 
     def __init__(self, diffusion):
         self.num_timesteps = diffusion.num_timesteps
+        self.density = getattr(diffusion, "density", None)
 
     def weights(self) -> np.ndarray:
-        return np.ones(self.num_timesteps)
+        return np.ones(self.num_timesteps) if self.density is None else self.density
 
     def sample(self, batch_size, device, generator=None):
+        if self.density is not None:
+            return super().sample(batch_size, device, generator)
         origin = device if generator is None else generator.device
         t = torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=origin)
         return t.to(device), torch.ones(batch_size, device=device)
@@ -151,13 +163,15 @@ class LossAwareSampler(ScheduleSampler):
 
 
 class LossSecondMomentResampler(LossAwareSampler):
-    """p_t ~ sqrt(E[loss_t^2]) over the last losses of each t (Nichol & Dhariwal 2021, eq. 18).
+    """p_t ~ sqrt(E[loss_t^2]) over the last losses of each t (Nichol & Dhariwal 2021, eq. 18),
+    times the chain's density, if it has one, which makes the variance least for that loss.
 
     Uniform until every t has history_per_term losses; then mixed with uniform_prob of uniform.
     """
 
     def __init__(self, diffusion, history_per_term: int = 10, uniform_prob: float = 0.001):
         self.uniform_prob = uniform_prob
+        self.density = getattr(diffusion, "density", None)
         self.history = np.zeros((diffusion.num_timesteps, history_per_term))
         self.counts = np.zeros(diffusion.num_timesteps, dtype=np.int64)
 
@@ -165,6 +179,8 @@ class LossSecondMomentResampler(LossAwareSampler):
         if (self.counts < self.history.shape[1]).any():
             return np.ones(len(self.counts))
         weights = np.sqrt(np.mean(self.history**2, axis=1))
+        if self.density is not None:
+            weights *= self.density
         weights /= weights.sum()
         return (1 - self.uniform_prob) * weights + self.uniform_prob / len(weights)
 

@@ -15,15 +15,20 @@ from torch import Tensor
 from .gaussian_diffusion import GaussianDiffusion
 
 
-def space_timesteps(num_timesteps: int, section_counts: str | Iterable[int]) -> set[int]:
+def space_timesteps(
+    num_timesteps: int, section_counts: str | Iterable[int], log_snr: np.ndarray | None = None
+) -> set[int]:
     """The timesteps to keep out of 0 .. num_timesteps - 1.
 
     section_counts: "a,b,c" or [a, b, c] cuts the chain into as many equal sections (the first ones
     longer by one where that does not divide) and keeps so many steps of each, both of its ends
-    included; "ddimN" keeps N steps at one integer stride from 0 on (Song et al. 2020); "" keeps
+    included; "ddimN" keeps N steps at one integer stride from 0 on (Song et al. 2020); "edmN" the N
+    that lie nearest to EDM's grid (Karras et al. 2022), of a chain of this log_snr [T]; "" keeps
     all. Raises ValueError where that cannot be done.
     """
     if isinstance(section_counts, str):
+        if section_counts.startswith("edm") and log_snr is not None:
+            return _nearest(np.exp(-np.asarray(log_snr) / 2), section_counts)
         if section_counts.startswith("ddim"):
             return _evenly(num_timesteps, section_counts)
         section_counts = _parse(section_counts)
@@ -64,8 +69,33 @@ def _parse(respacing: str) -> list[int]:
     except ValueError:
         raise ValueError(
             f"timestep_respacing is {respacing!r}; valid are a number of steps (100), one for each "
-            "of some equal sections (10,20,30), ddim and a number (ddim50), or nothing for all"
+            "of some equal sections (10,20,30), ddim or edm and a number (ddim50, edm18), or "
+            "nothing for all"
         ) from None
+
+
+def edm_grid(
+    count: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> np.ndarray:
+    """EDM's noise levels, rising: equal steps of sigma^(1 / rho) (Karras et al. 2022, eq. 5)."""
+    return np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), count) ** rho
+
+
+def _nearest(sigma: np.ndarray, respacing: str) -> set[int]:
+    """The N steps of "edmN": of sigma / alpha [T], rising, the nearest to EDM's grid of N."""
+    wanted = respacing.removeprefix("edm")
+    if not wanted.isdecimal() or int(wanted) < 2:
+        raise ValueError(f"timestep_respacing is {respacing!r}; expected edmN with N of 2 or more")
+    ends = {"sigma_min": max(0.002, sigma[0]), "sigma_max": min(80.0, sigma[-1])}
+    power = 1 / 7  # the grid's own axis, on which it is even
+    grid = edm_grid(int(wanted), **ends) ** power
+    kept = {int(np.abs(sigma**power - level).argmin()) for level in grid}
+    if len(kept) < int(wanted):
+        raise ValueError(
+            f"timestep_respacing is {respacing!r}, and {len(sigma)} timesteps have only "
+            f"{len(kept)} that lie nearest to one of these levels: take fewer, or a count"
+        )
+    return kept
 
 
 def _spread(length: int, wanted: int) -> list[int]:

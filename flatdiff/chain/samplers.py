@@ -36,7 +36,7 @@ def walk(
 ) -> Iterator[Out]:
     """What the step gives at t = T-1 .. 0, without gradients; the last "sample" is x_0.
 
-    A chain's own method of the step's name goes before the step. `noise`: x_T; None: drawn by
+    A chain's own method of the step's name goes before the step. `noise`: x_T; None: prior_std by
     torch.randn(*shape), on `device` (default: that of the model's parameters). `knobs`: more
     arguments of the step; one that takes previous_xstart is given that of t + 1.
     """
@@ -48,7 +48,9 @@ def walk(
         given["randn"] = randn
     if device is None:
         device = next(model.parameters()).device if noise is None else noise.device
-    out = {"sample": torch.randn(*shape, device=device) if noise is None else noise}
+    if noise is None:
+        noise = begun(chain, torch.randn(*shape, device=device))
+    out = {"sample": noise}
     times = torch.arange(chain.num_timesteps, device=device)[:, None].repeat(1, shape[0])
     for i in tqdm(range(chain.num_timesteps)[::-1], disable=not progress):
         if follows:
@@ -56,6 +58,11 @@ def walk(
         with torch.no_grad():
             out = own(model, out["sample"], times[i], **given)
         yield out
+
+
+def begun(chain, noise: Tensor) -> Tensor:
+    """x_T, where a chain begins, of standard normal noise."""
+    return noise if chain.prior_std == 1 else chain.prior_std * noise
 
 
 def last(outs: Iterator[Out]) -> Tensor:
@@ -112,10 +119,10 @@ def condition_mean(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> Tenso
 
 
 def condition_score(chain, cond_fn, p_mean_var, x, t, model_kwargs=None) -> Out:
-    """p with its noise less sqrt(1 - abar_t) * gradient (algorithm 2); x_0 is not clamped."""
+    """p with its noise less sigma_t * gradient (algorithm 2); x_0 is not clamped."""
     gradient = cond_fn(x, chain._scale_timesteps(t), **(model_kwargs or {}))
     eps = chain._predict_eps_from_xstart(x, t, p_mean_var["pred_xstart"])
-    eps = eps - chain._at("sqrt_one_minus_alphas_cumprod", t, x) * gradient
+    eps = eps - chain._at("sigmas", t, x) * gradient
     pred_xstart = chain._predict_xstart_from_eps(x, t, eps)
     mean = chain.q_posterior_mean_variance(x_start=pred_xstart, x_t=x, t=t)[0]
     return p_mean_var | {"pred_xstart": pred_xstart, "mean": mean}

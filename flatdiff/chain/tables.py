@@ -3,12 +3,18 @@
     x_t = alpha_t x_0 + sigma_t eps,    log-SNR lambda_t = log(alpha_t^2 / sigma_t^2)
 
 A chain has arrays `alphas` and `sigmas`, float64 [T], for the levels t = 0 .. T-1, least noise
-first. Eps-, x-, v- and flow networks meet on the axis of lambda.
+first, and `alphas_prev` and `sigmas_prev`, those of t-1: of the image, 1 and 0, at t = 0. Eps-, x-,
+v- and flow networks meet on the axis of lambda.
 """
+
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+MOST_NOISE = 500.0  # sigma / alpha, of which a step to less would be too long for Heun's slope
+MOST_ERROR = 20.0  # of eps, over that of what the network predicts
 
 
 class Tables:
@@ -16,6 +22,7 @@ class Tables:
 
     density: np.ndarray | None = None  # [T], of the levels in training; None: each alike
     prior_std = 1.0  # of x_T, where sampling begins
+    path = "vp"  # what alphas and sigmas have to do with each other: see `levels`
 
     def __init__(self):
         self._on_device = {}
@@ -53,6 +60,27 @@ class Tables:
                 f"eps_scaler {scaler} and eps_scaler_slope {slope} act on predicted noise, and "
                 f"this network predicts {predicts}: leave them at 1 and 0"
             )
+
+    @property
+    def powers(self) -> tuple[np.ndarray, np.ndarray]:
+        """alpha_t^2 and sigma_t^2, float64 [T] each."""
+        return self.alphas**2, self.sigmas**2
+
+    @cached_property
+    def heun_half(self) -> np.ndarray:
+        """[T]: by how much of the difference of two slopes Heun's step leaves Euler's; 0: none.
+
+        None where the second slope would make its network's error MOST_ERROR times as large, as of
+        one that predicts x_0, at little noise (Li & He 2025).
+        """
+        if self.path == "flow":  # x, by sigma
+            half = (self.sigmas_prev - self.sigmas) / 2
+        else:  # x / alpha, by sigma / alpha (Karras et al. 2022)
+            with np.errstate(divide="ignore"):
+                ratio, before = self.sigmas / self.alphas, self.sigmas_prev / self.alphas_prev
+            half = np.where(ratio > MOST_NOISE, 0.0, self.alphas_prev * (before - ratio) / 2)
+        blown_up = self.alphas * np.sqrt(self.x_factor) / self.sigmas > MOST_ERROR
+        return np.where(np.append(True, blown_up[:-1]), 0.0, half)
 
     @property
     def log_snr(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from ..nets.sizes import attention_strides, channel_multipliers
 Config = dict[str, Any]
 Flags = Mapping[str, Any]
 
+PREDICTIONS = {"eps": "epsilon", "x": "sample", "v": "v_prediction"}
 ALWAYS = {  # where UNet2DModel has a choice that guided-diffusion has made
     "in_channels": 3,
     "center_input_sample": False,
@@ -113,11 +114,12 @@ def model_flags(config: Config) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         what = "this is no config of a UNet2DModel of square images"
         raise ValueError(f"{what}: {error!r}") from None
-    _must_agree(same, config, "UNet2DModel")
+    must_agree(same, config, "UNet2DModel")
     return flags
 
 
-def _must_agree(wanted: Config, config: Config, name: str) -> None:
+def must_agree(wanted: Config, config: Config, name: str) -> None:
+    """ValueError that names what a config has otherwise than a `name` of ours would."""
     different = [
         f"{key} is {config.get(key)!r}, expected {value!r}"
         for key, value in wanted.items()
@@ -133,10 +135,15 @@ def scheduler_config(flags: Flags) -> Config:
     With n inference steps it takes the timesteps of --timestep_respacing n.
     """
     steps = flags["diffusion_steps"]
+    if flags.get("objective", "ddpm") != "ddpm":
+        raise ValueError(
+            f"DDPMScheduler has no --objective {flags['objective']}: only ddpm's chains"
+        )
     if flags["rescale_timesteps"] and steps != 1000:
         raise ValueError(
             f"rescale_timesteps with diffusion_steps {steps}: diffusers hands the network t itself"
         )
+    predicts = flags.get("predicts") or ("x" if flags["predict_xstart"] else "eps")
     linear = flags["noise_schedule"] == "linear"
     return {
         "num_train_timesteps": steps,
@@ -145,7 +152,7 @@ def scheduler_config(flags: Flags) -> Config:
         "beta_end": 0.02 * 1000 / steps,
         "trained_betas": None,
         "variance_type": "learned_range" if flags["learn_sigma"] else "fixed_large",
-        "prediction_type": "sample" if flags["predict_xstart"] else "epsilon",
+        "prediction_type": PREDICTIONS[predicts],
         "clip_sample": True,
         "clip_sample_range": 1.0,
         "thresholding": False,
@@ -162,9 +169,10 @@ def diffusion_flags(config: Config) -> dict[str, Any]:
         "noise_schedule": "cosine" if schedule == "squaredcos_cap_v2" else "linear",
         "learn_sigma": config.get("variance_type") == "learned_range",
         "predict_xstart": config.get("prediction_type") == "sample",
+        "predicts": "v" if config.get("prediction_type") == PREDICTIONS["v"] else "",
         "rescale_timesteps": False,
     }
     wanted = scheduler_config(flags)
     of_sampling = {"clip_sample", "clip_sample_range", "thresholding", "timestep_spacing"}
-    _must_agree({k: v for k, v in wanted.items() if k not in of_sampling}, config, "DDPMScheduler")
+    must_agree({k: v for k, v in wanted.items() if k not in of_sampling}, config, "DDPMScheduler")
     return flags

@@ -70,10 +70,32 @@ class Measure(Choice):
 Table = Mapping[str, Choice]
 NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
+NETWORKS: dict[str, Choice] = {
+    "unet": Choice("nets.unet:UNetModel", "guided-diffusion's U-Net (Dhariwal & Nichol 2021)"),
+    "vit": Choice("nets.vit:ViT", "transformer over patches of pixels (Peebles & Xie 2023)"),
+}
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
     "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
     "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
+    "euler": Choice("chain.solvers:euler_sample", "Euler's, on any path the same as ddim"),
+    "heun": Choice("chain.solvers:heun_sample", "Heun's, two calls a step (Karras et al. 2022)"),
+}
+OBJECTIVES: dict[str, Choice] = {
+    "ddpm": Choice("models.objectives:ddpm", "a chain of betas (Ho et al. 2020)"),
+    "flow": Choice("models.objectives:flow", "straight paths (Lipman et al. 2023)"),
+    "edm": Choice("models.objectives:edm", "preconditioned denoising (Karras et al. 2022)"),
+}
+NOISE_LEVELS: dict[str, Choice] = {
+    "uniform": Choice("chain.densities:uniform", "each alike"),
+    "lognormal": Choice(
+        "chain.densities:lognormal",
+        "log(sigma / alpha) of mean p_mean -1.2 and deviation p_std 1.2 (Karras et al. 2022)",
+    ),
+    "logitnormal": Choice(
+        "chain.densities:logitnormal",
+        "the same of 0 and 1, flow's time by its logit (Esser et al. 2024)",
+    ),
 }
 GRADIENTS: dict[str, Gradient] = {
     "adam": Gradient("weights.gradients:plain", "here", passes=1),

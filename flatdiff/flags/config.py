@@ -2,18 +2,36 @@
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, OPTIMIZERS
-from .parse import as_trained, aside, checked, fixed, flag, group_of, parse, run, sampling, to_dict  # noqa: F401
+from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .parse import (  # noqa: F401
+    as_trained,
+    aside,
+    checked,
+    fixed,
+    flag,
+    group_of,
+    later,
+    parse,
+    run,
+    sampling,
+    to_dict,
+)
 from .use import *  # noqa: F403
 from .use import FeatureFlags
+
+# of DiffusionFlags, what is said of a chain of betas and means nothing to the other objectives
+DDPM_ALONE = (
+    *("learn_sigma", "noise_schedule", "use_kl", "rescale_timesteps"),
+    "rescale_learned_sigmas",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The network: guided-diffusion's names and defaults."""
+    """The network: guided-diffusion's names and defaults, and ours."""
 
     image_size: int = fixed(64, "side of the square images, in pixels", low=1)
-    num_channels: int = fixed(128, "base width; widths must divide by 32", low=1)
+    num_channels: int = fixed(128, "base width; widths must divide by 32, of a vit by 4", low=1)
     num_res_blocks: int = fixed(2, "residual blocks per level", low=1)
     num_heads: int = fixed(4, "attention heads, if num_head_channels is -1")
     num_heads_upsample: int = fixed(-1, "heads on the way up; -1: as num_heads")
@@ -32,17 +50,36 @@ class ModelFlags:
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
+    network: str = fixed("unet", "the kind of network", table=NETWORKS)
+    patch_size: int = fixed(4, "vit: side of the square patches that are its tokens", low=1)
+    num_layers: int = fixed(12, "vit: blocks, one after the other", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionFlags:
-    """The chain: guided-diffusion's names, epsilon scaling, input perturbation."""
+    """The chain: objective, guided-diffusion's names, epsilon scaling, input perturbation."""
+
+    objective: str = later("ddpm", "what the network learns of noise", table=OBJECTIVES)
+    predicts: str = later(
+        "",
+        "what it predicts: noise, image or velocity; empty: eps of ddpm, v of flow, and of edm "
+        "what EDM does",
+        choices=("", "eps", "x", "v"),
+    )
+    noise_levels: str = flag(
+        "",
+        "how often training visits them; empty: uniform, of edm lognormal",
+        table=NOISE_LEVELS,
+    )
+    sigma_data: float = later(0.5, "edm: standard deviation of the pixels", low=0)
 
     learn_sigma: bool = fixed(False, "the network predicts the variance too")
     diffusion_steps: int = fixed(1000, "timesteps T of the chain", low=1)
     noise_schedule: str = fixed("linear", "how betas grow", choices=("linear", "cosine"))
     timestep_respacing: str = sampling(
-        "", "timesteps kept: a count (100), counts per section (10,10,5) or ddim50; empty: all"
+        "",
+        "timesteps kept: a count (100), counts per section (10,10,5), ddim50, or edm18 (nearest to "
+        "EDM's grid); empty: all",
     )
     use_kl: bool = flag(False, "train on the variational bound; False: on the noise's MSE")
     predict_xstart: bool = fixed(False, "the network predicts the image; False: the noise")

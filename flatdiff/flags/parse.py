@@ -22,14 +22,24 @@ LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 
 
 def flag(
-    default, help, *, choices=None, table=None, many=False, low=None, fixed=False, changes="numbers"
+    default,
+    help,
+    *,
+    choices=None,
+    table=None,
+    many=False,
+    low=None,
+    fixed=False,
+    later=False,
+    changes="numbers",
 ):
     """A field that is a flag. Its type is its default's.
 
     `choices`: the values allowed. `table`: of the registry, what may be named, with knobs behind
     it; its help is added. `many`: several of it, separated by commas. `low`: the least value
     allowed. `fixed`: part of what a checkpoint's network or chain is, so that a sampler may not
-    contradict the value it was trained with.
+    contradict the value it was trained with. `later`: a fixed one that came after the first
+    checkpoints: a file that does not say it means its default.
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
@@ -39,11 +49,11 @@ def flag(
       logged and when
     """
     metadata = {"help": help, "choices": choices, "table": table, "many": many, "low": low}
-    metadata |= {"fixed": fixed, "changes": changes}
+    metadata |= {"fixed": fixed or later, "later": later, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-fixed = functools.partial(flag, fixed=True)
+fixed, later = functools.partial(flag, fixed=True), functools.partial(flag, later=True)
 sampling = functools.partial(flag, changes="sampling")
 part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
 
@@ -130,7 +140,8 @@ def as_trained(group, trained, given, source):
 
 def checked(group, values, source):
     """The values of a group as a file tells them; ValueError where no flag could have said so. Only
-    those that are fixed are looked at: nothing else of a file's is used."""
+    those that are fixed are looked at: nothing else of a file's is used. Flags that came later than
+    the file are added, with their defaults."""
     if not isinstance(values, dict):
         raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
     for field in dataclasses.fields(group):
@@ -143,7 +154,8 @@ def checked(group, values, source):
                     f"{field.name} is {value!r:.80} in {source}, {problem}: mend that file, or "
                     "move it away and give the flags"
                 )
-    return values
+    new = {f.name: f.default for f in dataclasses.fields(group) if f.metadata["later"]}
+    return new | values if values else values
 
 
 def parts(text):

@@ -62,6 +62,12 @@ PRESETS = {
         "--rescale_learned_sigmas True --batch_size 32"
     ),
     "ffhq64": f"{PAPER_64}--class_cond False --num_channels 128 --use_fp16 False --batch_size 64",
+    # a vision transformer of CIFAR-size images, DiT-S of patches of 4 x 4 pixels: 32 M
+    "vit32": (
+        "--network vit --image_size 32 --patch_size 4 --num_channels 384 --num_layers 12 "
+        "--num_heads 6 --diffusion_steps 1000 --noise_schedule cosine "
+        "--lr 1e-4 --batch_size 128 --end_step 200000"
+    ),
     # handwritten digits of 8 x 8 pixels, as in make demo
     "digits": (
         "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 2 "

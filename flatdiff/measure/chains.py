@@ -122,4 +122,4 @@ def axis_of_levels(plan: probe.Plan, log_snr: Tensor) -> dict[str, Axis]:
     inside = [(log_snr >= low) & (log_snr < high) for low, high in ranges]
     told = [f"log-SNR {low:g}..{high:g}" for low, high in ranges]
     parts = dict(zip(("all", *told[1:]), zip(told, inside)))
-    return {"x_mse": Axis(plan, parts)}
+    return {"x_mse": Axis(replace(plan, weight=plan.weight * inside[0]), parts)}

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm import tqdm
 
-from ..chain.gaussian_diffusion import GaussianDiffusion
+from ..chain.tables import Tables
 from ..models.generate import ImageNoise
 from ..store import finite
 from ..store.checkpoint import sha256
@@ -33,7 +33,7 @@ class Chains:
     name: str
     path: str
     model: torch.nn.Module
-    diffusion: GaussianDiffusion
+    diffusion: Tables
     batches: list[Batch]  # of all, every n-th of n ranks
     key: str  # a hash of what its numbers depend on
     bar: tqdm | None = None
@@ -155,12 +155,16 @@ def check_one_chain(networks: dict) -> None:
     same noise at each step."""
     (first, (model, chain)), *others = networks.items()
     for name, (other_model, other) in others:
-        mine = model.image_size, chain.timestep_map, chain.alphas_cumprod.tolist()
-        if mine != (other_model.image_size, other.timestep_map, other.alphas_cumprod.tolist()):
+        mine = model.image_size, chain.timestep_map, _levels(chain)
+        if mine != (other_model.image_size, other.timestep_map, _levels(other)):
             raise ValueError(
                 f"{name} has another image_size or noise schedule than {first}, so their curves "
                 "do not compare: study them in runs of their own"
             )
+
+
+def _levels(chain) -> list[list[float]]:
+    return [chain.alphas.tolist(), chain.sigmas.tolist()]
 
 
 def about(x_start: Tensor, labels: dict[str, Tensor], diffusion, models: list[dict]) -> dict:
@@ -209,7 +213,7 @@ def numbers(m: Measured, diffusion) -> dict:
 
 def difference(m: Measured, base: Measured, diffusion) -> dict:
     """Subtract base from m, by image: the gap, delta, and by prior the loss and its rise."""
-    sigma, scale = diffusion.sqrt_one_minus_alphas_cumprod, diffusion.eps_scale
+    sigma, scale = diffusion.sigmas, diffusion.eps_scale
     gap, base_gap = (x.begun[NORMAL]["norms"] / scale - x.training for x in (m, base))
     whole, parts = np.stack([m.std, base.std]), np.stack([m.std_parts, base.std_parts])
     delta = exposure_bias.left_out(

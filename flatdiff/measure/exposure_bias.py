@@ -3,10 +3,11 @@
 Two readings of it, at each timestep t (Ning et al. 2024):
 
     ||eps(x_t, t)||_2 on really noised images, against that along the chain; their gap
-    delta_t = (std(x_t - sqrt(abar_t) x_start) - sqrt(1 - abar_t))^2 on chains begun at images
+    delta_t = (std(x_t - alpha_t x_start) - sigma_t)^2 on chains begun at images
 
-eps is here the network's own output; a sampler with epsilon scaling uses eps / eps_scale. Knows no
-files, flags or ranks.
+x_t = alpha_t x_start + sigma_t noise, in a chain of betas sqrt(abar_t) and sqrt(1 - abar_t). eps is
+here the noise that the network's own output stands for; a sampler with epsilon scaling uses
+eps / eps_scale. Knows no files, flags or ranks.
 """
 
 import math
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..chain.samplers import walk
+from ..chain.samplers import begun, walk
 from ..models.generate import step_of
 
 Prior = tuple[float, float]  # (mu, s) of N(mu, s^2)
@@ -79,25 +80,27 @@ def walked(
     clip_denoised: bool = True,
     prior: Prior | None = NORMAL,
 ) -> Iterator[Step]:
-    """Ask it as in sampling, t = T-1 .. 0, in a chain that begins at N(mu, s^2), prior = (mu, s);
-    None: at the noised x_start, with the same noises."""
-    randn, steps, output = batch.stream(), range(diffusion.num_timesteps)[::-1], None
+    """Ask it as in sampling, t = T-1 .. 0, in a chain that begins at N(mu, s^2), prior = (mu, s),
+    times the deviation at which it should begin; None: at the noised x_start, with the same noises.
+    """
+    randn, steps, outputs = batch.stream(), range(diffusion.num_timesteps)[::-1], []
     x = randn(batch.x_start)
     if prior is None:
         x = diffusion.q_sample(batch.x_start, _times(steps[0], x), x)
     else:
-        x = prior[0] + prior[1] * x
+        x = begun(diffusion, prior[0] + prior[1] * x)
 
     def watched(*args, **kwargs):
-        nonlocal output
-        output = model(*args, **kwargs)
-        return output
+        outputs.append(model(*args, **kwargs))
+        return outputs[-1]
 
     step, knobs = step_of(sampler)
     given = {"noise": x, "clip_denoised": clip_denoised, "model_kwargs": batch.model_kwargs}
     loop = walk(diffusion, step, watched, x.shape, **given, randn=randn, **knobs)
     for i, out in zip(steps, loop):
-        eps = predicted_noise(lambda *_: output, diffusion, x, _times(i, x))
+        first = outputs[0]  # at x: a step may ask again elsewhere
+        outputs.clear()
+        eps = predicted_noise(lambda *_: first, diffusion, x, _times(i, x))  # noqa: B023
         yield Step(x, eps, out["sample"])
         x = out["sample"]
 
@@ -141,7 +144,7 @@ def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) ->
     """Return [T]: delta_t of a perfect sampler, as it reaches another image (of the same class).
 
     For x_T says next to nothing of x_start, so that even a perfect chain ends at some other image,
-    and data of variance v (per pixel) add 2 abar_t v to the variance of x_t - sqrt(abar_t) x_start.
+    and data of variance v (per pixel) add 2 alpha_t^2 v to the variance of x_t - alpha_t x_start.
     That is most of the 0.47 published for CIFAR-10 at t = 0, and 0 for data of one point.
     """
     flat = x_start.double().cpu().flatten(1)
@@ -149,8 +152,8 @@ def forgetful_delta(x_start: Tensor, diffusion, labels: Tensor | None = None) ->
     groups = [flat[labels == y] for y in labels.unique()]
     squares = sum(((g - g.mean(dim=0)) ** 2).sum(dim=0) for g in groups).numpy()
     v = squares / (len(flat) - len(groups)) if len(flat) > len(groups) else squares * math.nan
-    abar = diffusion.alphas_cumprod[:, None]
-    return (np.sqrt(1 - abar + 2 * abar * v).mean(axis=1) - np.sqrt(1 - abar[:, 0])) ** 2
+    signal, noise = (power[:, None] for power in diffusion.powers)
+    return (np.sqrt(noise + 2 * signal * v).mean(axis=1) - np.sqrt(noise[:, 0])) ** 2
 
 
 def image_statistics(x: Tensor) -> dict[str, Tensor]:
@@ -196,10 +199,10 @@ def parts(
         return {"norms": gather([norms(noised(model, diffusion, b))[0] for b in batches]).numpy()}
 
     def spreads():
-        # side by side, so that all images are seen at one t; each signal is sqrt(abar_t)
+        # side by side, so that all images are seen at one t; each signal is alpha_t
         chains = [walked(model, diffusion, b, prior=None, **sampling) for b in batches]
         found = []
-        for signal in diffusion.sqrt_alphas_cumprod[::-1]:
+        for signal in diffusion.alphas[::-1]:
             drift = [(next(c).x_t - signal * b.x_start).cpu() for c, b in zip(chains, batches)]
             found.append(spread(gather(drift)))
         std, std_parts = (np.stack(values[::-1], axis=-1) for values in zip(*found))
@@ -247,13 +250,13 @@ def left_out(statistic: Callable, whole, parts: np.ndarray) -> Estimate:
 
 
 def delta(measured: Measured, diffusion) -> Estimate:
-    """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the abar of that t.
+    """Estimate delta_t, [T] (Ning et al. 2024), of the network's input x_t, by the sigma of that t.
 
     The published one lacks the jackknife, which takes off the error's square: one near 0 may come
     out below. It is 0 at T-1, where chains begin at noised images, and for an exact network on one
     image; else see `forgetful_delta`.
     """
-    sigma = diffusion.sqrt_one_minus_alphas_cumprod
+    sigma = diffusion.sigmas
     return left_out(lambda std: (std - sigma) ** 2, measured.std, measured.std_parts)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
 from ..models.generate import ImageNoise
 from ..rng import BOUND, generator
@@ -19,6 +20,12 @@ from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
+
+
+def check(diffusion) -> None:
+    """Raise ValueError for a chain that has no such bound."""
+    if not isinstance(diffusion, GaussianDiffusion):
+        diffusion.calc_bpd_loop()
 
 
 @arithmetic(tf32=False)

@@ -64,7 +64,8 @@ def subject(
     the image that the output implies, evenly over log-SNR from -8 to 8.
 
     :param schedule, predicts: as `exchange.families.family` has them, "cosine" and "eps", "flow"
-        and "v", "edm" and "x", a scheduler of diffusers, ...; `times`: what the network is told.
+        and "v", "edm" and "x", a scheduler of diffusers, ...; a denoiser of azula needs neither.
+    :param times: of the timestep, s or sigma, what the network is told; None: that itself.
     :param kwargs: more arguments of the network; tensors [N, ...] in them are cut with the images.
     :param weights: which weights are moved: patterns of names, or a function of (name, parameter);
         None: all that require grad.
@@ -74,6 +75,7 @@ def subject(
     :param seed: of noise and levels. batch_size: examples a call; 0: all, of images what fits.
     :param dtype: of autocast, fp32 (none), bf16 or fp16. fp32: measure a copy in fp32.
     """
+    schedule = net if schedule is None and loss is None and hasattr(net, "schedule") else schedule
     if (loss is None) != (draws is None) or (loss is None) == (schedule is None):
         raise ValueError(
             "a subject is of loss= and draws=, or of images and a schedule=, as "
@@ -84,7 +86,7 @@ def subject(
     how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
     name = name or type(module).__name__
     if loss is None:
-        family = families.family(schedule, predicts, times)
+        family = _family(schedule, predicts, times)
         return _noised(name, module, family, images, kwargs or {}, levels, **how)
     casting = networks.casting(dtype, moved[0].device)
 
@@ -96,6 +98,14 @@ def subject(
     made = Subject(name, module, loss, draws, size=size if batch_size else None, **how)
     made.drawn = chains.fingerprint(draws)
     return made
+
+
+def _family(schedule: Any, predicts: str | None, times: Callable | None) -> families.Family:
+    if isinstance(schedule, nn.Module):
+        schedule = families.of_denoiser(schedule)
+    if not isinstance(schedule, families.Family):
+        return families.family(schedule, predicts, times)
+    return dataclasses.replace(schedule, times=times) if times else schedule
 
 
 def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:

@@ -7,8 +7,12 @@ up; ours come after a star. The `..._defaults` that go with them are in `script_
 import functools
 import inspect
 
+import numpy as np
+
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
+from ..flags import choices
+from ..flags.choices import NETWORKS, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -19,8 +23,24 @@ CHAIN = (
     "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
     "rescale_learned_sigmas"
 )
+OURS = {  # of the chain, beside guided-diffusion's
+    "eps_scaler": 1.0,
+    "eps_scaler_slope": 0.0,
+    "input_pertub": 0.0,
+    "objective": "ddpm",
+    "predicts": "",
+    "noise_levels": "",
+    "sigma_data": 0.5,
+}
 HEADS = "num_heads num_head_channels num_heads_upsample"
+MEANS = {
+    "eps": gd.ModelMeanType.EPSILON,
+    "x": gd.ModelMeanType.START_X,
+    "v": gd.ModelMeanType.VELOCITY,
+}
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
+NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
+EVERYWHERE = {"network", "num_channels", "class_cond", "use_fp16"}  # as arguments or otherwise
 
 
 def called_with(names, **ours):
@@ -50,9 +70,8 @@ def called_with(names, **ours):
     "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
     num_classes=NUM_CLASSES,
-    eps_scaler=1.0,
-    eps_scaler_slope=0.0,
-    input_pertub=0.0,
+    **OURS,
+    **NETWORK,
 )
 def create_model_and_diffusion(flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`."""
@@ -78,21 +97,34 @@ def create_model(
     use_new_attention_order=False,
     *,
     num_classes=NUM_CLASSES,
-    network=UNetModel,
+    network="unet",
+    patch_size=4,
+    num_layers=12,
 ):
-    """A `network`, UNetModel or SuperResModel, of RGB images."""
+    """The network of RGB images that NETWORKS calls so, or one of a class of U-Nets."""
     flags = locals()
-    table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
-    mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
         "in_channels": 3,
         "model_channels": num_channels,
         "out_channels": 6 if learn_sigma else 3,
-        "attention_resolutions": _strides(image_size, attention_resolutions, mult),
-        "channel_mult": mult,
         "num_classes": num_classes if class_cond else None,
     }
-    return network(**_for(UNetModel, flags) | told)
+    kind, knobs = network, {}
+    if isinstance(network, str):
+        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
+    if not issubclass(kind, UNetModel):
+        return kind(**_for(kind, flags) | told | knobs)
+    table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(image_size, channel_mult, table)
+    strides = _strides(image_size, attention_resolutions, mult)
+    told |= {"attention_resolutions": strides, "channel_mult": mult}
+    return kind(**_for(UNetModel, flags) | told | knobs)
+
+
+def idle(network, names):
+    """Those of the names of ModelFlags that have no effect on a network of NETWORKS."""
+    used = inspect.signature(entry(NETWORKS, network).load()).parameters
+    return [name for name in names if name not in used and name not in EVERYWHERE]
 
 
 @called_with(
@@ -161,15 +193,22 @@ def create_gaussian_diffusion(
     eps_scaler=1.0,
     eps_scaler_slope=0.0,
     input_pertub=0.0,
+    predicts="",
 ):
-    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps."""
+    """The chain. `use_kl` wins over `rescale_learned_sigmas`; empty respacing keeps all steps.
+
+    predicts: eps, x or v; empty: what predict_xstart says.
+    """
     flags = locals()
+    betas = gd.get_named_beta_schedule(noise_schedule, steps)
+    signal = np.cumprod(1 - betas)
+    log_snr = np.log(signal / (1 - signal))
     fixed = gd.ModelVarType.FIXED_SMALL if sigma_small else gd.ModelVarType.FIXED_LARGE
     mse = gd.LossType.RESCALED_MSE if rescale_learned_sigmas else gd.LossType.MSE
     return SpacedDiffusion(
-        use_timesteps=space_timesteps(steps, timestep_respacing or [steps]),
-        betas=gd.get_named_beta_schedule(noise_schedule, steps),
-        model_mean_type=gd.ModelMeanType.START_X if predict_xstart else gd.ModelMeanType.EPSILON,
+        use_timesteps=space_timesteps(steps, timestep_respacing or [steps], log_snr),
+        betas=betas,
+        model_mean_type=MEANS[predicts or ("x" if predict_xstart else "eps")],
         model_var_type=gd.ModelVarType.LEARNED_RANGE if learn_sigma else fixed,
         loss_type=gd.LossType.RESCALED_KL if use_kl else mse,
         **_for(gd.GaussianDiffusion, flags),
@@ -178,7 +217,7 @@ def create_gaussian_diffusion(
 
 def create_chain(flags):
     """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return _made(create_gaussian_diffusion, flags | {"steps": flags["diffusion_steps"]})
+    return choices.bound(choices.OBJECTIVES, flags.get("objective", "ddpm"))(flags)
 
 
 def _strides(image_size, attention_resolutions, mult):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..chain.samplers import last, walk
+from ..chain.samplers import begun, last, walk
 from ..data import classes
 from ..data.image_datasets import to_uint8
 from ..data.image_files import save_grid
@@ -87,7 +87,7 @@ def sample_images(
     if labels is not None:
         model_kwargs["y"] = labels
     given = {name: value.to(device) for name, value in model_kwargs.items()}
-    x_t = noise(torch.empty(len(indices), *shape, device=device))
+    x_t = begun(diffusion, noise(torch.empty(len(indices), *shape, device=device)))
     knobs |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn, "model_kwargs": given}
     x = last(walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs))
     x = x.cpu()  # the one wait of a batch

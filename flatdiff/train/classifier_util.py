@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
+from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..chain.resample import draw
 from ..data import classes
 from ..models import generate, networks, run_util
@@ -86,11 +87,17 @@ def validation(flags, trained):
     return evaluate
 
 
-def guidance(flags, model):
+def guidance(flags, model, diffusion):
     """(labels, classes, guide): random labels, what they mean, and labels [N] -> cond_fn.
 
-    ValueError if the classifier and the network have other classes, or images of other sizes.
+    ValueError if the classifier and the network have other classes, or images of other sizes, or
+    if the network's chain is none of betas, whose noise a classifier knows.
     """
+    if not isinstance(diffusion, GaussianDiffusion):
+        raise ValueError(
+            "a classifier guides --objective ddpm alone, of whose noisy images it knows the class: "
+            "train this network with --class_dropout, and sample it with --guidance_scale"
+        )
     build = functools.partial(networks.build_classifier, diffusion_flags=flags.diffusion)
     how = {"groups": ("classifier",), "flag": "classifier_path"}
     classifier, _ = networks.from_checkpoint(flags.guidance.classifier_path, flags, build, **how)

@@ -10,7 +10,7 @@ import os
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags.config import TrainFlags, checked, to_dict
-from ..models import networks
+from ..models import factories, networks, objectives
 from ..models.run_util import open_dataset, open_log
 from ..store import checkpoint
 from ..world import dist_util, logger
@@ -32,6 +32,7 @@ def start_training(flags):
     before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
     auto = (before, f"{path} was trained in it") if before else ()
     folder = open_log(flags, step=step, own=own, auto=auto)
+    _tell_idle(flags)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
@@ -40,6 +41,14 @@ def start_training(flags):
     if dist_util.rank() == 0:
         checkpoint.clean(folder)
     return path
+
+
+def _tell_idle(flags):
+    """Warn of flags of the network that do nothing in a network of its kind."""
+    if model := getattr(flags, "model", None):
+        given = [name for name, value in vars(model).items() if value != getattr(type(model), name)]
+        for name in factories.idle(model.network, given):
+            logger.warn(f"warning: --{name} has no effect on --network {model.network}")
 
 
 def _begin_from(folder, train):
@@ -173,6 +182,7 @@ def describe(flags, loop, dataset):
         until = "trains until stopped (--end_step N ends it)"
     lines = {
         "network": f"{millions:.2f} M parameters, {dataset.image_size} pixels",
+        "objective": _objective(flags.diffusion),
         "data": f"{dataset.num_images} images in {checkpoint.absolute(flags.data.data_dir)}",
         "global batch": f"{loop.global_batch} ({dist_util.world_size()} ranks x {loop.batch_size})",
         "devices": dist_util.launch_summary(),
@@ -181,6 +191,8 @@ def describe(flags, loop, dataset):
         "steps": until,
         "folder": logger.get_dir(),
     }
+    if hasattr(flags, "classifier"):
+        del lines["objective"]
     for name, text in lines.items():
         logger.log(f"{name:>13}: {text}")
     if swa and loop.step < loop.end_step < swa.start + swa.window:
@@ -188,6 +200,14 @@ def describe(flags, loop, dataset):
             f"warning: no window of --swa_window {train.swa_window} ends by step {loop.end_step}: "
             "there will be no swa_ file"
         )
+
+
+def _objective(diffusion):
+    """ "flow, predicts v, noise levels logitnormal p_mean=0.5"."""
+    own = {"ddpm": "eps", "flow": "v", "edm": "F"}[diffusion.objective.split()[0]]
+    parts = [diffusion.objective, f"predicts {objectives.predicts_of(vars(diffusion)) or own}"]
+    levels = [f"noise levels {diffusion.noise_levels}"] if diffusion.noise_levels else []
+    return ", ".join(parts + levels)
 
 
 def _gradient(train):

@@ -107,5 +107,6 @@ def _moved(weights, step: Tensor, scale: float, spare: Spare):
 
 
 def _length(weights: Sequence[Tensor]) -> float:
+    """The weights' length; of zeros, which have none to go by, 1."""
     norms = torch._foreach_norm([w.detach() for w in weights])
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+    return float(torch.linalg.vector_norm(torch.stack(norms))) or 1.0

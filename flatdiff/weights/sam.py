@@ -47,6 +47,11 @@ def sam_gradient(
         return closure()
     result = (closure if ascent is None else ascent)()
     moving = [w for w in weights if w.grad is not None]
+    if not moving:
+        raise ValueError(
+            "the closure left no gradient in any of the weights, so there is nowhere to climb: it "
+            "is to run forward and backward on a network that has these weights"
+        )
     grads = [w.grad for w in moving]
     for w in moving:
         w.grad = None

@@ -122,7 +122,10 @@ def test_a_network_that_knows_the_image_is_read_right(mean):
     t = torch.tensor([3, 50])
     x_t = diffusion.q_sample(X_START, t, NOISE)
     posterior = diffusion.q_posterior_mean_variance(X_START, x_t, t)[0]
-    answer = {"PREVIOUS_X": posterior, "START_X": X_START, "EPSILON": NOISE}[mean.name]
+    abar = torch.from_numpy(diffusion.alphas_cumprod)[t].float().view(-1, 1, 1, 1)
+    velocity = abar.sqrt() * NOISE - (1 - abar).sqrt() * X_START
+    answers = {"PREVIOUS_X": posterior, "START_X": X_START, "EPSILON": NOISE, "VELOCITY": velocity}
+    answer = answers[mean.name]
     p = diffusion.p_mean_variance(lambda x, t: answer, x_t, t)
     torch.testing.assert_close(p["pred_xstart"], X_START, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(p["mean"], posterior, rtol=1e-4, atol=1e-5)

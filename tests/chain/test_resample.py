@@ -87,6 +87,32 @@ def test_a_sampler_of_ones_own_needs_weights_alone():
     sampler.update_with_local_losses(t, weights)
 
 
+Q = np.array([1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 0.5])
+
+
+def test_a_chains_own_density_is_drawn_without_weights():
+    sampler = UniformSampler(SimpleNamespace(num_timesteps=8, density=Q))
+    t, weights = sampler.sample(50000, "cpu", seeded())
+    expected = 50000 * Q / Q.sum()
+    assert (np.abs(np.bincount(t, minlength=8) - expected) < 5 * np.sqrt(expected)).all()
+    assert (weights == 1).all()
+
+
+@pytest.mark.parametrize("seen", [0, 200])
+def test_the_expected_loss_is_that_of_the_density(seen):
+    losses = np.exp(np.arange(8) / 3)
+    sampler = LossSecondMomentResampler(SimpleNamespace(num_timesteps=8, density=Q))
+    if seen:
+        sampler.update_with_all_losses(np.arange(8).repeat(10).tolist(), losses.repeat(10).tolist())
+        wanted = Q * losses / (Q * losses).sum()
+        np.testing.assert_allclose(sampler.weights(), wanted, atol=1e-3)
+    t, weights = sampler.sample(50000, "cpu", seeded())
+    terms = weights.double().numpy() * losses[t]
+    error = terms.std() / len(terms) ** 0.5
+    assert abs(terms.mean() - (Q * losses).sum() / Q.sum()) < 4 * error + 1e-6
+    assert terms.std() / terms.mean() < (0.01 if seen else 1)  # what p is chosen for
+
+
 def test_losses_that_overflowed_are_passed_over():
     sampler, _ = warm()
     expected = sampler.weights()

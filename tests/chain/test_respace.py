@@ -9,7 +9,7 @@ import torch
 from chains import GOLDEN, NOISE, X_START, chain, toy, toy_eps
 
 from flatdiff.chain.gaussian_diffusion import ModelVarType
-from flatdiff.chain.respace import SpacedDiffusion, space_timesteps
+from flatdiff.chain.respace import SpacedDiffusion, edm_grid, space_timesteps
 
 RESPACED = [name.removeprefix("respace_cosine1000_") for name in GOLDEN if "respace_" in name]
 
@@ -44,6 +44,35 @@ def test_sections_are_equal_and_keep_their_ends():
     assert kept == {0, 6, 12, 19, 25, 26, *range(78, 103)}
 
 
+def test_edms_grid_is_the_papers():
+    """Karras et al. 2022, equation 5, written out."""
+    found = edm_grid(18)[::-1]
+    for i in (0, 1, 9, 17):
+        power = 80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))
+        assert found[i] == pytest.approx(power**7)
+
+
+def test_the_levels_nearest_to_edms_grid_are_kept():
+    s = (np.arange(1000) + 0.5) / 1000
+    ratio = s / (1 - s)
+    kept = sorted(space_timesteps(1000, "edm18", -2 * np.log(ratio)))
+    assert len(kept) == 18
+    spacing = np.diff(ratio ** (1 / 7))[kept[:-1]]
+    assert (np.abs(ratio[kept[:-1]] ** (1 / 7) - edm_grid(18)[:-1] ** (1 / 7)) <= spacing).all()
+    assert ratio[kept[-1]] == pytest.approx(80, rel=0.05)  # and not the last level, of 1999
+    sigmas = edm_grid(1000)
+    assert space_timesteps(1000, "edm18", -2 * np.log(sigmas)) == space_timesteps(1000, "18")
+
+
+@pytest.mark.parametrize(
+    ("respacing", "words"),
+    [("edm40", "50 timesteps have only 3[0-9] that lie"), ("edm1", "N of 2"), ("edm", "N of 2")],
+)
+def test_two_of_edms_levels_on_one_are_refused(respacing, words):
+    with pytest.raises(ValueError, match=words):
+        space_timesteps(50, respacing, np.linspace(9, -9, 50))
+
+
 def test_nothing_keeps_all():
     assert space_timesteps(30, "") == space_timesteps(30, []) == set(range(30))
 
@@ -53,7 +82,8 @@ def test_nothing_keeps_all():
     [
         ("ddim25,5", "'ddim25,5'.*ddimN with N of"),
         ("ddim", "'ddim'.*ddimN"),
-        ("fast", "'fast'.*100.*10,20,30.*ddim50"),
+        ("fast", "'fast'.*100.*10,20,30.*ddim or edm.*ddim50"),
+        ("edm10", "'edm10'"),
         ("10,,20", "'10,,20'"),
         ("1001", "1001 steps of section 1 of 1, which has 1000"),
         ("10,600", "600 steps of section 2 of 2, which has 500"),

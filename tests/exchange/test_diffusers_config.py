@@ -16,6 +16,7 @@ def test_chains_come_back():
         dict(),
         dict(diffusion_steps=4000, noise_schedule="cosine", learn_sigma=True),
         dict(diffusion_steps=250, predict_xstart=True),
+        dict(predicts="v", learn_sigma=True),
     ):
         flags = dataclasses.asdict(config.DiffusionFlags(**chain))
         stored = dict(DDPMScheduler.from_config(diffusers_config.scheduler_config(flags)).config)
@@ -50,4 +51,7 @@ def test_what_flatdiff_cannot_express_is_refused_by_name():
         diffusers_config.diffusion_flags(dict(DDPMScheduler().config))
     flags = dataclasses.asdict(config.DiffusionFlags(diffusion_steps=100, rescale_timesteps=True))
     with pytest.raises(ValueError, match="rescale_timesteps"):
+        diffusers_config.scheduler_config(flags)
+    flags = dataclasses.asdict(config.DiffusionFlags(objective="flow"))
+    with pytest.raises(ValueError, match="no --objective flow: only ddpm's"):
         diffusers_config.scheduler_config(flags)

@@ -28,6 +28,7 @@ from exact import (
 from scipy import special
 
 from flatdiff.chain.gaussian_diffusion import ModelMeanType
+from flatdiff.chain.levels import Levels
 from flatdiff.measure import exposure_bias as eb
 
 
@@ -110,6 +111,42 @@ def test_a_network_that_predicts_the_image_implies_the_same_noise():
         assert last is None or torch.allclose(last, image_last, atol=1e-4)
 
 
+@pytest.mark.parametrize("path", ["flow", "edm"])
+def test_the_same_eps_on_another_path_has_the_same_exposure(path):
+    """Without noise on the way, x / alpha is the same whatever the path."""
+    whole = steps(1000)
+    theirs, every = steps(1000, respacing="10"), Levels(whole.log_snr, path, "x")
+    kept = {"times": np.arange(1000), "use_timesteps": theirs.timestep_map}
+    ours = Levels(whole.log_snr, path, "x", **kept)
+    eps, data = Exact(whole), gaussian_data(4)
+    shrink, abars = whole.alphas / every.alphas, whole.alphas_cumprod
+
+    def image(x, t):
+        t = t.long()
+        scale, abar = (torch.from_numpy(v)[t].view(-1, 1, 1, 1) for v in (shrink, abars))
+        x = x * scale
+        return ((x - (1 - abar).sqrt() * eps(x, t)) / abar.sqrt()).float()
+
+    how = {"clip_denoised": False, "sampler": "euler"}
+    for watch in (eb.noised, partial(eb.walked, **how), partial(eb.walked, prior=None, **how)):
+        wanted, _ = eb.norms(watch(eps, theirs, data))
+        found, _ = eb.norms(watch(image, ours, data))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        eb.forgetful_delta(data.x_start, ours) / ours.powers[1],
+        eb.forgetful_delta(data.x_start, theirs) / theirs.powers[1],
+        rtol=1e-6,
+    )
+
+
+def test_a_step_that_asks_twice_is_read_where_it_begins():
+    d, data = steps(20), gaussian_data(4)
+    model = Exact(d)
+    for i, step in zip(range(20)[::-1], eb.walked(model, d, data, "heun", clip_denoised=False)):
+        expected = model(step.x_t, torch.full((4,), i))
+        torch.testing.assert_close(step.eps, expected.float(), rtol=1e-4, atol=1e-4)
+
+
 def test_labels_reach_the_network():
     d, y = steps(5), torch.tensor([3, 1])
 
@@ -163,7 +200,7 @@ def test_delta_of_an_exact_network_on_gaussian_data():
 @pytest.mark.parametrize("s", [1.0, 1.05, 0.7])
 def test_delta_of_few_chains_has_no_bias(s):
     """Of 64 drifts N(0, s^2), where (std - 1)^2 itself is too large by the variance of std."""
-    repeats, d = 2000, SimpleNamespace(sqrt_one_minus_alphas_cumprod=1.0)
+    repeats, d = 2000, SimpleNamespace(sigmas=1.0)
     drifts = torch.randn(repeats, 64, 2, generator=torch.Generator().manual_seed(0)) * s
     found, plain = [], []
     for drift in drifts:

@@ -67,6 +67,7 @@ def test_an_average_that_no_window_reaches_is_warned_of(end, warned, monkeypatch
     said = []
     monkeypatch.setattr(logger, "warn", said.append)
     groups = {"train": config.TrainFlags, "data": config.DataFlags}
+    groups |= {"diffusion": config.DiffusionFlags}
     flags = config.parse("", ["--use_swa", "True", "--swa_window", "4"], **groups)
     run = loop(use_swa=True, swa_window=4, swa_start=2, end_step=end)
     starting.describe(flags, run, SimpleNamespace(image_size=8, num_images=4))

@@ -1,0 +1,179 @@
+"""What flatness finds of a loss that is known: of a quadratic, everything has a closed form."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import flatdiff
+from flatdiff.measure.found import Rows
+
+N, D = 50, 8
+SIZES = {"sigma": [1e-2, 1e-1], "radius": [0.5]}
+
+
+class Quadratic(torch.nn.Module):
+    """loss_i = w . H_i w / 2, H_i diagonal, with the mean `curvatures`, at w = `at`."""
+
+    def __init__(self, curvatures, at=0.0, seed=0):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.full((D,), at))
+        scatter = torch.rand(N, D, generator=torch.Generator().manual_seed(seed)) + 0.5
+        self.each = torch.tensor(curvatures) * scatter / scatter.mean(dim=0)
+
+
+def loss(net, draws):
+    return 0.5 * (net.each[draws] * net.w**2).sum(dim=1) + 1
+
+
+def subject(curvatures=(8.0, 4, 2, 1, 1, 1, 1, 1), **how):
+    return flatdiff.subject(Quadratic(curvatures, **how).eval(), loss=loss, draws=torch.arange(N))
+
+
+def of(found, **wanted):
+    rows = [row for row in found.rows if all(row[k] == v for k, v in wanted.items())]
+    assert len(rows) == 1
+    return rows[0]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return flatdiff.flatness(
+        subject(),
+        ["LPF", "MC", "HESSIAN"],
+        **SIZES,
+        num_draws=60,
+        num_eigenvalues=3,
+        progress=False,
+    )
+
+
+def test_rises_and_curvatures_are_the_closed_forms(found):
+    trace = 19.0
+    for size in SIZES["sigma"]:
+        row = of(found, kind="LPF", size=size)
+        assert abs(row["rise"] - size**2 * trace / 2) < 4 * row["error"]
+        assert row["error"] < 0.3 * row["rise"]
+        assert (row["at_w"], row["term"]) == (1.0, "loss")
+    row = of(found, kind="MC", size=0.5)
+    assert abs(row["rise"] - 0.5**2 * trace / D / 2) < 4 * row["error"]
+    assert row["distance"] == pytest.approx(0.5)
+    assert of(found, kind="HESSIAN", size="trace")["value"] == pytest.approx(trace, rel=1e-3)
+    for number, value in ((1, 8), (2, 4), (3, 2)):
+        row = of(found, kind="HESSIAN", size=number)
+        assert row["value"] == pytest.approx(value, rel=1e-3)
+    assert not found.parts  # of draws of which no noise levels are known
+
+
+def test_the_printed_error_is_the_scatter_over_seeds():
+    """Over the draws; the examples stay."""
+    rows = [
+        flatdiff.flatness(subject(), "LPF", seed=s, sigma=[0.1], num_draws=20, progress=False).rows[
+            0
+        ]
+        for s in range(20)
+    ]
+    scatter = np.std([row["rise"] for row in rows], ddof=1)
+    printed = np.sqrt(np.mean([row["error_draws"] ** 2 for row in rows]))
+    assert 0.6 < scatter / printed < 1.5
+    assert all(row["error"] == max(row["error_draws"], row["error_examples"]) for row in rows)
+    assert len({row["rise"] for row in rows}) == 20
+
+
+def test_an_interval_covers_the_difference_and_is_narrower_than_without_pairs(found):
+    """Curvatures of 1.2 times: the rise is 1.2 times as high, and nearly all scatter is shared."""
+    other = flatdiff.flatness(
+        subject(tuple(1.2 * c for c in (8.0, 4, 2, 1, 1, 1, 1, 1))),
+        ["LPF", "HESSIAN"],
+        sigma=SIZES["sigma"],
+        num_draws=60,
+        num_eigenvalues=2,
+        progress=False,
+    )
+    rows = other.compare(found)
+    assert [(r["kind"], r["size"]) for r in rows] == [
+        ("LPF", 1e-2),
+        ("LPF", 1e-1),
+        ("HESSIAN", "trace"),
+        ("HESSIAN", 1),
+        ("HESSIAN", 2),
+    ]
+    for row, truth in zip(rows, (0.2e-4 * 19 / 2, 0.2e-2 * 19 / 2, 0.2 * 19, 0.2 * 8, 0.2 * 4)):
+        assert row["low"] <= truth * 1.0001 and truth * 0.9999 <= row["high"]
+        assert row["low"] < row["difference"] < row["high"]
+    alone = of(found, kind="LPF", size=0.1)["error"]
+    assert rows[1]["error"] < 0.3 * alone
+    back = found.compare(other)
+    assert [r["difference"] for r in back] == pytest.approx([-r["difference"] for r in rows])
+
+
+def test_other_seeds_are_not_paired_in_draws():
+    rows = []
+    for seed in (0, 1):
+        a, b = (
+            flatdiff.flatness(subject(), "LPF", seed=s, sigma=[0.1], num_draws=20, progress=False)
+            for s in (0, seed)
+        )
+        rows += a.compare(b)
+    assert rows[0]["error"] == 0 and rows[0]["difference"] == 0
+    assert rows[1]["low"] < 0 < rows[1]["high"] and rows[1]["error"] > 0
+
+
+def test_what_has_nothing_in_common_is_not_compared(found):
+    other = flatdiff.flatness(subject(), "LPF", sigma=[0.3], num_draws=4, progress=False)
+    with pytest.raises(ValueError, match="nothing was measured of both"):
+        found.compare(other)
+    fewer = flatdiff.subject(Quadratic((1.0,) * D).eval(), loss=loss, draws=torch.arange(10))
+    other = flatdiff.flatness(fewer, "LPF", sigma=[0.1], num_draws=4, progress=False)
+    with pytest.raises(ValueError, match="on 50 examples and .* on 10: measure both on the same"):
+        found.compare(other)
+
+
+def test_what_is_written_can_be_read(found, tmp_path):
+    text = found.to_json(str(tmp_path / "found.json"))
+    assert (tmp_path / "found.json").read_text() == text
+    content = json.loads(text)
+    assert content["rows"] == found.rows and content["num_weights"] == D
+    assert content["settings"]["num_draws"] == 60
+    for kind in ("", "LPF", "HESSIAN"):
+        found.plot(kind).savefig(tmp_path / "a.png")
+        assert (tmp_path / "a.png").stat().st_size > 5000
+    assert "eigenvalue 3" in repr(found) and "<td>HESSIAN</td>" in found._repr_html_()
+
+
+def test_rows_are_shown_as_a_table():
+    rows = Rows([{"a": "<b>", "b": 0.123456}, {"a": None, "c": 3}])
+    assert [line.split() for line in repr(rows).splitlines()] == [
+        ["a", "b", "c"],
+        ["<b>", "0.1235"],
+        ["3"],
+    ]
+    assert "&lt;b&gt;" in rows._repr_html_() and repr(Rows()) == "no rows"
+
+
+def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch):
+    given = {"sigma": [0.1], "num_draws": 8, "folder": str(tmp_path), "progress": False}
+    whole = flatdiff.flatness(subject(), "LPF", **given | {"folder": ""})
+    real, calls = flatdiff.Subject.measure, []
+
+    def measure(self):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(flatdiff.Subject, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        flatdiff.flatness(subject(), "LPF", **given)
+    assert flatdiff.flatness(subject(), "LPF", **given).rows == whole.rows
+    assert len(calls) == 5 + 4
+
+
+def test_what_is_no_subject_is_refused():
+    with pytest.raises(ValueError, match=r"expected what flatdiff\.subject makes, got Quadratic"):
+        flatdiff.flatness(Quadratic((1.0,) * D), "LPF")
+    with pytest.raises(ValueError, match="did you mean LPF"):
+        flatdiff.flatness(subject(), "LFP")
+    with pytest.raises(ValueError, match="num_draws is 5; expected an even number"):
+        flatdiff.flatness(subject(), "LPF", num_draws=5)

@@ -1,0 +1,111 @@
+"""Perturbations and SAM around networks and in loops that are not ours."""
+
+import pytest
+import torch
+from torch import nn
+
+import flatdiff
+from flatdiff.quantization.grid import Quantizer
+
+
+def network():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(), nn.Dropout(0.5)
+    return nn.Sequential(*layers, nn.Conv2d(8, 3, 3, padding=1))
+
+
+def test_a_perturbed_network_comes_back_to_the_bit():
+    net = network().eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = torch.randn(2, 3, 4, 4)
+    own = net(x)
+    with flatdiff.perturbed(net, flatdiff.gaussian(0.1, 0, 0)) as distance:
+        moved = torch.cat([(w - before[k]).flatten() for k, w in net.state_dict().items()])
+        assert distance == pytest.approx(float(moved.norm()), rel=1e-4)
+        assert not torch.equal(net(x), own)
+    with pytest.raises(ZeroDivisionError), flatdiff.perturbed(net, flatdiff.sphere(2.0, 0, 0)) as d:
+        assert d == pytest.approx(2.0, rel=1e-4)
+        raise ZeroDivisionError
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_only_chosen_weights_are_moved():
+    net = network().eval()
+    before = [w.clone() for w in net.parameters()]
+    with flatdiff.perturbed(net, flatdiff.gaussian(0.1, 0, 0), weights="4.*"):
+        moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters())]
+    assert moved == [False, False, False, False, True, True]
+    net[0].requires_grad_(False)
+    with flatdiff.perturbed(net, flatdiff.gaussian(0.1, 0, 0)):
+        moved = [not torch.equal(a, b) for a, b in zip(before, net.parameters())]
+    assert moved == [False, False, True, True, True, True]
+
+
+def test_quantized_weights_are_the_quantizers():
+    net = network().eval().requires_grad_(False)  # as a pipeline has them
+    wanted = Quantizer(4, "channel", True)(net[0].weight).dequantize()
+    norm, last = net[1].weight.clone(), net[4].weight.clone()
+    rounding = flatdiff.quantize(4, granularity="channel", symmetric=True, skip=["4"])
+    with flatdiff.perturbed(net, rounding) as distance:
+        assert torch.equal(net[0].weight, wanted) and torch.equal(net[1].weight, norm)
+        assert torch.equal(net[4].weight, last) and distance > 0
+    with flatdiff.perturbed(net, flatdiff.quantize(bits=2)):
+        assert len(net[0].weight.unique()) <= 4
+    with pytest.raises(ValueError, match="bits of a quantizer is 9"):
+        flatdiff.quantize(bits=9)
+    with pytest.raises(ValueError, match="takes no weights="):
+        flatdiff.perturbed(net, rounding, weights="0.*").__enter__()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_sam_in_a_loop_with_noise_and_dropout_is_the_gradient_at_the_ridge(adaptive):
+    """By hand: one gradient, the climb, and another one of the same random numbers."""
+    net, x = network().train(), torch.randn(4, 3, 4, 4)
+
+    def closure():
+        noise = torch.randn_like(x)
+        loss = ((net(x + noise) - noise) ** 2).mean()
+        loss.backward()
+        return loss.item()
+
+    torch.manual_seed(5)
+    first = closure()
+    after = torch.randn(3)
+    grads = [w.grad.double() for w in net.parameters()]
+    start = [w.detach().clone() for w in net.parameters()]
+    scale = [w.double().abs() if adaptive else torch.ones_like(g) for w, g in zip(start, grads)]
+    norm = torch.cat([(s * g).flatten() for s, g in zip(scale, grads)]).norm()
+    with torch.no_grad():
+        for w, g, s in zip(net.parameters(), grads, scale):
+            w.add_((0.1 * s * s * g / norm).float())
+    net.zero_grad()
+    torch.manual_seed(5)
+    closure()
+    wanted = [w.grad.clone() for w in net.parameters()]
+    with torch.no_grad():
+        torch._foreach_copy_(list(net.parameters()), start)
+    net.zero_grad()
+    torch.manual_seed(5)
+    assert flatdiff.sam_gradient(closure, net.parameters(), rho=0.1, adaptive=adaptive) == first
+    for w, s, g in zip(net.parameters(), start, wanted):
+        assert torch.equal(w, s)
+        torch.testing.assert_close(w.grad, g, rtol=1e-3, atol=1e-6)
+    assert torch.equal(torch.randn(3), after)  # the stream goes on as after one pass
+
+
+def test_sam_under_autocast_moves_fp32_weights():
+    net, x = network().train(), torch.randn(4, 3, 4, 4)
+
+    def closure(net=net):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = (net(x).float() ** 2).mean()
+        loss.backward()
+
+    flatdiff.sam_gradient(closure, net.parameters(), rho=0.05)
+    assert all(w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in net.parameters())
+    other = network()
+    with pytest.raises(ValueError, match="left no gradient in any of the weights"):
+        flatdiff.sam_gradient(closure, other.parameters(), rho=0.05)
+    other.bfloat16()
+    with pytest.raises(ValueError, match="must be fp32"):
+        flatdiff.sam_gradient(lambda: closure(other), other.parameters(), rho=0.05)
