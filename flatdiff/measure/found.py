@@ -8,6 +8,7 @@ Measures, their numbers and their errors are those of the script, which stands o
 
 import html
 import inspect
+import itertools
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -25,21 +26,26 @@ from .subject import Subject
 
 
 class Rows(list):
-    """A list of dicts, shown as a table."""
+    """A list of dicts, shown as tables: one for each run of rows with the same columns."""
 
     def __repr__(self) -> str:
-        head, cells = self._cells()
-        return table([head, *cells]) if cells else "no rows"
+        return "\n\n".join(map(table, self._tables())) or "no rows"
 
     def _repr_html_(self) -> str:
-        head, cells = self._cells()
-        rows = [(head, "th"), *((row, "td") for row in cells)]
-        lines = ("".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for row, tag in rows)
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        return "".join(map(_html, self._tables()))
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        columns = list(dict.fromkeys(column for row in self for column in row))
-        return columns, [[_cell(row.get(column)) for column in columns] for row in self]
+    def _tables(self) -> list[list[list[str]]]:
+        groups = itertools.groupby(self, key=list)
+        return [
+            [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+            for columns, rows in groups
+        ]
+
+
+def _html(rows: list[list[str]]) -> str:
+    cells = zip(itertools.chain(["th"], itertools.repeat("td")), rows)
+    lines = ("".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for tag, row in cells)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _cell(value: Any) -> str:
@@ -59,7 +65,7 @@ def measured(
     """Return what a measure says of one of so many models, with where it came from; and the results
     of its tasks."""
     tasks = measure.tasks(subject)
-    if not finished.bar.total:
+    if finished.bar.n == finished.bar.total:  # what was expected is done
         finished.expect(len(tasks) * models)
     found = finished.compute(tasks, measure.together, subject.key)
     return subject.about() | measure.result(subject, found), found

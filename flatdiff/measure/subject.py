@@ -109,6 +109,11 @@ class Subject:
         self.log_snr: Tensor | None = None  # [N], for those of noise levels
         self.drawn = ""  # a hash of the examples and what was drawn with them, to know others' by
 
+    def __repr__(self) -> str:
+        means = zip(self.terms, self.at_w[:, 0].tolist(), self.errors[:, 0].tolist())
+        told = ", ".join(f"{term} {mean:.4g} +- {error:.2g}" for term, mean, error in means)
+        return f"<{self.name}: {self.num_weights} weights, {self.size} examples, {told}>"
+
     @property
     def plan(self) -> probe.Plan:
         """The headline's."""
