@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import flatdiff
 
-STEPS, BATCH, RHO = 200, 32, 0.1
+STEPS, BATCH, RHO = 150, 32, 0.1
 SIGMAS = [0.01, 0.02]  # standard deviations of the noise on each weight
 
 digits = torch.tensor(load_digits().images).float()[:, None] / 8 - 1  # [1797, 1, 8, 8] in [-1, 1]
@@ -48,7 +48,7 @@ def train(rho):
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
-    for step in range(STEPS):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         loss = gradient(net, digits[torch.randint(len(digits), (BATCH,))], rho)
         optimizer.step()
