@@ -4,9 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from diffusers import DDPMPipeline
 from launch import ROOT
+from PIL import Image
 
 EXAMPLES = ROOT / "examples"
 NUMBER = r"-?\d\S*"
@@ -25,6 +29,12 @@ def example(tmp_path):
         return done.stdout
 
     return run
+
+
+def image_of(path):
+    """Its pixels [H, W, C]."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def differences(told):
@@ -55,3 +65,24 @@ def test_is_my_model_flat(example):
     rows = differences(told)
     assert len(rows) == 6 and all(low < mid < high < 0 for _, _, mid, _, low, high in rows)
     assert told.count("SAM's minimum is flatter") == 6
+
+
+@pytest.mark.slow
+def test_quantize_and_look(example, tmp_path):
+    """Fewer bits are a longer way and a larger rise; a folder that is there is not trained anew."""
+    told = example("quantize_and_look.py")
+    rows = re.findall(rf"^ +([843])  +({NUMBER})  +({NUMBER})  +({NUMBER})$", told, re.M)
+    bits, *columns = zip(*rows)
+    distances, rises, errors = (list(map(float, column)) for column in columns)
+    assert bits == ("8", "4", "3") and distances == sorted(distances)
+    assert rises == sorted(rises) and rises[1] > 3 * errors[1]
+    (path,) = re.findall(r"number of bits: (\S+)", told)
+    picture = image_of(path)
+    height = len(picture) // 4
+    assert Path(path).is_absolute() and picture.std() > 20
+    assert not np.array_equal(picture[:height], picture[-height:])
+    folder = tmp_path / "quantized/model"
+    DDPMPipeline.from_pretrained(folder)
+    np.savez(tmp_path / "few.npz", arr_0=np.zeros((8, 8, 8, 1), np.uint8))
+    again = example("quantize_and_look.py", folder, tmp_path / "few.npz")
+    assert "training" in told and "training" not in again and ", 8 examples" in again
