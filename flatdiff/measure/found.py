@@ -21,6 +21,7 @@ from ..report.text import table
 from ..store import disk
 from ..world.arithmetic import arithmetic
 from . import frame
+from .chains import fingerprint
 from .finished import Finished
 from .subject import Subject
 
@@ -87,7 +88,7 @@ def flatness(
     folder: str = "",
     progress: bool = True,
 ) -> "Found":
-    """Measure how flat the loss of a subject is around its weights.
+    """Measure how flat the loss of a subject is around its weights as they stand.
 
     :param kinds: LPF (Gaussian weight noise of each deviation `sigma`), MC (random directions of
         each length `radius`), HESSIAN (trace by `num_draws` probes, and `num_eigenvalues`),
@@ -111,8 +112,10 @@ def flatness(
     group = SimpleNamespace(**values)
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     measures = {text.split()[0]: made(text, group) for text in kinds}
-    subject = subject.seeded(subject.seed if seed is None else seed)
+    subject = subject.anew(subject.seed if seed is None else seed)
     subject.hidden = not progress
+    if folder:  # the losses and the weights are told from those of other calls
+        subject.key = fingerprint([subject.weights, subject.own, subject.drawn, subject.seed])
     records, parts = {}, {}
     with Finished(folder, hidden=not progress) as finished:
         for kind, measure in measures.items():

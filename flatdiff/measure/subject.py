@@ -121,10 +121,11 @@ class Subject:
         """The headline's."""
         return self.axes[self.terms[0]].plan
 
-    def seeded(self, seed: int) -> "Subject":
-        """Return it with another seed, of which the moves of its weights are."""
+    def anew(self, seed: int) -> "Subject":
+        """Return it at its weights as they stand now, with a seed for their moves."""
         other = copy.copy(self)
-        other.seed = seed
+        other.seed, other.own = seed, self.measure()
+        other.at_w, other.errors = other.means(other.own), other.errors_of(other.own)
         return other
 
     def about(self) -> dict:
