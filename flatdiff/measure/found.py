@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..flags import choices, config
@@ -22,6 +23,7 @@ from ..store import disk
 from ..world.arithmetic import arithmetic
 from . import frame
 from .chains import fingerprint
+from .curve import SIGMAS
 from .finished import Finished
 from .subject import Subject
 
@@ -78,8 +80,8 @@ def flatness(
     kinds: str | Sequence[str] = "LPF",
     *,
     seed: int | None = None,
-    sigma: Sequence[float] = (),
-    radius: Sequence[float] = (),
+    sigma: float | Sequence[float] = (),
+    radius: float | Sequence[float] = (),
     num_draws: int = 20,
     num_eigenvalues: int = 5,
     noise_scale: str = "absolute",
@@ -94,7 +96,7 @@ def flatness(
         each length `radius`), HESSIAN (trace by `num_draws` probes, and `num_eigenvalues`),
         SURFACE; one or several, each with knobs behind it, as "HESSIAN product=exact".
     :param seed: of the moves of the weights; None: the subject's.
-    :param sigma, radius: sizes; empty: five, as the script has them.
+    :param sigma, radius: a size or several; empty: five, as the script has them.
     :param num_draws: moves of each size, in mirrored pairs, 4 or more.
     :param noise_scale: "absolute", or "filter", noise in proportion to each filter's length.
     :param folder: where finished moves are kept, so that a call that was interrupted goes on; "":
@@ -104,14 +106,15 @@ def flatness(
     if not isinstance(subject, Subject):
         hint = ": it has no images yet; .on(images) gives them" if hasattr(subject, "on") else ""
         raise ValueError(f"expected what flatdiff.subject makes, got {subject!r}{hint}")
-    sizes = {"sigma": sigma, "radius": radius}
+    if noise_scale not in SIGMAS:
+        raise ValueError(f"noise_scale is {noise_scale!r}; expected {' or '.join(SIGMAS)}")
+    sizes = {"sigma": np.atleast_1d(sigma), "radius": np.atleast_1d(radius)}
     given = {k: ",".join(map(repr, map(float, v))) for k, v in sizes.items() if len(v)}
     given |= {"num_draws": num_draws, "num_eigenvalues": num_eigenvalues}
     given |= {"noise_scale": noise_scale, "surface_points": surface_points}
     values = vars(config.FlatnessFlags()) | given | {"surface_range": surface_range}
     group = SimpleNamespace(**values)
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    measures = {text.split()[0]: made(text, group) for text in kinds}
+    measures = _measures([kinds] if isinstance(kinds, str) else list(kinds), group)
     subject = subject.anew(subject.seed if seed is None else seed)
     subject.hidden = not progress
     if folder:  # the losses and the weights are told from those of other calls
@@ -123,6 +126,15 @@ def flatness(
             records[kind] = {"settings": values | {"seed": subject.seed}, "models": [model]}
             records[kind]["rows"] = measure.rows(records[kind])
     return Found(subject, measures, records, parts)
+
+
+def _measures(kinds: list[str], group: Any) -> dict[str, frame.Measure]:
+    """Make the measures by kind; ValueError where there is none, or one comes twice."""
+    names = [choices.named(choices.FLATNESS, text)[0] for text in kinds]
+    if not names or len({*names}) < len(names):
+        known = ", ".join(choices.FLATNESS)
+        raise ValueError(f"kinds is {kinds}; expected one of {known}, or several, each once")
+    return {name: made(text, group) for name, text in zip(names, kinds)}
 
 
 class Found:
@@ -151,6 +163,8 @@ class Found:
         example where these are the same, at the same levels: what either does to both cancels.
         ValueError where nothing was measured of both, or they are of another number of examples.
         """
+        if not isinstance(other, Found):
+            raise ValueError(f"expected what flatdiff.flatness gave for another, got {other!r}")
         if self.subject.size != other.subject.size:
             raise ValueError(
                 f"{self.subject.name} was measured on {self.subject.size} examples and "
@@ -170,11 +184,13 @@ class Found:
     @property
     def sizes(self) -> list:
         """What was measured: sigmas, lengths, numbers of eigenvalues."""
-        return list(dict.fromkeys(row["size"] for row in self.rows))
+        return list(dict.fromkeys(row["size"] for row in self.rows if "size" in row))
 
     def plot(self, kind: str = "") -> Figure:
         """Draw one kind, by default the first."""
         kind = kind or next(iter(self.measures))
+        if kind not in self.measures:
+            raise ValueError(f"{kind} was not measured, but {', '.join(self.measures)}")
         return self.measures[kind].figures(self.records[kind])[""]
 
     def to_json(self, path: str = "") -> str:

@@ -280,9 +280,15 @@ class Subject:
 def vectors(found: Tensor | Terms) -> Terms:
     """Return what a loss gave as vectors [n] by term; ValueError if it is anything else."""
     terms = found if isinstance(found, dict) else {"loss": found}
+    if not terms:
+        raise ValueError("the loss gave no terms; expected a vector [N], or vectors by name")
     for name, values in terms.items():
-        if not isinstance(values, Tensor) or values.ndim != 1:
-            got = f"a tensor of shape {tuple(values.shape)}" if torch.is_tensor(values) else values
+        fine = isinstance(values, Tensor) and values.ndim == 1 and values.is_floating_point()
+        if not fine:
+            tensor = torch.is_tensor(values)
+            got = (
+                f"{values.dtype} {tuple(values.shape)}" if tensor else f"a {type(values).__name__}"
+            )
             raise ValueError(
                 f"the loss gave {got} as {name}; expected a vector [N], a value for each example, "
                 "whose errors are computed from it: leave out the mean over examples"
