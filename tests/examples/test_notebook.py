@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import re
 
 import nbformat
@@ -20,7 +21,7 @@ def executed(tmp_path_factory):
     """The notebook with its outputs, of a kernel of its own in an empty folder."""
     book = nbformat.read(PATH, 4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
         resources = {"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}}
         NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute()
