@@ -178,7 +178,7 @@ def test_perfect_networks_of_gaussian_data_err_alike_at_every_log_snr(name):
     t = torch.arange(50).repeat_interleave(4)
     errors = levels.training_losses(known.network(net), x, t, noise=noise)["mse"]
     found = errors.double().view(50, 4).mean(dim=1).numpy() * levels.x_factor
-    np.testing.assert_allclose(found, V / (1 + V * np.exp(taken)), rtol=2e-3)
+    np.testing.assert_allclose(found, V / (1 + V * np.exp(taken)), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
