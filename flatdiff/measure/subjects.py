@@ -84,7 +84,7 @@ def subject(
     module = checks.network(net, fp32)
     moved = checks.weights(module, weights)
     how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
-    name = name or type(module).__name__
+    name = name or type(families.inside(module)).__name__
     if loss is None:
         family = families.family(schedule, predicts, times)
         return _noised(name, module, family, images, kwargs or {}, levels, **how)
