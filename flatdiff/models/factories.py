@@ -18,6 +18,7 @@ from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
 NUM_CLASSES = 1000
+LABELS = {"num_classes": NUM_CLASSES, "class_dropout": 0.0}
 CHAIN = (
     "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
     "rescale_learned_sigmas"
@@ -66,7 +67,7 @@ def called_with(names, **ours):
 @called_with(
     "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
-    num_classes=NUM_CLASSES,
+    **LABELS,
     **OURS,
 )
 def create_model_and_diffusion(flags):
@@ -93,10 +94,16 @@ def create_model(
     use_new_attention_order=False,
     *,
     num_classes=NUM_CLASSES,
+    class_dropout=0.0,
     network=UNetModel,
 ):
     """A `network`, UNetModel or SuperResModel, of RGB images."""
     flags = locals()
+    if not 0 <= class_dropout <= 1 or (class_dropout and not class_cond):
+        raise ValueError(
+            f"class_dropout is {class_dropout}, with class_cond {class_cond}; expected a share of "
+            "the labels, 0 to 1, above 0 only with class_cond True"
+        )
     table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
     mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
@@ -106,6 +113,7 @@ def create_model(
         "attention_resolutions": _strides(image_size, attention_resolutions, mult),
         "channel_mult": mult,
         "num_classes": num_classes if class_cond else None,
+        "null_label": class_dropout > 0,
     }
     return network(**_for(UNetModel, flags) | told)
 
@@ -113,7 +121,7 @@ def create_model(
 @called_with(
     "large_size small_size class_cond learn_sigma num_channels num_res_blocks "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW}",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model_and_diffusion(flags):
     """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
@@ -123,7 +131,7 @@ def sr_create_model_and_diffusion(flags):
 @called_with(
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     f"attention_resolutions {HEADS} use_scale_shift_norm dropout resblock_updown use_fp16",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model(flags):
     """`small_size` is not part of the network: it takes any low_res."""
