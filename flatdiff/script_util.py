@@ -37,9 +37,9 @@ def classifier_and_diffusion_defaults():
 
 
 def sr_model_and_diffusion_defaults():
-    """Size, width table and attention order of a super-resolution network are not flags."""
+    """Kind, size, width table and attention order of a super-resolution network are no flags."""
     model = _defaults(config.ModelFlags, config.SuperResFlags)
-    for name in ("image_size", "channel_mult", "use_new_attention_order"):
+    for name in ("image_size", "channel_mult", "use_new_attention_order", *NETWORK):  # noqa: F405
         del model[name]
     return model | diffusion_defaults()
 

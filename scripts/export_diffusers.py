@@ -4,7 +4,9 @@
     python scripts/export_diffusers.py --reverse True --model_path a --out_dir runs/b
 
 The folder holds unet/ for UNet2DModel.from_pretrained and scheduler/ for DDPMScheduler; as a whole
-it is a DDPMPipeline. Back comes model000000.pt, for --init_from and --model_path, and config.json.
+it is a DDPMPipeline. Of --network vit it holds transformer/ for DiTTransformer2DModel, of whose
+pixels diffusers has no pipeline; without classes, its class_labels are 0.
+Back comes model000000.pt, for --init_from and --model_path, and config.json.
 The architecture is read from config.json beside the checkpoint. Back, the order of q, k, v is
 that of --use_new_attention_order. diffusers need not be installed.
 """
@@ -43,7 +45,7 @@ def to_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.exchange import diffusers_config
     from flatdiff.models import networks
     from flatdiff.store import checkpoint
 
@@ -52,36 +54,45 @@ def to_diffusers(flags):
     trained, _ = checkpoint.config_of(path)
     chain = dataclasses.asdict(flags.diffusion) | trained.get("diffusion", {})
     network = dataclasses.asdict(flags.model) | trained.get("model", {})
-    unet = diffusers_config.unet_config({**network, "learn_sigma": chain["learn_sigma"]})
+    network["learn_sigma"] = chain["learn_sigma"]
     scheduler = diffusers_config.scheduler_config(chain)
-    weights = diffusers_format.to_diffusers(
-        model.state_dict(), unet, network["use_new_attention_order"]
-    )
+    part, about, weights = theirs_of(model.state_dict(), network)
 
-    os.makedirs(f"{folder}/unet")
+    os.makedirs(f"{folder}/{part}")
     os.makedirs(f"{folder}/scheduler")
-    checkpoint.save_tensors(weights, f"{folder}/unet/{WEIGHTS}", about={})
-    checkpoint.save_json({"_class_name": "UNet2DModel", **unet}, f"{folder}/unet/config.json")
+    checkpoint.save_tensors(weights, f"{folder}/{part}/{WEIGHTS}", about={})
+    checkpoint.save_json(about, f"{folder}/{part}/config.json")
     scheduler = {"_class_name": "DDPMScheduler", **scheduler}
     checkpoint.save_json(scheduler, f"{folder}/scheduler/scheduler_config.json")
-    checkpoint.save_json(PIPELINE, f"{folder}/model_index.json")
+    if part in PIPELINE:
+        checkpoint.save_json(PIPELINE, f"{folder}/model_index.json")
+
+
+def theirs_of(weights, network):
+    """(folder, config, weights) of diffusers for a state dict and the flags of its network."""
+    from flatdiff.exchange import diffusers_config, diffusers_format, dit_format
+
+    if network["network"] == "unet":
+        unet = diffusers_config.unet_config(network)
+        weights = diffusers_format.to_diffusers(weights, unet, network["use_new_attention_order"])
+        return "unet", {"_class_name": "UNet2DModel", **unet}, weights
+    if network["network"] == "vit":
+        dit = {"_class_name": "DiTTransformer2DModel", **dit_format.dit_config(network)}
+        return "transformer", dit, dit_format.to_diffusers(weights, network)
+    raise ValueError(f"--network {network['network']}: diffusers has unet and vit alone")
 
 
 def from_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff.exchange import diffusers_config, diffusers_format
+    from flatdiff.exchange import diffusers_config
     from flatdiff.models import networks
     from flatdiff.store import checkpoint, disk, restore
 
     source, folder = flags.export.model_path, flags.export.out_dir
-    unet_config = f"{source}/unet/config.json"
     scheduler_config = f"{source}/scheduler/scheduler_config.json"
-    with disk.reading(unet_config):
-        unet = checkpoint.load_json(unet_config)
-        network = diffusers_config.model_flags(unet)
-        config.checked(config.ModelFlags, network, unet_config)
+    network, weights = ours_of(source, flags.model.use_new_attention_order)
     with disk.reading(scheduler_config):
         chain = diffusers_config.diffusion_flags(checkpoint.load_json(scheduler_config))
         config.checked(config.DiffusionFlags, chain, scheduler_config)
@@ -89,11 +100,6 @@ def from_diffusers(flags):
         raise ValueError(f"{source}: out_channels is 6 exactly if variance_type is learned_range")
     flags.model = dataclasses.replace(flags.model, **network)
     flags.diffusion = dataclasses.replace(flags.diffusion, **chain)
-    path = f"{source}/unet/{WEIGHTS}"
-    with disk.reading(path):
-        weights = diffusers_format.from_diffusers(
-            checkpoint.load(path), unet, flags.model.use_new_attention_order
-        )
     model, _ = networks.build(flags.model, flags.diffusion)
     restore.load_weights(model, weights, source)
 
@@ -101,6 +107,31 @@ def from_diffusers(flags):
     checkpoint.save(model.state_dict(), f"{folder}/{checkpoint.model_name(0)}")
     kept = {k: v for k, v in config.to_dict(flags).items() if k in ("model", "diffusion")}
     checkpoint.save_json(kept, f"{folder}/{checkpoint.CONFIG}")
+
+
+def ours_of(source, new_order):
+    """(flags of the network, and learn_sigma; weights) of a folder of diffusers."""
+    from flatdiff.exchange import diffusers_config, diffusers_format, dit_format
+    from flatdiff.store import checkpoint, disk
+
+    part = "transformer" if checkpoint.exists(f"{source}/transformer/config.json") else "unet"
+    about, path = f"{source}/{part}/config.json", f"{source}/{part}/{WEIGHTS}"
+    with disk.reading(about):
+        theirs = checkpoint.load_json(about)
+        if part == "unet":
+            network = diffusers_config.model_flags(theirs)
+            config.checked(config.ModelFlags, network, about)
+    with disk.reading(path):
+        weights = checkpoint.load(path)
+        if part == "unet":
+            return network, diffusers_format.from_diffusers(weights, theirs, new_order)
+    with disk.reading(about):
+        network = dit_format.model_flags(theirs, weights)
+        config.checked(config.ModelFlags, network, about)
+        if "null_label" in network and not hasattr(config.ModelFlags, "null_label"):
+            raise ValueError("no flag of ours gives a row to images without a label")
+    with disk.reading(path):
+        return network, dit_format.from_diffusers(weights, network)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from flatdiff.judge import names
 from flatdiff.store import checkpoint
 
 BLOCK = re.compile(r"```python\n# flatdiff/(\S+?)\.py(?:, in (\w+))?\n(.*?)```", re.S)
-TABLES = "SAMPLERS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES FLATNESS FEATURES".split()
+TABLES = (
+    "NETWORKS SAMPLERS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES FLATNESS FEATURES".split()
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,6 +89,29 @@ def train(run, folder, log_dir, *flags):
     data = ["--data_dir", folder / "images.npz", "--log_dir", log_dir, "--num_workers", 0]
     few = "--batch_size 4 --end_step 2 --ema_rate 0.9 --random_flip False --lr 0.1".split()
     return run("scripts/image_train.py", *data, *words(**FLAGS), *few, *flags)
+
+
+def test_a_network(flatdiff_run, folder, tmp_path):
+    """Three hidden layers, in a file that says so: it is loaded, sampled in 4 bits and measured."""
+    script = "scripts/image_sample_quant.py"
+    assert "mlp: a perceptron over all pixels" in flatdiff_run(script, "--help")
+    told = train(flatdiff_run, folder, tmp_path / "run", "--network", "mlp depth=3")
+    assert "--channel_mult has no effect on --network mlp depth=3" in told
+    assert "num_channels has no effect" not in told
+    path = tmp_path / "run/model000002.pt"
+    layers = {name.split(".")[1] for name in checkpoint.load(str(path)) if "hidden" in name}
+    assert layers == {"0", "1", "2"}
+    few = ["--model_path", path, "--num_samples", 2, "--timestep_respacing", 2, "--quant", 4]
+    told = flatdiff_run(script, *few, "--log_dir", tmp_path / "samples")
+    assert "quantized: 5 layers to 4 bits" in told and "samples_2x8x8x3_w4.npz" in told
+    data = ["--data_dir", folder / "images.npz", "--num_images", 8, "--log_dir", tmp_path / "flat"]
+    how = ["--model_path", path, "--sigma", "1e-3", "--num_draws", 4]
+    assert "LPF" in flatdiff_run("scripts/flatness.py", *how, *data)
+    assert (tmp_path / "flat/flatness_LPF.csv").exists()
+    wrong = ["--network", "mlp dept=3"]
+    assert "mlp has no knob 'dept'; it has depth" in train(
+        flatdiff_run, folder, tmp_path / "no", *wrong
+    )
 
 
 def test_a_sampler(flatdiff_run, folder, tmp_path):

@@ -115,11 +115,12 @@ def model_flags(config: Config) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         what = "this is no config of a UNet2DModel of square images"
         raise ValueError(f"{what}: {error!r}") from None
-    _must_agree(same, config, "UNet2DModel")
+    must_agree(same, config, "UNet2DModel")
     return flags
 
 
-def _must_agree(wanted: Config, config: Config, name: str) -> None:
+def must_agree(wanted: Config, config: Config, name: str) -> None:
+    """ValueError that names what a config has otherwise than a `name` of ours would."""
     different = [
         f"{key} is {config.get(key)!r}, expected {value!r}"
         for key, value in wanted.items()
@@ -174,5 +175,5 @@ def diffusion_flags(config: Config) -> dict[str, Any]:
     }
     wanted = scheduler_config(flags)
     of_sampling = {"clip_sample", "clip_sample_range", "thresholding", "timestep_spacing"}
-    _must_agree({k: v for k, v in wanted.items() if k not in of_sampling}, config, "DDPMScheduler")
+    must_agree({k: v for k, v in wanted.items() if k not in of_sampling}, config, "DDPMScheduler")
     return flags

@@ -169,8 +169,9 @@ class Curve:
                 for v in self._scales(given)
             )
         except (TypeError, ValueError, RuntimeError) as error:
+            name = getattr(self._scales, "__name__", type(self._scales).__name__)
             raise ValueError(
-                f"the schedule {self._scales!r} fails on a float64 tensor of {len(t)} times "
+                f"the schedule {name} fails on a float64 tensor of {len(t)} times "
                 f"({error}); expected a function of t [N] in [0, 1] that gives (alpha [N], sigma)"
             ) from error
         return alphas, sigmas

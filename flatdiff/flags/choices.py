@@ -70,6 +70,10 @@ class Measure(Choice):
 Table = Mapping[str, Choice]
 NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
+NETWORKS: dict[str, Choice] = {
+    "unet": Choice("nets.unet:UNetModel", "guided-diffusion's U-Net (Dhariwal & Nichol 2021)"),
+    "vit": Choice("nets.vit:ViT", "transformer over patches of pixels (Peebles & Xie 2023)"),
+}
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
     "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),

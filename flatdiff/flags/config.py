@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
 from .parse import (  # noqa: F401
     as_trained,
     aside,
@@ -28,10 +28,10 @@ DDPM_ALONE = (
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The network: guided-diffusion's names and defaults."""
+    """The network: guided-diffusion's names and defaults, and ours."""
 
     image_size: int = fixed(64, "side of the square images, in pixels", low=1)
-    num_channels: int = fixed(128, "base width; widths must divide by 32", low=1)
+    num_channels: int = fixed(128, "base width; widths must divide by 32, of a vit by 4", low=1)
     num_res_blocks: int = fixed(2, "residual blocks per level", low=1)
     num_heads: int = fixed(4, "attention heads, if num_head_channels is -1")
     num_heads_upsample: int = fixed(-1, "heads on the way up; -1: as num_heads")
@@ -56,6 +56,9 @@ class ModelFlags:
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
+    network: str = fixed("unet", "the kind of network", table=NETWORKS)
+    patch_size: int = fixed(4, "vit: side of the square patches that are its tokens", low=1)
+    num_layers: int = fixed(12, "vit: blocks, one after the other", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,12 @@ PRESETS = {
         "--use_scale_shift_norm False --dropout 0.13 --diffusion_steps 1000 "
         "--lr 1e-3 --batch_size 512 --ema_rate 0.99929 --end_step 390625"
     ),
+    # a vision transformer of CIFAR-size images, DiT-S of patches of 4 x 4 pixels: 32 M
+    "vit32": (
+        "--network vit --image_size 32 --patch_size 4 --num_channels 384 --num_layers 12 "
+        "--num_heads 6 --diffusion_steps 1000 --noise_schedule cosine "
+        "--lr 1e-4 --batch_size 128 --end_step 200000"
+    ),
     # handwritten digits of 8 x 8 pixels, as in make demo
     "digits": (
         "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 2 "

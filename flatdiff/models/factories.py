@@ -11,7 +11,7 @@ import numpy as np
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
-from ..flags import choices
+from ..flags.choices import NETWORKS, OBJECTIVES, bound, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -39,6 +39,9 @@ MEANS = {
     "v": gd.ModelMeanType.VELOCITY,
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
+NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
+# as arguments or otherwise
+EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}
 
 
 def called_with(names, **ours):
@@ -69,6 +72,7 @@ def called_with(names, **ours):
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
     **LABELS,
     **OURS,
+    **NETWORK,
 )
 def create_model_and_diffusion(flags):
     """(network, chain) of the flags of `model_and_diffusion_defaults`."""
@@ -95,27 +99,53 @@ def create_model(
     *,
     num_classes=NUM_CLASSES,
     class_dropout=0.0,
-    network=UNetModel,
+    network="unet",
+    patch_size=4,
+    num_layers=12,
 ):
-    """A `network`, UNetModel or SuperResModel, of RGB images."""
+    """The network of RGB images that NETWORKS calls so, or one of a class of U-Nets."""
     flags = locals()
-    if not 0 <= class_dropout <= 1 or (class_dropout and not class_cond):
-        raise ValueError(
-            f"class_dropout is {class_dropout}, with class_cond {class_cond}; expected a share of "
-            "the labels, 0 to 1, above 0 only with class_cond True"
-        )
-    table = sizes.SR_CHANNEL_MULT if network is SuperResModel else sizes.CHANNEL_MULT
-    mult = sizes.channel_multipliers(image_size, channel_mult, table)
     told = {
         "in_channels": 3,
         "model_channels": num_channels,
         "out_channels": 6 if learn_sigma else 3,
-        "attention_resolutions": _strides(image_size, attention_resolutions, mult),
-        "channel_mult": mult,
         "num_classes": num_classes if class_cond else None,
-        "null_label": class_dropout > 0,
     }
-    return network(**_for(UNetModel, flags) | told)
+    kind, knobs = network, {}
+    if isinstance(network, str):
+        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
+    told |= _null_label(kind, class_dropout, class_cond)
+    if not issubclass(kind, UNetModel):
+        return kind(**_for(kind, flags) | told | knobs)
+    table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(image_size, channel_mult, table)
+    strides = _strides(image_size, attention_resolutions, mult)
+    told |= {"attention_resolutions": strides, "channel_mult": mult}
+    return kind(**_for(UNetModel, flags) | told | knobs)
+
+
+def _null_label(network, class_dropout, class_cond):
+    """The argument of a network for a label more, which stands for those that are hidden."""
+    if not class_dropout:
+        return {}
+    if not (0 < class_dropout <= 1 and class_cond):
+        raise ValueError(
+            f"class_dropout is {class_dropout}, with class_cond {class_cond}; expected a share of "
+            "the labels, 0 to 1, above 0 only with class_cond True"
+        )
+    own = UNetModel if issubclass(network, UNetModel) else network
+    if "null_label" not in inspect.signature(own).parameters:
+        raise ValueError(
+            f"class_dropout is {class_dropout}, and {network.__name__} has no null_label: leave it "
+            "at 0, or give the network that argument"
+        )
+    return {"null_label": True}
+
+
+def idle(network, names):
+    """Those of the names of ModelFlags that have no effect on a network of NETWORKS."""
+    used = inspect.signature(entry(NETWORKS, network).load()).parameters
+    return [name for name in names if name not in used and name not in EVERYWHERE]
 
 
 @called_with(
@@ -208,7 +238,7 @@ def create_gaussian_diffusion(
 
 def create_chain(flags):
     """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return choices.bound(choices.OBJECTIVES, flags.get("objective", "ddpm"))(flags)
+    return bound(OBJECTIVES, flags.get("objective", "ddpm"))(flags)
 
 
 def _strides(image_size, attention_resolutions, mult):

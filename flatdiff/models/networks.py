@@ -28,8 +28,13 @@ def build(model_flags, diffusion_flags):
 
 def build_super_res(model_flags, sizes, diffusion_flags):
     """(super-resolution network of images of large_size, chain) of three groups of flags."""
-    flags = vars(model_flags) | {"image_size": sizes.large_size}
-    model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma, network=SuperResModel)
+    if model_flags.network != "unet":
+        raise ValueError(
+            f"--network {model_flags.network}: super-resolution has a U-Net alone; leave the flag "
+            "out, or give unet"
+        )
+    flags = vars(model_flags) | {"image_size": sizes.large_size, "network": SuperResModel}
+    model = create_model(**flags, learn_sigma=diffusion_flags.learn_sigma)
     model.small_size = sizes.small_size
     return model, create_chain(vars(diffusion_flags))
 

@@ -150,15 +150,25 @@ def scale_module(module: nn.Module, scale: float) -> nn.Module:
     return module
 
 
-def timestep_embedding(timesteps: Tensor, dim: int, max_period: float = 10000) -> Tensor:
+def check_labels(y: Tensor | None, num_classes: int | None) -> None:
+    """ValueError unless labels y were given exactly to a network with classes."""
+    if y is None and num_classes is not None:
+        raise ValueError(f"a network of {num_classes} classes needs the labels y, got None")
+    if y is not None and num_classes is None:
+        raise ValueError("labels y were given to a network without classes (class_cond False)")
+
+
+def timestep_embedding(
+    timesteps: Tensor, dim: int, max_period: float = 10000, shift: int = 0
+) -> Tensor:
     """Sinusoids of the timestep, the cosines first (Vaswani et al. 2017, section 3.5).
 
     timesteps: [N], may be fractional. Returns float32 [N, dim]; an odd `dim` ends with a zero.
-    The frequencies fall geometrically from 1 to almost 1 / max_period.
+    The frequencies fall geometrically from 1 to almost 1 / max_period; with `shift` 1, to that.
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device)
-    frequencies = torch.exp(-math.log(max_period) * exponents / half)
+    frequencies = torch.exp(-math.log(max_period) * exponents / (half - shift))
     angles = timesteps.float()[:, None] * frequencies
     embedding = torch.cat([angles.cos(), angles.sin()], dim=1)
     return nn.functional.pad(embedding, (0, dim % 2))

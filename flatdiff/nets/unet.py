@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import AttentionBlock, Downsample, ResBlock, TimestepEmbedSequential, Upsample
-from .layers import CONVOLUTIONS, Layers, conv_nd, normalization, timestep_embedding, zero_module
+from .layers import (
+    CONVOLUTIONS,
+    Layers,
+    check_labels,
+    conv_nd,
+    normalization,
+    timestep_embedding,
+    zero_module,
+)
 
 
 class Trunk(nn.Module):
@@ -131,12 +139,7 @@ class Trunk(nn.Module):
 
     def embed(self, timesteps: Tensor, y: Tensor | None = None) -> Tensor:
         """Timesteps [N], and labels y [N] exactly if there are classes -> an embedding [N, emb]."""
-        if y is None and self.num_classes is not None:
-            raise ValueError(
-                f"a network of {self.num_classes} classes needs the labels y, got None"
-            )
-        if y is not None and self.num_classes is None:
-            raise ValueError("labels y were given to a network without classes (class_cond False)")
+        check_labels(y, self.num_classes)
         sinusoids = timestep_embedding(timesteps, self.model_channels)
         emb = self.time_embed(sinusoids.to(next(self.time_embed.parameters()).dtype))
         return emb if y is None else emb + self.label_emb(y)

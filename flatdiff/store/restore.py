@@ -87,6 +87,14 @@ CLUES: tuple[tuple[str, Callable[[Shapes], Any]], ...] = (
     ),
     ("channel_mult image_size", lambda s: s),
 )
+OF_VIT: tuple[tuple[str, Callable[[Shapes], Any]], ...] = (
+    ("num_channels", lambda s: s["time_embed.0.weight"][0]),
+    ("patch_size", lambda s: s["patch_embed.weight"][2]),
+    ("num_layers", lambda s: len({key.split(".")[1] for key in s if key.startswith("blocks.")})),
+    *(clue for clue in CLUES if clue[0] in ("class_cond", "num_classes")),
+    ("learn_sigma", lambda s: s["out.bias"]),
+)
+NETWORK_OF = {"vision transformer": "vit", "diffusion network": "unet"}  # --network of a kind
 OF_CLASSIFIER = "attention_resolutions", "use_scale_shift_norm", "resblock_updown", "pool"
 CLASSIFIER_FLAGS = {name: f"classifier_{name}" for name in OF_CLASSIFIER} | {
     "num_channels": "classifier_width",
@@ -100,8 +108,11 @@ def _likely_flag(here: Shapes, there: Shapes) -> str:
     try:
         wanted, held = _kind(here), _kind(there)
         if wanted != held:
-            return f"The file holds a {held}; asked for was a {wanted}."
-        flags, clue = next(pair for pair in CLUES if pair[1](here) != pair[1](there))
+            both = {wanted, held} <= NETWORK_OF.keys()
+            hint = f" Give --network {NETWORK_OF[held]}." if both else ""
+            return f"The file holds a {held}; asked for was a {wanted}.{hint}"
+        clues = OF_VIT if held == "vision transformer" else CLUES
+        flags, clue = next(pair for pair in clues if pair[1](here) != pair[1](there))
     except KeyError:
         return "The file holds another kind of network."
     names = flags.split()
@@ -113,6 +124,8 @@ def _likely_flag(here: Shapes, there: Shapes) -> str:
 
 
 def _kind(shapes: Shapes) -> str:
+    if "patch_embed.weight" in shapes:
+        return "vision transformer"
     channels = shapes["input_blocks.0.0.weight"][1]
     if not any(key.startswith("output_blocks.") for key in shapes):
         return "classifier"

@@ -10,7 +10,7 @@ import os
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags.config import TrainFlags, checked, to_dict
-from ..models import networks, objectives
+from ..models import factories, networks, objectives
 from ..models.run_util import open_dataset, open_log
 from ..store import checkpoint
 from ..world import dist_util, logger
@@ -32,6 +32,7 @@ def start_training(flags):
     before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
     auto = (before, f"{path} was trained in it") if before else ()
     folder = open_log(flags, step=step, own=own, auto=auto)
+    _tell_idle(flags)
     if path:
         _refuse_another_network(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
@@ -40,6 +41,14 @@ def start_training(flags):
     if dist_util.rank() == 0:
         checkpoint.clean(folder)
     return path
+
+
+def _tell_idle(flags):
+    """Warn of flags of the network that do nothing in a network of its kind."""
+    if model := getattr(flags, "model", None):
+        given = [name for name, value in vars(model).items() if value != getattr(type(model), name)]
+        for name in factories.idle(model.network, given):
+            logger.warn(f"warning: --{name} has no effect on --network {model.network}")
 
 
 def _begin_from(folder, train):

@@ -1,14 +1,12 @@
 """Networks and chains in diffusers' words: it loads them, and computes the same."""
 
 import dataclasses
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from exporting import run
 from networks import OF_DIFFUSERS as MODEL
 from small import save_run
 
@@ -16,11 +14,6 @@ from flatdiff.exchange import diffusers_config, diffusers_format
 from flatdiff.flags import config
 from flatdiff.models import factories, networks
 from flatdiff.store import checkpoint
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "export_diffusers.py"
-SPEC = importlib.util.spec_from_file_location("export_diffusers", SCRIPT)
-export_diffusers = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(export_diffusers)
 
 VARIANTS = {
     "published": dict(resblock_updown=True, class_cond=True, num_classes=7, learn_sigma=True),
@@ -40,12 +33,6 @@ def make(steps=1000, **flags):
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape) * (0.2 if weight.ndim < 2 else 0.05))
     return model_flags, diffusion_flags, model.eval(), diffusion
-
-
-def run(monkeypatch, **flags):
-    typed = [text for k, v in flags.items() for text in (f"--{k}", str(v))]
-    monkeypatch.setattr(sys, "argv", ["export_diffusers.py", *typed])
-    export_diffusers.main()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,6 +1,7 @@
 """guided-diffusion's helper functions, and its published layouts built from its flag strings."""
 
 import argparse
+import dataclasses
 import hashlib
 
 import pytest
@@ -9,6 +10,10 @@ from chains import GOLDEN
 from networks import fill, golden_images
 
 from flatdiff import script_util as su
+from flatdiff.flags import config
+from flatdiff.models import factories
+from flatdiff.nets.unet import UNetModel
+from flatdiff.nets.vit import ViT
 
 
 def test_defaults_are_those_of_guided_diffusion():
@@ -120,6 +125,33 @@ def test_small_sizes_have_a_table(size):
     model, _ = su.create_model_and_diffusion(**flags)
     out = model(torch.zeros(1, 3, size, size), torch.tensor([0]))
     assert out.shape == (1, 3, size, size)
+
+
+def test_networks_have_a_name_and_knobs():
+    small = dict(image_size=8, num_channels=32, num_res_blocks=1, learn_sigma=True)
+    flags = su.model_and_diffusion_defaults() | small
+    vit, _ = su.create_model_and_diffusion(**flags | dict(network="vit", num_layers=3))
+    assert isinstance(vit, ViT) and len(vit.blocks) == 3 and vit.out.out_features == 6 * 4 * 4
+    assert vit(torch.zeros(1, 3, 8, 8), torch.tensor([0])).shape == (1, 6, 8, 8)
+    unet = su.create_model(**small)
+    assert isinstance(unet, UNetModel) and "input_blocks.2.0.op.weight" in unet.state_dict()
+    pooled = su.create_model(**small, network="unet conv_resample=False")
+    assert "input_blocks.2.0.op.weight" not in pooled.state_dict()
+    for text, message in {
+        "wit": "got 'wit', expected one of unet, vit; did you mean vit",
+        "vit num_heads=3": "vit has no knob 'num_heads'; it has none",  # but flags
+        "unet dims=3": "unet has no knob 'dims'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            su.create_model(**small, network=text)
+
+
+def test_which_flags_a_network_has_no_use_for():
+    names = [field.name for field in dataclasses.fields(config.ModelFlags)]
+    assert factories.idle("unet", names) == ["patch_size", "num_layers"]
+    used = "image_size num_channels num_heads num_head_channels dropout class_cond num_classes "
+    used += "class_dropout use_checkpoint use_fp16 network patch_size num_layers"
+    assert set(names) - set(factories.idle("vit", names)) == set(used.split())
 
 
 def test_super_resolution_and_classifier_factories():

@@ -1,9 +1,16 @@
 """Networks of flags and of checkpoints: what is compiled, cast and read from a file's header."""
 
+import dataclasses
+
 import pytest
 import torch
+from small import groups, network, save_run
 
+from flatdiff.flags import config
 from flatdiff.models import networks
+from flatdiff.nets.unet import UNetModel
+
+GROUPS = {"model": config.ModelFlags, "diffusion": config.DiffusionFlags, "run": config.RunFlags}
 
 
 def test_compiling_is_told_once(capsys):
@@ -86,3 +93,23 @@ def test_batches_of_a_training_are_not_filled(shapes):
 def test_an_unknown_dtype_is_named():
     with pytest.raises(ValueError, match="dtype is 'auto'; expected fp32, bf16, fp16"):
         networks.casting("auto", "cpu")
+
+
+def test_super_resolution_is_a_u_nets():
+    groups = config.ModelFlags(network="vit"), config.SuperResFlags(), config.DiffusionFlags()
+    with pytest.raises(ValueError, match="--network vit: super-resolution has a U-Net alone"):
+        networks.build_super_res(*groups)
+
+
+def test_a_config_of_before_networks_had_names_is_a_u_nets(tmp_path):
+    model, _ = network()
+    flags = [dataclasses.asdict(group) for group in groups()]
+    for name in ("network", "patch_size", "num_layers"):
+        del flags[0][name]
+    path = save_run(tmp_path, model, model=flags[0], diffusion=flags[1])
+    given = config.parse("", [], **GROUPS)
+    found, _ = networks.from_checkpoint(str(path), given)
+    assert type(found) is UNetModel
+    given = config.parse("", ["--network", "vit", "--num_channels", "32"], **GROUPS)
+    with pytest.raises(ValueError, match="Give --network unet|contradicts"):
+        networks.from_checkpoint(str(path), given)

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from chains import GOLDEN
+from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn as torch_nn
 
 from flatdiff.chain.losses import mean_flat
@@ -23,6 +24,13 @@ def test_timestep_embedding_takes_fractions_and_periods():
     angles = torch.tensor([0.5, 0.05])  # frequencies 1 and 100 ** -1/2
     assert embedding.dtype == torch.float32
     torch.testing.assert_close(embedding[0], torch.cat([angles.cos(), angles.sin()]))
+
+
+def test_timestep_embedding_may_reach_the_last_frequency_as_in_diffusers():
+    t = torch.tensor([0.0, 0.25, 999.0])
+    how = {"flip_sin_to_cos": True, "downscale_freq_shift": 1}
+    theirs = get_timestep_embedding(t, 256, **how)
+    assert torch.equal(nn.timestep_embedding(t, 256, shift=1), theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

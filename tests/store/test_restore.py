@@ -77,6 +77,25 @@ def test_classifier_flags_have_their_own_names(held, blamed):
     assert f"Most likely wrong: {blamed}" in message
 
 
+@pytest.mark.parametrize(
+    ("held", "blamed"),
+    [
+        (dict(num_channels=64, num_layers=3), "--num_channels (the file has 64)"),
+        (dict(patch_size=2), "--patch_size (the file has 2)"),
+        (dict(num_layers=3, class_cond=True), "--num_layers (the file has 3)"),
+        (dict(class_cond=True), "--class_cond"),
+        (dict(learn_sigma=True), "--learn_sigma"),
+    ],
+)
+def test_flags_of_a_vision_transformer(held, blamed):
+    flags = dict(image_size=8, num_channels=32, num_res_blocks=1, network="vit", num_layers=2)
+    message = complaint(create_model(**flags), create_model(**flags | held))
+    assert f"Most likely wrong: {blamed}" in message
+    unet = create_model(**UNET)
+    kinds = "The file holds a vision transformer; asked for was a diffusion network. Give --network"
+    assert f"{kinds} vit." in complaint(unet, create_model(**flags))
+
+
 def test_number_of_classes():
     ten, twelve = (create_model(**UNET, class_cond=True, num_classes=n) for n in (10, 12))
     assert "--num_classes (the file has 12)" in complaint(ten, twelve)
