@@ -93,6 +93,20 @@ def test_the_vision_transformer_is_a_small_one_of_dit():
     assert sum(p.numel() for p in model.parameters()) == 12 * (18 * 384**2 + 15 * 384) + ends
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "images"), [("flow32", 35.75e6, 51.2e6), ("edm32", 55.7e6, 200e6)]
+)
+def test_networks_of_other_objectives_are_as_large_and_train_as_long_as_theirs(
+    name, parameters, images
+):
+    flags = parse(f"--preset {name}")
+    with torch.device("meta"):
+        model, chain = networks.build(flags.model, flags.diffusion)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.03)
+    assert flags.train.end_step * flags.train.batch_size == images
+    assert chain.path == flags.diffusion.objective == name[:-2]
+
+
 def test_the_digits_are_those_of_make_demo():
     makefile = (Path(__file__).parents[2] / "Makefile").read_text().replace("\\\n", "")
     lines = dict(line.split(" := ", 1) for line in makefile.splitlines() if " := " in line)
