@@ -23,6 +23,11 @@ from .diffusers_schedulers import Told
 from .schedules import Chain, Curve, Flow, LogNormal
 
 STEPS = 1000
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+}
 NAMED = {
     "linear": lambda: Chain(np.cumprod(1 - get_named_beta_schedule("linear", STEPS))),
     "cosine": lambda: Chain(np.cumprod(1 - get_named_beta_schedule("cosine", STEPS))),
@@ -159,10 +164,8 @@ def _told(schedule) -> Told | Family:
 
 def inside(module: Callable) -> Callable:
     """Return what DDP or torch.compile has wrapped, or the module itself."""
-    for name in ("_orig_mod", "module"):
-        if isinstance(getattr(module, name, None), nn.Module):
-            return inside(getattr(module, name))
-    return module
+    name = WRAPPERS.get(type(module).__name__)
+    return inside(getattr(module, name)) if name else module
 
 
 def parameters(module: Callable) -> dict[str, inspect.Parameter]:

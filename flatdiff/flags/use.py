@@ -48,7 +48,13 @@ class FlatnessFlags:
     """How flat the loss is around the weights of one checkpoint or several."""
 
     flatness: str = flag("LPF", "what is measured", table=FLATNESS)
-    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    model_path: str = aside(
+        "",
+        "checkpoints, separated by commas; * and ? stand for any letters; or folders of diffusers",
+    )
+    loss: str = flag(
+        "", "module:function of (network, draw), a loss for each example; empty: that of training"
+    )
     sigma: str = part(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "

@@ -105,7 +105,8 @@ def flatness(
     group = SimpleNamespace(**values)
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     measures = {text.split()[0]: made(text, group) for text in kinds}
-    subject = subject if seed is None else subject.seeded(seed)
+    subject = subject.seeded(subject.seed if seed is None else seed)
+    subject.hidden = not progress
     records, parts = {}, {}
     with Finished(folder, hidden=not progress) as finished:
         for kind, measure in measures.items():

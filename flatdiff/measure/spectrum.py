@@ -164,7 +164,8 @@ def _lanczos(subject, count: int, exact: bool) -> dict:
     a vector, found without gradients, is another answer: a residual has the difference, too."""
     product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
-    look = {"desc": "Lanczos", "leave": False, "disable": dist_util.rank() > 0}
+    hidden = subject.hidden or dist_util.rank() > 0
+    look = {"desc": "Lanczos", "leave": False, "disable": hidden}
     with tqdm(total=steps + count, **look) as bar:
 
         def counted(vector: Tensor) -> Tensor:
