@@ -62,10 +62,10 @@ PRESETS = {
         "--rescale_learned_sigmas True --batch_size 32"
     ),
     "ffhq64": f"{PAPER_64}--class_cond False --num_channels 128 --use_fp16 False --batch_size 64",
-    # a vision transformer of CIFAR-size images, DiT-S of patches of 4 x 4 pixels: 32 M
+    # DiT-S (Peebles & Xie 2023) on patches of 4 x 4 pixels, which predicts images, as Li & He 2025
     "vit32": (
-        "--network vit --image_size 32 --patch_size 4 --num_channels 384 --num_layers 12 "
-        "--num_heads 6 --diffusion_steps 1000 --noise_schedule cosine "
+        "--network vit --objective flow --predicts x --image_size 32 --patch_size 4 "
+        "--num_channels 384 --num_layers 12 --num_heads 6 --diffusion_steps 1000 "
         "--lr 1e-4 --batch_size 128 --end_step 200000"
     ),
     # torchcfm's of CIFAR-10 (Tong et al. 2024) but for coupling, warm-up and clipped gradients; and

@@ -81,7 +81,7 @@ def test_attention_order_and_heads_which_no_layout_shows():
     assert parse("--preset imagenet128").model.num_heads == 4
     schedules = {n: parse(f"--preset {n}").diffusion.noise_schedule for n in PRESETS}
     assert [n for n in PRESETS if schedules[n] == "cosine"] == [
-        "imagenet64", "classifier64", "cifar10", "lsun_tower64", "ffhq64", "vit32", "digits"
+        "imagenet64", "classifier64", "cifar10", "lsun_tower64", "ffhq64", "digits"
     ]  # fmt: skip
 
 
