@@ -43,6 +43,12 @@ class ModelFlags:
     dropout: float = flag(0.0, "share of features dropped in training; 0: off", low=0)
     class_cond: bool = fixed(False, "condition on a class label; False: off")
     num_classes: int = fixed(1000, "number of classes if class_cond", low=1)
+    class_dropout: float = later(
+        0.0,
+        "share of the labels that training hides, so that sampling can use guidance_scale (Ho & "
+        "Salimans 2022); 0: off",
+        low=0,
+    )
     use_checkpoint: bool = flag(False, "recompute activations to save memory; False: off")
     use_scale_shift_norm: bool = fixed(
         True, "the timestep scales and shifts the norms (FiLM); False: it is added"
@@ -50,9 +56,9 @@ class ModelFlags:
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
-    network: str = fixed("unet", "the kind of network", table=NETWORKS)
-    patch_size: int = fixed(4, "vit: side of the square patches that are its tokens", low=1)
-    num_layers: int = fixed(12, "vit: blocks, one after the other", low=1)
+    network: str = later("unet", "the kind of network", table=NETWORKS)
+    patch_size: int = later(4, "vit: side of the square patches that are its tokens", low=1)
+    num_layers: int = later(12, "vit: blocks, one after the other", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

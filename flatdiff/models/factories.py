@@ -11,14 +11,14 @@ import numpy as np
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
-from ..flags import choices
-from ..flags.choices import NETWORKS, chosen, entry
+from ..flags.choices import NETWORKS, OBJECTIVES, bound, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
 NUM_CLASSES = 1000
+LABELS = {"num_classes": NUM_CLASSES, "class_dropout": 0.0}
 CHAIN = (
     "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
     "rescale_learned_sigmas"
@@ -40,7 +40,8 @@ MEANS = {
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
-EVERYWHERE = {"network", "num_channels", "class_cond", "use_fp16"}  # as arguments or otherwise
+# as arguments or otherwise
+EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}
 
 
 def called_with(names, **ours):
@@ -69,7 +70,7 @@ def called_with(names, **ours):
 @called_with(
     "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
-    num_classes=NUM_CLASSES,
+    **LABELS,
     **OURS,
     **NETWORK,
 )
@@ -97,28 +98,44 @@ def create_model(
     use_new_attention_order=False,
     *,
     num_classes=NUM_CLASSES,
+    class_dropout=0.0,
     network="unet",
     patch_size=4,
     num_layers=12,
 ):
     """The network of RGB images that NETWORKS calls so, or one of a class of U-Nets."""
     flags = locals()
-    told = {
-        "in_channels": 3,
-        "model_channels": num_channels,
-        "out_channels": 6 if learn_sigma else 3,
-        "num_classes": num_classes if class_cond else None,
-    }
     kind, knobs = network, {}
     if isinstance(network, str):
-        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
+        kind, knobs = chosen(NETWORKS, network, given={*flags, "dims", "null_label"})
+    named = _for(UNetModel if issubclass(kind, UNetModel) else kind, flags)
+    return kind(**named | _told(kind, flags) | knobs)
+
+
+def _told(kind, flags):
+    """Arguments of a kind of network that no flag has the name of, or that flags are texts of."""
+    dropout, labelled = flags["class_dropout"], flags["class_cond"]
+    if not 0 <= dropout <= 1 or (dropout and not labelled):
+        raise ValueError(
+            f"class_dropout is {dropout}, with class_cond {labelled}; expected a share of "
+            "the labels, 0 to 1, above 0 only with class_cond True"
+        )
+    told = {
+        "in_channels": 3,
+        "model_channels": flags["num_channels"],
+        "out_channels": 6 if flags["learn_sigma"] else 3,
+        "num_classes": flags["num_classes"] if labelled else None,
+        "null_label": dropout > 0,
+    }
     if not issubclass(kind, UNetModel):
-        return kind(**_for(kind, flags) | told | knobs)
+        if dropout and "null_label" not in inspect.signature(kind).parameters:
+            raise ValueError(f"class_dropout is {dropout}, and {kind.__name__} has no null_label")
+        return _for(kind, told)
+    size = flags["image_size"]
     table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
-    mult = sizes.channel_multipliers(image_size, channel_mult, table)
-    strides = _strides(image_size, attention_resolutions, mult)
-    told |= {"attention_resolutions": strides, "channel_mult": mult}
-    return kind(**_for(UNetModel, flags) | told | knobs)
+    mult = sizes.channel_multipliers(size, flags["channel_mult"], table)
+    strides = _strides(size, flags["attention_resolutions"], mult)
+    return told | {"attention_resolutions": strides, "channel_mult": mult}
 
 
 def idle(network, names):
@@ -130,7 +147,7 @@ def idle(network, names):
 @called_with(
     "large_size small_size class_cond learn_sigma num_channels num_res_blocks "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW}",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model_and_diffusion(flags):
     """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
@@ -140,7 +157,7 @@ def sr_create_model_and_diffusion(flags):
 @called_with(
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     f"attention_resolutions {HEADS} use_scale_shift_norm dropout resblock_updown use_fp16",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model(flags):
     """`small_size` is not part of the network: it takes any low_res."""
@@ -217,7 +234,7 @@ def create_gaussian_diffusion(
 
 def create_chain(flags):
     """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return choices.bound(choices.OBJECTIVES, flags.get("objective", "ddpm"))(flags)
+    return bound(OBJECTIVES, flags.get("objective", "ddpm"))(flags)
 
 
 def _strides(image_size, attention_resolutions, mult):
