@@ -128,10 +128,11 @@ def ours_of(source, new_order):
     with disk.reading(about):
         network = dit_format.model_flags(theirs, weights)
         config.checked(config.ModelFlags, network, about)
-        if "null_label" in network and not hasattr(config.ModelFlags, "null_label"):
-            raise ValueError("no flag of ours gives a row to images without a label")
     with disk.reading(path):
-        return network, dit_format.from_diffusers(weights, network)
+        ours = dit_format.from_diffusers(weights, network)
+    if network.pop("null_label", False):
+        network["class_dropout"] = 0.1  # as DiT is trained (Peebles & Xie 2023)
+    return network, ours
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ MODEL = config.ModelFlags(
 VARIANTS = {
     "unconditional": dict(),
     "labels": dict(class_cond=True, num_classes=7, learn_sigma=True),
+    "hidden labels": dict(class_cond=True, num_classes=7, class_dropout=0.1),
     "heads": dict(num_head_channels=24, patch_size=2, num_layers=1, dropout=0.1),
 }
 
