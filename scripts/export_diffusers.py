@@ -129,10 +129,7 @@ def ours_of(source, new_order):
         network = dit_format.model_flags(theirs, weights)
         config.checked(config.ModelFlags, network, about)
     with disk.reading(path):
-        ours = dit_format.from_diffusers(weights, network)
-    if network.pop("null_label", False):
-        network["class_dropout"] = 0.1  # as DiT is trained (Peebles & Xie 2023)
-    return network, ours
+        return network, dit_format.from_diffusers(weights, network)
 
 
 if __name__ == "__main__":
