@@ -75,8 +75,8 @@ class Family:
     def levels(self, log_snr: Sequence[float]) -> tuple[Levels, np.ndarray]:
         """Make a level of each log_snr [N], in their order; return them and the log-SNRs [N] taken.
 
-        These are the given ones, clipped to where the schedule is defined; of a chain, those of the
-        nearest timesteps.
+        These are the given ones, or where the schedule's function of t ends, its ends; of a chain,
+        those of the nearest timesteps.
         """
         found = self.schedule.at(torch.as_tensor(log_snr, dtype=torch.float64).numpy())
         times = found.times if self.times is None else np.asarray(self.times(found.times))

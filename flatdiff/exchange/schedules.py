@@ -189,7 +189,7 @@ class Curve:
         return (low + high) / 2
 
     def at(self, log_snr: np.ndarray) -> At:
-        t = self._time(np.clip(log_snr, *self.limits))
+        t = self._time(log_snr)
         return At(self.log_snr(t), *self.scales(t), t)
 
     def trained(self, u: np.ndarray) -> np.ndarray:

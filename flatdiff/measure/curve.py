@@ -207,13 +207,13 @@ class Curve(frame.Measure):
         return figure
 
     def listed(self, record: dict) -> list[dict]:
-        """Return kind, size, term, part, at_w, rise, error (the larger), and what makes it up."""
+        """Return kind, size, term, part, at_w, rise, error, and the two that it is made of."""
         return [
             {
                 "kind": self.name,
                 "size": row[self.size],
                 **{name: row[name] for name in ("term", "part", "at_w", "rise")},
-                "error": row["error_larger"],
+                "error": math.hypot(row["error"], row["error_images"]),
                 "error_draws": row["error"],
                 "error_examples": row["error_images"],
                 "distance": row["distance"],

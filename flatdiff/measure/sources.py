@@ -94,7 +94,7 @@ def _loaded(path: str) -> diffusers_models.Loaded:
 
 def loss_of(flags) -> Callable | None:
     """Load what --loss module:function names, from the working directory too; None without it."""
-    text = flags.flatness.loss
+    text = flags.flatness.loss if hasattr(flags, "flatness") else ""
     module, _, name = text.partition(":")
     if not text:
         return None

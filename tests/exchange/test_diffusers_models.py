@@ -2,7 +2,9 @@
 
 import builtins
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from diffusers import (
 )
 from foreign import CLOSE, dit, ours, squares, text_unet, unet
 
+from flatdiff.exchange import diffusers_models
 from flatdiff.exchange.diffusers_models import WEIGHTS, from_diffusers
 
 T = torch.tensor([3, 740])
@@ -133,6 +136,12 @@ def test_a_schedule_of_ones_own_is_taken(folder):
     known = from_diffusers(folder, "flow", "v", times=lambda s: 1000 * s).family
     assert known.schedule.path == "flow" and known.levels([0.0])[0].times == [500]
     assert from_diffusers(folder, predicts="x").family.predicts == "x"
+
+
+def test_diffusers_and_azula_are_not_imported_with_the_rooms():
+    rooms = Path(diffusers_models.__file__).parent.glob("*.py")
+    others = re.compile(r"^(from|import) (diffusers|azula)\b", re.MULTILINE)
+    assert not [room.name for room in rooms if others.search(room.read_text())]
 
 
 def test_half_precision_on_disk_is_loaded_as_fp32(tmp_path):

@@ -13,6 +13,7 @@ from flatdiff.flags import config
 from flatdiff.models import generate, networks
 from flatdiff.models.factories import create_model
 from flatdiff.models.guidance import guided
+from flatdiff.nets.unet import SuperResModel
 
 
 @pytest.fixture
@@ -99,6 +100,25 @@ def test_the_null_label_is_a_row_more_and_nothing_else():
     shapes = [{k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (plain, told)]
     assert {k for k in shapes[0] if shapes[0][k] != shapes[1][k]} == {"label_emb.weight"}
     assert shapes[1]["label_emb.weight"][0] == 4 and told.num_classes == 3
+
+
+@pytest.mark.parametrize("kind", ["unet", "vit", SuperResModel])
+def test_every_network_has_a_null_label(kind):
+    how = {"channel_mult": "1", "network": kind, "num_layers": 1, "num_heads": 4}
+    net = create_model(8, 32, 1, **how, class_cond=True, num_classes=3, class_dropout=0.1)
+    assert net.null_label and net.label_emb.weight.shape[0] == 4
+    given = {"low_res": torch.randn(2, 3, 4, 4)} if kind is SuperResModel else {}
+    x, t, y = torch.randn(2, 3, 8, 8), torch.tensor([3, 7]), torch.tensor([0, 2])
+    assert guided(net.eval(), 2.0)(x, t, y=y, **given).shape == x.shape
+
+
+def test_a_network_without_the_argument_is_refused(monkeypatch):
+    class Plain(torch.nn.Module):
+        def __init__(self, num_classes=None):
+            super().__init__()
+
+    with pytest.raises(ValueError, match="Plain has no null_label: leave it at 0"):
+        create_model(8, 32, 1, network=Plain, class_cond=True, class_dropout=0.1)
 
 
 def test_images_are_drawn_with_guidance_by_the_flag(model):
