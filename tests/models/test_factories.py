@@ -154,7 +154,7 @@ def test_hidden_labels_are_a_row_more_of_any_network_that_has_one():
             assert model.label_emb.num_embeddings == rows and model.num_classes == 5
 
     class Plain(torch.nn.Identity):
-        def __init__(self, image_size, **channels_and_classes):
+        def __init__(self, image_size, num_classes):
             super().__init__()
 
     assert su.create_model(**small, network=Plain)
