@@ -52,10 +52,12 @@ def at(
         with torch.no_grad():
             perturbation(weights)
             moved = distance(weights, saved) if measure else None
+        torch.clear_autocast_cache()  # inside autocast, cast copies of w would be used for w'
         yield moved
     finally:
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
+        torch.clear_autocast_cache()
 
 
 def distance(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
