@@ -112,8 +112,8 @@ def flatness(
     given = {k: ",".join(map(repr, map(float, v))) for k, v in sizes.items() if len(v)}
     given |= {"num_draws": num_draws, "num_eigenvalues": num_eigenvalues}
     given |= {"noise_scale": noise_scale, "surface_points": surface_points}
-    values = vars(config.FlatnessFlags()) | given | {"surface_range": surface_range}
-    group = SimpleNamespace(**values)
+    given |= {"surface_range": surface_range}
+    group = SimpleNamespace(**vars(config.FlatnessFlags()) | given)
     measures = _measures([kinds] if isinstance(kinds, str) else list(kinds), group)
     subject = subject.anew(subject.seed if seed is None else seed)
     subject.hidden = not progress
@@ -123,7 +123,7 @@ def flatness(
     with Finished(folder, hidden=not progress) as finished:
         for kind, measure in measures.items():
             model, parts[kind] = measured(measure, subject, finished)
-            records[kind] = {"settings": values | {"seed": subject.seed}, "models": [model]}
+            records[kind] = {"settings": given | {"seed": subject.seed}, "models": [model]}
             records[kind]["rows"] = measure.rows(records[kind])
     return Found(subject, measures, records, parts)
 

@@ -104,7 +104,7 @@ def subject(
 
 def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:
     """Return a subject of images that are noised at levels of the family."""
-    images = _images(images).to(weights[0].device)
+    images = _images(images).to(weights[0])
     _check_rows(kwargs, len(images))
     log_snr, even = probe.plan_of_log_snr(len(images), *family.limits, seed)
     if levels is not None:

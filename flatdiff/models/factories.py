@@ -40,8 +40,7 @@ MEANS = {
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
-# as arguments or otherwise
-EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}
+EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}  # somehow
 
 
 def called_with(names, **ours):
@@ -129,7 +128,10 @@ def _told(kind, flags):
     }
     if not issubclass(kind, UNetModel):
         if dropout and "null_label" not in inspect.signature(kind).parameters:
-            raise ValueError(f"class_dropout is {dropout}, and {kind.__name__} has no null_label")
+            raise ValueError(
+                f"class_dropout is {dropout}, and {kind.__name__} has no null_label: leave it at "
+                "0, or give the network that argument"
+            )
         return _for(kind, told)
     size = flags["image_size"]
     table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
