@@ -86,3 +86,18 @@ def test_quantize_and_look(example, tmp_path):
     np.savez(tmp_path / "few.npz", arr_0=np.zeros((8, 8, 8, 1), np.uint8))
     again = example("quantize_and_look.py", folder, tmp_path / "few.npz")
     assert "training" in told and "training" not in again and ", 8 examples" in again
+
+
+@pytest.mark.slow
+def test_families(example):
+    """The whole is the mean of its four parts, as each is a quarter of the log-SNRs; noise that is
+    predicted tells least of the image where there is most of it."""
+    told = example("families.py")
+    tables = re.findall(rf"^(.{{8}})" + rf" +({NUMBER})" * 5 + "$", told, re.M)
+    names = [name.strip() for name, *_ in tables]
+    assert names == 2 * ["eps", "v", "flow", "flow, x", "EDM"]
+    values = np.array([row[1:] for row in tables], float)
+    assert (values > 0).all()
+    np.testing.assert_allclose(values[:, 0], values[:, 1:].mean(axis=1), rtol=0.02)
+    assert values[:5, 4].argmax() == 0 and values[5:, 4].argmax() == 0
+    assert re.search(r"^eps .*  sharper$", told, re.M) and told.count(" .. ") == 4
