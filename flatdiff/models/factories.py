@@ -129,7 +129,9 @@ def _told(kind, flags):
     }
     if not issubclass(kind, UNetModel):
         if dropout and "null_label" not in inspect.signature(kind).parameters:
-            raise ValueError(f"class_dropout is {dropout}, and {kind.__name__} has no null_label")
+            raise ValueError(
+                f"class_dropout is {dropout}, and {kind.__name__} has no null_label: leave it at 0"
+            )
         return _for(kind, told)
     size = flags["image_size"]
     table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
