@@ -63,9 +63,8 @@ def main():
     for name, pairs in rows.items():
         values, errors = np.array(pairs).T
         scatter, printed = values.std(ddof=1), np.sqrt(np.mean(errors**2))
-        print(
-            f"| {name} | {values.mean():.4g} | {scatter:.2g} | {printed:.2g} | {scatter / printed:.2f} |"
-        )
+        told = f"{values.mean():.4g} | {scatter:.2g} | {printed:.2g} | {scatter / printed:.2f}"
+        print(f"| {name} | {told} |")
 
 
 if __name__ == "__main__":
