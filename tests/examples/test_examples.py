@@ -93,7 +93,7 @@ def test_families(example):
     """The whole is the mean of its four parts, as each is a quarter of the log-SNRs; noise that is
     predicted tells least of the image where there is most of it."""
     told = example("families.py")
-    tables = re.findall(rf"^(.{{8}})" + rf" +({NUMBER})" * 5 + "$", told, re.M)
+    tables = re.findall(r"^(.{8})" + rf" +({NUMBER})" * 5 + "$", told, re.M)
     names = [name.strip() for name, *_ in tables]
     assert names == 2 * ["eps", "v", "flow", "flow, x", "EDM"]
     values = np.array([row[1:] for row in tables], float)
