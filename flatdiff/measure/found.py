@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from ..flags import choices, config
@@ -75,6 +76,7 @@ def measured(
 
 
 @arithmetic(tf32=False)
+@torch.enable_grad()
 def flatness(
     subject: Subject,
     kinds: str | Sequence[str] = "LPF",
