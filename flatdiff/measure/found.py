@@ -180,7 +180,8 @@ class Found:
         if not rows:
             both = " and ".join(f"{list(f.measures)} of {f.sizes}" for f in (self, other))
             raise ValueError(
-                f"nothing was measured of both: {both}; expected a kind and size alike"
+                f"nothing was measured of both: {both}; expected a kind and size alike, at one "
+                "noise_scale"
             )
         return rows
 

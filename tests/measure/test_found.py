@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import flatdiff
+from flatdiff.measure.curve import SIGMAS
 from flatdiff.measure.found import Rows
 
 N, D = 50, 8
@@ -231,3 +232,11 @@ def test_nothing_of_the_caller_is_changed():
     flatdiff.flatness(one, ["LPF", "MC", "HESSIAN"], num_draws=4, progress=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(one.weights[0], before) and one.weights[0].grad is None
+
+
+def test_sizes_of_two_scales_are_not_compared():
+    given = {"sigma": 0.1, "num_draws": 4, "progress": False}
+    scales = (flatdiff.flatness(subject(at=0.5), noise_scale=s, **given) for s in SIGMAS)
+    one, other = scales
+    with pytest.raises(ValueError, match="nothing was measured of both: .* at one noise_scale"):
+        one.compare(other)
