@@ -12,7 +12,7 @@ from peers import Peer
 
 from flatdiff.flags import choices
 from flatdiff.kernels.calls import twice_differentiable
-from flatdiff.measure import curve, quantized, run
+from flatdiff.measure import curve, quantized, sources
 from flatdiff.models import generate, networks, run_util
 from flatdiff.train import starting
 from flatdiff.weights import hessian, perturb
@@ -95,9 +95,9 @@ class Flatdiff(Peer):
     @functools.cached_property
     def subject(self):
         flags, path = self.job.flags(), self.job.weights
-        images = functools.partial(run.load_images, flags)
+        images = functools.partial(sources.load_images, flags)
         network = networks.from_checkpoint(path, flags)
-        return run.subject_of("bench", path, *network, flags, images)
+        return sources.subject_of("bench", path, *network, flags, images)
 
     def measure(self):
         """The losses of the subject's images at the weights as they stand."""

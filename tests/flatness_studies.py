@@ -7,7 +7,7 @@ import runpy
 from launch import ROOT
 
 from flatdiff.flags import config
-from flatdiff.measure import run
+from flatdiff.measure import run, sources
 from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
 
@@ -63,7 +63,8 @@ def study(argv):
 def subject(path, flags) -> Subject:
     """The network of a file on the images of a study."""
     network = networks.from_checkpoint(path, flags)
-    return run.subject_of("", path, *network, flags, functools.partial(run.load_images, flags))
+    images = functools.partial(sources.load_images, flags)
+    return sources.subject_of("", path, *network, flags, images)
 
 
 def measure(argv):

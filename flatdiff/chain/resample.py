@@ -63,12 +63,14 @@ def draw(
     shard: int = 0,
     num_shards: int = 1,
     input_pertub: float = 0.0,
+    class_dropout: float = 0.0,
+    null_label: int | None = None,
 ) -> Draw:
     """The Draw for x_start [N, C, H, W], the part `shard` of a batch of num_shards equal parts.
 
     It is drawn for the whole batch from `generator`, which is to be in the same state in all shards
-    (t, then noise, then input_noise if input_pertub is not 0), and cut: so the number of shards
-    changes nothing.
+    (t, then noise, then input_noise if input_pertub is not 0, then which labels become null_label
+    if class_dropout, their share, is not), and cut: so the number of shards changes nothing.
     """
     size = len(x_start)
     own = slice(shard * size, (shard + 1) * size)
@@ -82,6 +84,10 @@ def draw(
 
     noise = randn()
     input_noise = randn() if input_pertub else None
+    if class_dropout:
+        u = torch.rand(size * num_shards, generator=generator, device=generator.device)[own]
+        y = model_kwargs["y"].masked_fill((u < class_dropout).to(device), null_label)
+        model_kwargs = model_kwargs | {"y": y}
     return Draw(x_start, t[own], noise, weight[own], model_kwargs, input_noise)
 
 

@@ -44,6 +44,7 @@ def unet_config(flags: Flags) -> Config:
     strides = attention_strides(size, flags["attention_resolutions"])
     attended = [2**level in strides for level in range(len(widths))]
     resample = "resnet" if flags["resblock_updown"] else "conv"
+    null = flags.get("class_dropout", 0) > 0  # a label more
     return ALWAYS | {
         "sample_size": size,
         "out_channels": 6 if flags["learn_sigma"] else 3,
@@ -56,7 +57,7 @@ def unet_config(flags: Flags) -> Config:
         "dropout": flags["dropout"],
         "attention_head_dim": _head_dim(flags, widths, attended),
         "resnet_time_scale_shift": "scale_shift" if flags["use_scale_shift_norm"] else "default",
-        "num_class_embeds": flags["num_classes"] if flags["class_cond"] else None,
+        "num_class_embeds": flags["num_classes"] + null if flags["class_cond"] else None,
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..chain.levels import SIGMA_DATA
-from .schedules import Chain, Flow, LogNormal
+from .schedules import Chain, Curve, Flow, LogNormal
 
 PREDICTS = {"epsilon": "eps", "sample": "x", "original_sample": "x", "v_prediction": "v"}
 
@@ -19,8 +19,8 @@ class Told(NamedTuple):
     """A schedule, what the network predicts on it, the function of s, sigma or timestep that it is
     told, and EDM's sigma_data."""
 
-    schedule: Chain | Flow | LogNormal
-    predicts: str
+    schedule: Chain | Flow | LogNormal | Curve
+    predicts: str | None = None
     times: Callable[[np.ndarray], np.ndarray] | None = None
     sigma_data: float = SIGMA_DATA
 

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from ..chain.levels import SIGMA_DATA, Levels, target
 from ..chain.noising import get_named_beta_schedule
 from . import diffusers_schedulers
+from .diffusers_schedulers import Told
 from .schedules import Chain, Curve, Flow, LogNormal
 
 STEPS = 1000
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+}
 NAMED = {
     "linear": lambda: Chain(np.cumprod(1 - get_named_beta_schedule("linear", STEPS))),
     "cosine": lambda: Chain(np.cumprod(1 - get_named_beta_schedule("cosine", STEPS))),
@@ -35,13 +41,13 @@ class Family:
     """What is to be known of a network, to ask it at any log-SNR.
 
     schedule: has `limits`, `at`, `trained` and `density` (see `schedules`). predicts: what its
-    output, times `sign`, is. times: of the timestep, s, sigma or t, what the network is told.
+    output is; "-v", "-F": the negative of it. times: of the timestep, s, sigma or t, what the
+    network is told; None: the same.
     """
 
     schedule: Chain | Flow | LogNormal | Curve
     predicts: str
     times: Callable[[np.ndarray], np.ndarray] | None = None
-    sign: int = 1
     sigma_data: float = SIGMA_DATA
 
     @property
@@ -69,8 +75,8 @@ class Family:
     def levels(self, log_snr: Sequence[float]) -> tuple[Levels, np.ndarray]:
         """Make a level of each log_snr [N], in their order; return them and the log-SNRs [N] taken.
 
-        These are the given ones, clipped to where the schedule is defined; of a chain, those of the
-        nearest timesteps.
+        These are the given ones, or where the schedule's function of t ends, its ends; of a chain,
+        those of the nearest timesteps.
         """
         found = self.schedule.at(torch.as_tensor(log_snr, dtype=torch.float64).numpy())
         times = found.times if self.times is None else np.asarray(self.times(found.times))
@@ -82,7 +88,7 @@ class Family:
         levels = Levels(
             found.log_snr,
             self.schedule.path,
-            self.predicts,
+            self.predicts.removeprefix("-"),
             scales=(found.alphas, found.sigmas),
             times=times,
             sigma_data=self.sigma_data,
@@ -96,11 +102,13 @@ class Family:
         variance. A parameter called `timestep` is given by that name.
         """
         by_name = "timestep" in parameters(module)
+        negative = self.predicts.startswith("-")
 
         def network(seen: Tensor, times: Tensor, **kwargs) -> Tensor:
             told = {"timestep": times} if by_name else {}
             output = module(seen, *([] if by_name else [times]), **told, **kwargs)
-            return self.sign * of_shape(unwrapped(output), seen.shape)
+            found = of_shape(unwrapped(output), seen.shape)
+            return -found if negative else found
 
         return network
 
@@ -109,64 +117,63 @@ def family(schedule, predicts: str | None = None, times: Callable | None = None)
     """Describe a network by its schedule, and what it predicts.
 
     schedule: a name of NAMED (1000 timesteps of guided-diffusion, told 0 .. 999; "flow", told s;
-    "edm", told sigma, or log(sigma) / 4 if it predicts F), alphas_cumprod [T] (told 0 .. T-1), a
-    scheduler of diffusers, which says the rest, or a function of t in [0, 1] (a float64 tensor [N])
-    that gives (alpha, sigma), as those of azula are (told t). predicts: "eps"; "x"; "v" of vp:
-    alpha eps - sigma x_0, of flow: dx_t/dt; "F" of edm, inside its preconditioning. times: what the
-    network is told, of what it would be.
+    "edm", told sigma, or log(sigma) / 4 if it predicts F); alphas_cumprod [T] (told 0 .. T-1); a
+    function of t in [0, 1] (a float64 tensor [N]) that gives (alpha, sigma) (told t); or what says
+    the rest itself: a scheduler of diffusers, a denoiser of azula or one alike (called (x_t, t) it
+    gives an object whose `mean` is x_0, and its schedule(t) is (alpha, sigma)), or a Family.
+    predicts: "eps"; "x"; "v": on vp alpha eps - sigma x_0, on flow dx_t/dt; "F": on edm, what is
+    inside its preconditioning; "-v", "-F". times: what the network is told, of what it would be.
     """
-    sigma_data, own = SIGMA_DATA, None
-    if isinstance(schedule, str):
-        if schedule not in NAMED:
-            raise ValueError(
-                f"schedule is {schedule!r}; expected one of {', '.join(NAMED)}, alphas_cumprod, a "
-                "scheduler of diffusers, or a function of t in [0, 1] that gives (alpha, sigma)"
-            )
-        schedule = NAMED[schedule]()
-    elif hasattr(schedule, "config"):
-        schedule, said, own, sigma_data = diffusers_schedulers.read(schedule)
-        predicts = predicts or said
-    elif callable(schedule):
-        schedule = Curve(schedule)
-    else:
-        schedule = Chain(schedule)
-    return _checked(schedule, predicts, times or own, sigma_data)
-
-
-def _checked(schedule, predicts: str | None, times: Callable | None, sigma_data: float) -> Family:
-    """The family, if there is one; ValueError if not."""
+    said = _told(schedule)
+    known, predicts, times = said.schedule, predicts or said.predicts, times or said.times
     if predicts is None:
         raise ValueError("predicts is missing: expected eps, x, v, or F, what the network predicts")
-    kind = predicts.removeprefix("-")
-    target(schedule.path, kind, np.ones(1), np.ones(1))
-    if kind == "eps" and getattr(schedule, "ends_in_noise", False):
+    kind = str(predicts).removeprefix("-")
+    target(known.path, kind, np.ones(1), np.ones(1))
+    if kind == "eps" and getattr(known, "ends_in_noise", False):
         raise ValueError(
             "the schedule ends where alpha is 0, and a network that predicts eps says nothing of "
             "the image there; expected one that predicts x or v, or a schedule that ends above 0"
         )
     if kind == "F" and times is None:
         times = lambda sigma: np.log(sigma) / 4  # noqa: E731
-    rises = schedule.path == "flow" and getattr(schedule, "rises", False)  # its dx_t/dt is -v
-    sign = -1 if predicts == "-F" or (rises and kind == "v") else 1
-    return Family(schedule, kind, times, sign, sigma_data)
+    if known.path == "flow" and predicts == "v" and getattr(known, "rises", False):
+        predicts = "-v"  # dx_t/dt where t = 1 is the image
+    return Family(known, predicts, times, said.sigma_data)
 
 
-def of_denoiser(denoiser) -> Family:
-    """Describe a denoiser of azula, or one alike: called (x_t, t), t in [0, 1], it gives an object
-    whose `mean` is x_0, and its `schedule(t)` is (alpha, sigma)."""
-    if not callable(getattr(denoiser, "schedule", None)):
+def _told(schedule) -> Told | Family:
+    """What a schedule says of its networks."""
+    if isinstance(schedule, Family):
+        return schedule
+    if hasattr(schedule, "config"):
+        return diffusers_schedulers.read(schedule)
+    if callable(getattr(schedule, "schedule", None)):
+        return Told(Curve(schedule.schedule), "x")
+    if callable(schedule):
+        return Told(Curve(schedule))
+    if not isinstance(schedule, str) and hasattr(schedule, "__len__"):
+        return Told(Chain(schedule))
+    if schedule not in NAMED:
         raise ValueError(
-            f"{type(denoiser).__name__} has no schedule(t) that gives (alpha, sigma), as denoisers "
-            "of azula have; name its schedule and what it predicts"
+            f"schedule is {schedule!r}; expected one of {', '.join(NAMED)}, alphas_cumprod, a "
+            "scheduler of diffusers, or a function of t in [0, 1] that gives (alpha, sigma)"
         )
-    return family(denoiser.schedule, "x")
+    return Told(NAMED[schedule]())
+
+
+def inside(module: Callable) -> Callable:
+    """Return what DDP or torch.compile has wrapped, or the module itself."""
+    name = WRAPPERS.get(type(module).__name__)
+    return inside(getattr(module, name)) if name else module
 
 
 def parameters(module: Callable) -> dict[str, inspect.Parameter]:
     """Look up the parameters with which a module can be called; {} where it does not say."""
-    forward = module.forward if isinstance(module, nn.Module) else module
+    module = inside(module)
     try:
-        return dict(inspect.signature(forward).parameters)
+        called = module.forward if isinstance(module, nn.Module) else module
+        return dict(inspect.signature(called).parameters)
     except (TypeError, ValueError):
         return {}
 

@@ -169,8 +169,9 @@ class Curve:
                 for v in self._scales(given)
             )
         except (TypeError, ValueError, RuntimeError) as error:
+            name = getattr(self._scales, "__name__", type(self._scales).__name__)
             raise ValueError(
-                f"the schedule {self._scales!r} fails on a float64 tensor of {len(t)} times "
+                f"the schedule {name} fails on a float64 tensor of {len(t)} times "
                 f"({error}); expected a function of t [N] in [0, 1] that gives (alpha [N], sigma)"
             ) from error
         return alphas, sigmas
@@ -188,7 +189,7 @@ class Curve:
         return (low + high) / 2
 
     def at(self, log_snr: np.ndarray) -> At:
-        t = self._time(np.clip(log_snr, *self.limits))
+        t = self._time(log_snr)
         return At(self.log_snr(t), *self.scales(t), t)
 
     def trained(self, u: np.ndarray) -> np.ndarray:

@@ -43,6 +43,12 @@ class ModelFlags:
     dropout: float = flag(0.0, "share of features dropped in training; 0: off", low=0)
     class_cond: bool = fixed(False, "condition on a class label; False: off")
     num_classes: int = fixed(1000, "number of classes if class_cond", low=1)
+    class_dropout: float = later(
+        0.0,
+        "share of the labels that training hides, so that sampling can use guidance_scale (Ho & "
+        "Salimans 2022); 0: off",
+        low=0,
+    )
     use_checkpoint: bool = flag(False, "recompute activations to save memory; False: off")
     use_scale_shift_norm: bool = fixed(
         True, "the timestep scales and shifts the norms (FiLM); False: it is added"

@@ -19,6 +19,11 @@ class SampleFlags:
     clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
     sampler: str = flag("ddpm", "how noise walks back", table=SAMPLERS)
     use_ddim: bool = flag(False, "the same as --sampler ddim")
+    guidance_scale: float = flag(
+        1.0,
+        "guidance without a classifier: how far the output goes from that without a label to that "
+        "with it (Ho & Salimans 2022), at twice the cost; 1: off",
+    )
     class_labels: str = flag("", "labels to draw, in turn, as 0,3,5; empty: at random")
 
 
@@ -43,7 +48,13 @@ class FlatnessFlags:
     """How flat the loss is around the weights of one checkpoint or several."""
 
     flatness: str = flag("LPF", "what is measured", table=FLATNESS)
-    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    model_path: str = aside(
+        "",
+        "checkpoints, separated by commas; * and ? stand for any letters; or folders of diffusers",
+    )
+    loss: str = flag(
+        "", "module:function of (network, draw), a loss for each example; empty: that of training"
+    )
     sigma: str = part(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "

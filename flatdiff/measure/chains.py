@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..chain import probe
 from ..store.checkpoint import sha256
+from . import checks
 from .subject import Axis, Subject
 
 EDGES = (8.0, 4.0, 0.0, -4.0, -8.0)  # of log-SNR, least noise first
@@ -40,7 +41,8 @@ def of_chain(
     """Put the network of a checkpoint on images, each noised once, at a timestep of its own.
 
     images: (x_start [N, 3, H, W], labels by name or {}, how many images differ). t_range: timesteps
-    0 .. t_range-1 of the chain; 0: all. loss: (network, Draw) -> [N] or terms; None: training's.
+    0 .. t_range-1 of the chain; 0: all. loss: (network, Draw) -> [N] or terms; None: training's,
+    with x_mse.
     key: (path, tensors, losses=...) -> a text of all that the losses depend on. how: batch_size,
     dtype, call, as in Subject.
     """
@@ -52,6 +54,9 @@ def of_chain(
         plan = weighed(plan, plan.weight * torch.from_numpy(diffusion.density)[plan.t])
     device = next(model.parameters()).device
     draws = probe.fixed_draws(x_start.to(device), plan, seed, cond)
+    if loss:
+        part = draws.slice(0, 8)
+        checks.loss(lambda: loss(model, part), part.t)
     more = {"path": path, "sha256": sha256(path) if path else "", "image_size": x_start.shape[-1]}
     made_of = [x_start, *cond.values(), plan.t, plan.weight]
     made = Subject(
@@ -61,7 +66,7 @@ def of_chain(
         draws,
         size=len(x_start),
         axes={"": timesteps(plan, t_range)} | axis_of_x(plan, diffusion.log_snr),
-        x_factor=torch.from_numpy(diffusion.x_factor)[plan.t],
+        x_factor=None if loss else torch.from_numpy(diffusion.x_factor)[plan.t],
         seed=seed,
         more=more | {"timesteps": steps, "t_range": t_range},
         key=lambda losses: key(path, made_of, losses=[*losses[:-1], t_range, losses[-1]]),

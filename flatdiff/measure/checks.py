@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ..exchange.families import WRAPPERS, inside
 from .subject import vectors
 
 Chosen = str | Sequence[str] | Callable[[str, nn.Parameter], bool] | None
-WRAPPERS = "DistributedDataParallel", "DataParallel"
 
 
 def network(net: Any, fp32: bool = False) -> nn.Module:
@@ -26,7 +26,7 @@ def network(net: Any, fp32: bool = False) -> nn.Module:
     """
     if not isinstance(net, nn.Module):
         raise ValueError(f"the network is {net!r}; expected a torch.nn.Module")
-    if type(net).__name__ in WRAPPERS:
+    if WRAPPERS.get(type(net).__name__) == "module":  # whose hooks are for training
         net = net.module
     if busy := [name or "the network itself" for name, m in net.named_modules() if m.training]:
         raise ValueError(
@@ -42,7 +42,8 @@ def weights(net: nn.Module, chosen: Chosen = None) -> list[Tensor]:
 
     ValueError if there are none, if they are not fp32 (or fp64), or if two names share numbers.
     """
-    named = {n: w for n, w in net.named_parameters(remove_duplicate=False) if w.requires_grad}
+    every = inside(net).named_parameters(remove_duplicate=False)
+    named = {name: w for name, w in every if w.requires_grad}
     if not named:
         raise ValueError(
             "no weights of the network require grad, so there are none to move: call "

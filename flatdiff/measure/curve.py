@@ -197,20 +197,23 @@ class Curve(frame.Measure):
             look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name}
             axis.errorbar(range(len(mine)), rise, yerr=error, **look)
         axis.set_xticks(range(len(mine)), [row["levels"].split()[-1] for row in mine])
-        axis.set(xlabel="log-SNR, least noise first", ylabel=f"rise of the image's mse at {size:g}")
+        axis.set(
+            xlabel="log-SNR, least noise first",
+            ylabel=f"rise of the image's mse at {self.size} {size:g}",
+        )
         values = [row["rise"] for row in rows if row["rise"] == row["rise"]]
         axis.set_yscale("log" if values and min(values) > 0 else "linear")
-        frame.legend(figure, axis, f"{self.size} {size:g}; bars: {note}")
+        frame.legend(figure, axis, "bars: one standard error to each side")
         return figure
 
     def listed(self, record: dict) -> list[dict]:
-        """Return kind, size, term, part, at_w, rise, error (the larger), and what makes it up."""
+        """Return kind, size, term, part, at_w, rise, error, and the two that it is made of."""
         return [
             {
                 "kind": self.name,
                 "size": row[self.size],
                 **{name: row[name] for name in ("term", "part", "at_w", "rise")},
-                "error": row["error_larger"],
+                "error": math.hypot(row["error"], row["error_images"]),
                 "error_draws": row["error"],
                 "error_examples": row["error_images"],
                 "distance": row["distance"],

@@ -105,7 +105,8 @@ def flatness(
     group = SimpleNamespace(**values)
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     measures = {text.split()[0]: made(text, group) for text in kinds}
-    subject = subject if seed is None else subject.seeded(seed)
+    subject = subject.seeded(subject.seed if seed is None else seed)
+    subject.hidden = not progress
     records, parts = {}, {}
     with Finished(folder, hidden=not progress) as finished:
         for kind, measure in measures.items():
@@ -120,8 +121,9 @@ class Found:
 
     rows: dicts; of LPF and MC kind, size, term, at_w, rise and error, of the whole range; of
     HESSIAN kind, size (the number of the eigenvalue from 1, or "trace"), term, value and error.
-    error: the larger of two standard errors, over draws of the move and over examples, which stand
-    beside. parts: the same rows by part of the noise levels, where there are such.
+    error: the standard error over draws of the move and over examples together, the root of the sum
+    of the squares of error_draws (of an eigenvalue the residual) and error_examples. parts: the
+    same rows by part of the noise levels, where there are such.
     """
 
     def __init__(self, subject: Subject, measures: dict, records: dict, results: dict):
@@ -182,7 +184,7 @@ class Found:
         return text
 
     def __repr__(self) -> str:
-        return "\n\n".join(self.measures[kind].text(self.records[kind]) for kind in self.measures)
+        return repr(self.rows)
 
     def _repr_html_(self) -> str:
         return self.rows._repr_html_()

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..exchange.families import inside
 from ..flags import choices
 from ..quantization.grid import Quantizer
 from ..quantization.rounded import Rounded
@@ -32,7 +33,7 @@ def perturbed(
     `gaussian`, `sphere`, `along`, `replace`, or any function that moves a list of tensors in place.
     weights: which of those that require grad, as in `subject`; of `quantize`, those of its layers.
     """
-    net = net.module if type(net).__name__ in checks.WRAPPERS else net
+    net = inside(net)
     of_its_own = getattr(perturbation, "weights_of", None)
     moved = of_its_own(net) if of_its_own else checks.weights(net, weights)
     if of_its_own and weights is not None:

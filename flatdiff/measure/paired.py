@@ -1,7 +1,7 @@
 """How two networks' numbers differ: paired where they were drawn alike, with 95 % intervals.
 
-What is paired has the error of its differences; what is not, the root of both errors' squares. The
-wider of two intervals is told, over draws of the move and over examples.
+What is paired has the error of its differences; what is not, the root of both errors' squares. So
+have the two errors together that a difference has, over draws of the move and over examples.
 """
 
 import math
@@ -16,13 +16,12 @@ LEVEL = 0.95
 
 
 def interval(difference: float, draws: float, count: int, examples: float) -> dict[str, float]:
-    """Return error, low and high: by Student's t over so many draws, or a normal over examples."""
+    """Return error, low and high of two independent errors: of so many draws, whose share of the
+    interval is Student's, and over examples, whose share is a normal's."""
     tail = (1 + LEVEL) / 2
-    half = max(stats.t.ppf(tail, count - 1) * draws, stats.norm.ppf(tail) * examples)
-    if math.isnan(draws) or math.isnan(examples):
-        half = math.nan  # an error that is not known is not small
-    ends = {"low": difference - half, "high": difference + half}
-    return {"difference": difference, "error": max(draws, examples), **ends}
+    half = math.hypot(stats.t.ppf(tail, count - 1) * draws, stats.norm.ppf(tail) * examples)
+    told = {"difference": difference, "error": math.hypot(draws, examples)}
+    return told | {"low": difference - half, "high": difference + half}
 
 
 def over_draws(ours: Tensor, theirs: Tensor, together: bool) -> tuple[float, float, int]:

@@ -4,11 +4,8 @@ Randomness is a function of the seed, an image's and a draw's number, so network
 common random numbers, and a record does not depend on the number of ranks or on interruptions.
 """
 
-import dataclasses
 import functools
-import hashlib
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -23,8 +20,7 @@ from ..store.model_paths import find_models, short_names
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import exposure as exposures
-from . import frame, quantized
-from .chains import of_chain
+from . import frame, quantized, sources
 from .finished import Finished
 from .found import made, measured
 from .subject import Subject
@@ -36,20 +32,13 @@ def settings(flags) -> dict:
     return keys.values(flags, "result") | told | {"data_dir": flags.data.data_dir}
 
 
-def key_of(flags, path: str, tensors: list[Tensor], **more) -> str:
-    """Hash the file, of what says what is in it, of the draws and of the arithmetic."""
-    draws = [hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in tensors]
-    more |= {"draws": draws, "torch": [torch.__version__, dist_util.dev().type]}
-    text = keys.key(flags, "part", file=checkpoint.identity(path), **more)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
-    find_models(flags.flatness.model_path)
+    find_models(flags.flatness.model_path, folders=True)
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
     made(flags.flatness.flatness, flags.flatness)
+    sources.loss_of(flags)
     quantized.without_quant(flags)
 
 
@@ -62,16 +51,14 @@ def flatness(flags, folder: str) -> dict:
     means over all timesteps, and each quarter of them; "..._images": its error over images.
     """
     measure = made(flags.flatness.flatness, flags.flatness)
-    paths = find_models(flags.flatness.model_path)
-    flags = quantized.without_quant(exact(flags) if measure.fp32 else flags)
-    images = functools.cache(functools.partial(load_images, flags))
+    paths = find_models(flags.flatness.model_path, folders=True)
+    flags = quantized.without_quant(sources.exact(flags) if measure.fp32 else flags)
+    images = functools.cache(functools.partial(sources.load_images, flags))
     record = {"settings": settings(flags), "models": []}
     with Finished(os.path.join(folder, "flatness_parts")) as finished:
         for name, path in zip(short_names(paths), paths):
             logger.log(f"{flags.flatness.flatness} of {path}")
-            model, diffusion = networks.from_checkpoint(path, flags)
-            with quantized.rounded(model, path, flags):
-                subject = subject_of(name, path, model, diffusion, flags, images)
+            with sources.opened(name, path, flags, images) as subject:
                 record["models"].append(measured(measure, subject, finished, len(paths))[0])
                 warn_of_differences(record["models"])
                 if measure.pair and len(paths) == 2 and path == paths[1]:
@@ -81,12 +68,10 @@ def flatness(flags, folder: str) -> dict:
 
 def _line(measure, start: str, end: Subject, flags, finished: Finished) -> dict | None:
     """Measure what lies between two networks; the key names the first one, too."""
-    model, _ = networks.from_checkpoint(start, flags)
-    with quantized.rounded(model, start, flags):
-        weights = [w.detach().clone() for w in model.parameters()]
-    tasks = measure.pair(weights, end)
+    tasks = measure.pair(sources.weights_at(start, flags), end)
     finished.expect(len(tasks))
-    found = finished.compute(tasks, measure.together, f"{end.key} {sha256(start)}")
+    identity = sha256(start) if os.path.isfile(start) else checkpoint.identity(start)
+    found = finished.compute(tasks, measure.together, f"{end.key} {identity}")
     return measure.line(end, found)
 
 
@@ -101,37 +86,6 @@ def write_flatness(flags, record: dict, folder: str) -> list[str]:
     return [path, *frame.write(measure, record, f"flatness_{kind}", folder)]
 
 
-def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject:
-    """Put the network of a checkpoint on the images of a study: `images` as `load_images`."""
-    f, dtype, key = flags.flatness, networks.dtype_of(flags), functools.partial(key_of, flags)
-    of_study = images(model.image_size, model.num_classes, model.classes)
-    given = {"seed": flags.run.seed, "t_range": f.t_range, "batch_size": f.batch_size}
-    return of_chain(name, path, model, diffusion, of_study, **given, dtype=dtype, key=key)
-
-
-def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple[Tensor, dict, int]:
-    """Return the images of the study, their labels for a network whose classes are `known`, and how
-    many there are."""
-    wanted = flags.flatness.num_images
-    dataset = run_util.open_dataset(flags.data, image_size, num_classes, known)
-    if dataset.num_images < wanted:
-        logger.warn(
-            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: some are "
-            "used again, with other timesteps and noise (errors over images count them once)"
-        )
-    return *probe.images_of(dataset, wanted, flags.run.seed), dataset.num_images
-
-
-def exact(flags):
-    """Set flags for exact work: the rises are small differences of losses."""
-    run = dataclasses.replace(flags.run, dtype="fp32", compile=False)
-    model = dataclasses.replace(flags.model, use_fp16=False)
-    if (run, model) != (flags.run, flags.model):
-        name = flags.flatness.flatness
-        logger.warn(f"warning: {name} is computed in fp32 and not compiled, whatever flags say")
-    return SimpleNamespace(**vars(flags) | {"run": run, "model": model})
-
-
 def warn_of_differences(models: list[dict]) -> None:
     """Say what makes the last of the models hard to compare with the first."""
     first, last = models[0], models[-1]
@@ -140,8 +94,8 @@ def warn_of_differences(models: list[dict]) -> None:
         ("image_size", "their losses are of different images"),
         ("t_range", "their losses are of different noise levels"),
     ):
-        if first[key] != last[key]:
-            values = f"{first[key]} for {first['name']} and {last[key]} for {last['name']}"
+        if first.get(key) != last.get(key):
+            values = f"{first.get(key)} for {first['name']} and {last.get(key)} for {last['name']}"
             logger.warn(f"warning: {key} is {values}: {why}")
 
 
@@ -204,5 +158,5 @@ def _chains(name, path, model, diffusion, x_start, labels, flags) -> exposures.C
     rows = torch.arange(len(x_start)).split(flags.exposure.batch_size)
     mine = rows[dist_util.rank() :: dist_util.world_size()]
     batches = [exposures.batch(part, x_start, t, cond, flags.run.seed) for part in mine]
-    key = key_of(flags, path, [x_start, *cond.values()])
+    key = sources.key_of(flags, path, [x_start, *cond.values()])
     return exposures.Chains(name, path, model, diffusion, batches, key)

@@ -118,15 +118,15 @@ class HESSIAN(frame.Measure):
         return {"": figure}
 
     def listed(self, record: dict) -> list[dict]:
-        """Return kind, size (an eigenvalue's number, or "trace"), term, value and error (the
-        larger), and what makes it up."""
+        """Return kind, size (an eigenvalue's number, or "trace"), term, value and error (both
+        together), and what makes it up."""
         return [
             {
                 "kind": "HESSIAN",
                 "size": "trace" if row["quantity"] == "trace" else int(row["quantity"].split()[1]),
                 "term": row["of"],
                 "value": row["value"],
-                "error": row["error_larger"],
+                "error": math.hypot(row["error"], row["error_images"]),
                 "error_draws": row["error"],
                 "error_examples": row["error_images"],
             }
@@ -149,7 +149,7 @@ class HESSIAN(frame.Measure):
             difference = top["eigenvalues"][k] - others["eigenvalues"][k]
             residual = math.hypot(top["residuals"][k], others["residuals"][k])
             examples = paired.over_examples(ours, theirs, unpacked(a), unpacked(b), term)
-            told = paired.interval(difference, 0.0, 2, max(examples, residual))
+            told = paired.interval(difference, 0.0, 2, math.hypot(examples, residual))
             rows.append({"size": k + 1, "term": term, **told})
         return rows
 
@@ -164,7 +164,8 @@ def _lanczos(subject, count: int, exact: bool) -> dict:
     a vector, found without gradients, is another answer: a residual has the difference, too."""
     product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
-    look = {"desc": "Lanczos", "leave": False, "disable": dist_util.rank() > 0}
+    hidden = subject.hidden or dist_util.rank() > 0
+    look = {"desc": "Lanczos", "leave": False, "disable": hidden}
     with tqdm(total=steps + count, **look) as bar:
 
         def counted(vector: Tensor) -> Tensor:

@@ -72,6 +72,8 @@ class Subject:
     :param key: losses=[...] -> a text of all that the losses depend on.
     """
 
+    hidden = False  # whether measures show no bars of theirs
+
     def __init__(
         self,
         name: str,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..chain import probe
-from ..exchange import families
+from ..exchange import diffusers_models, families
 from ..flags import config
 from ..models import networks, run_util
 from ..store import checkpoint
@@ -84,9 +84,9 @@ def subject(
     module = checks.network(net, fp32)
     moved = checks.weights(module, weights)
     how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
-    name = name or type(module).__name__
+    name = name or type(families.inside(module)).__name__
     if loss is None:
-        family = _family(schedule, predicts, times)
+        family = families.family(schedule, predicts, times)
         return _noised(name, module, family, images, kwargs or {}, levels, **how)
     casting = networks.casting(dtype, moved[0].device)
 
@@ -98,14 +98,6 @@ def subject(
     made = Subject(name, module, loss, draws, size=size if batch_size else None, **how)
     made.drawn = chains.fingerprint(draws)
     return made
-
-
-def _family(schedule: Any, predicts: str | None, times: Callable | None) -> families.Family:
-    if isinstance(schedule, nn.Module):
-        schedule = families.of_denoiser(schedule)
-    if not isinstance(schedule, families.Family):
-        return families.family(schedule, predicts, times)
-    return dataclasses.replace(schedule, times=times) if times else schedule
 
 
 def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:
@@ -181,17 +173,32 @@ class Loaded:
 
 
 def from_diffusers(
-    pipeline_or_folder: Any, images: Tensor | None = None, *, scheduler: Any = None, **more: Any
+    pipeline_or_folder: Any,
+    images: Tensor | None = None,
+    *,
+    schedule: Any = None,
+    predicts: str | None = None,
+    times: Callable | None = None,
+    **more: Any,
 ) -> Subject | Loaded:
     """Return the subject of a pipeline of diffusers, or of a folder that has one, or a model.
 
-    What the network predicts, and at which noise levels, its scheduler says. images, more: as in
-    `subject`; without images, what it returns has `net` and `on(images, **more)`. scheduler: of a
-    bare model, which has none.
+    What the network predicts, and at which noise levels, its scheduler says, or `schedule`, ... in
+    its place, as in `subject`. images: x_start [N, C, H, W], of a pipeline with a VAE its latents;
+    without them, what is returned has `net` and `on(images, ...)`. more: as in `subject`.
     """
-    net, family, *_ = families.from_diffusers(pipeline_or_folder, scheduler)
-    loaded = Loaded(net, functools.partial(subject, net, schedule=family, **more))
-    return loaded if images is None else loaded.on(images)
+    loaded = diffusers_models.from_diffusers(pipeline_or_folder, schedule, predicts, times)
+
+    def on(images: Tensor, **more: Any) -> Subject:
+        if missing := loaded.kwargs.keys() - (more.get("kwargs") or {}).keys():
+            told = ", ".join(f"{name} {loaded.kwargs[name]}".strip() for name in sorted(missing))
+            name = type(loaded.module).__name__
+            raise ValueError(f"{name} needs more than images: give it kwargs={{...}} with {told}")
+        return subject(loaded.module, images, schedule=loaded.family, **more)
+
+    if images is None:
+        return Loaded(loaded.module, functools.partial(on, **more))
+    return on(images, **more)
 
 
 @arithmetic(tf32=False)

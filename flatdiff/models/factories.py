@@ -11,14 +11,14 @@ import numpy as np
 
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
-from ..flags import choices
-from ..flags.choices import NETWORKS, chosen, entry
+from ..flags.choices import NETWORKS, OBJECTIVES, bound, chosen, entry
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
 from ..world import logger
 
 NUM_CLASSES = 1000
+LABELS = {"num_classes": NUM_CLASSES, "class_dropout": 0.0}
 CHAIN = (
     "diffusion_steps noise_schedule timestep_respacing use_kl predict_xstart rescale_timesteps "
     "rescale_learned_sigmas"
@@ -40,7 +40,8 @@ MEANS = {
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
-EVERYWHERE = {"network", "num_channels", "class_cond", "use_fp16"}  # as arguments or otherwise
+# as arguments or otherwise
+EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}
 
 
 def called_with(names, **ours):
@@ -69,7 +70,7 @@ def called_with(names, **ours):
 @called_with(
     "image_size class_cond learn_sigma num_channels num_res_blocks channel_mult "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW} use_new_attention_order",
-    num_classes=NUM_CLASSES,
+    **LABELS,
     **OURS,
     **NETWORK,
 )
@@ -97,6 +98,7 @@ def create_model(
     use_new_attention_order=False,
     *,
     num_classes=NUM_CLASSES,
+    class_dropout=0.0,
     network="unet",
     patch_size=4,
     num_layers=12,
@@ -112,6 +114,7 @@ def create_model(
     kind, knobs = network, {}
     if isinstance(network, str):
         kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
+    told |= _null_label(kind, class_dropout, class_cond)
     if not issubclass(kind, UNetModel):
         return kind(**_for(kind, flags) | told | knobs)
     table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
@@ -119,6 +122,24 @@ def create_model(
     strides = _strides(image_size, attention_resolutions, mult)
     told |= {"attention_resolutions": strides, "channel_mult": mult}
     return kind(**_for(UNetModel, flags) | told | knobs)
+
+
+def _null_label(network, class_dropout, class_cond):
+    """The argument of a network for a label more, which stands for those that are hidden."""
+    if not class_dropout:
+        return {}
+    if not (0 < class_dropout <= 1 and class_cond):
+        raise ValueError(
+            f"class_dropout is {class_dropout}, with class_cond {class_cond}; expected a share of "
+            "the labels, 0 to 1, above 0 only with class_cond True"
+        )
+    own = UNetModel if issubclass(network, UNetModel) else network
+    if "null_label" not in inspect.signature(own).parameters:
+        raise ValueError(
+            f"class_dropout is {class_dropout}, and {network.__name__} has no null_label: leave it "
+            "at 0, or give the network that argument"
+        )
+    return {"null_label": True}
 
 
 def idle(network, names):
@@ -130,7 +151,7 @@ def idle(network, names):
 @called_with(
     "large_size small_size class_cond learn_sigma num_channels num_res_blocks "
     f"{HEADS} attention_resolutions dropout {CHAIN} {HOW}",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model_and_diffusion(flags):
     """(super-resolution network, chain) of the flags of `sr_model_and_diffusion_defaults`."""
@@ -140,7 +161,7 @@ def sr_create_model_and_diffusion(flags):
 @called_with(
     "large_size small_size num_channels num_res_blocks learn_sigma class_cond use_checkpoint "
     f"attention_resolutions {HEADS} use_scale_shift_norm dropout resblock_updown use_fp16",
-    num_classes=NUM_CLASSES,
+    **LABELS,
 )
 def sr_create_model(flags):
     """`small_size` is not part of the network: it takes any low_res."""
@@ -217,7 +238,7 @@ def create_gaussian_diffusion(
 
 def create_chain(flags):
     """The chain of a dict that has the fields of DiffusionFlags, or guided-diffusion's."""
-    return choices.bound(choices.OBJECTIVES, flags.get("objective", "ddpm"))(flags)
+    return bound(OBJECTIVES, flags.get("objective", "ddpm"))(flags)
 
 
 def _strides(image_size, attention_resolutions, mult):

@@ -24,7 +24,7 @@ from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import networks
+from . import guidance, networks
 
 PIXELS_AT_ONCE = 256 * 32**2  # of a batch on a GPU
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
@@ -132,14 +132,15 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     other tensors [N, ...] that the network is called with, by name. `guide`: labels -> cond_fn.
     """
     labels = labels or labels_of(flags, model.num_classes, model.classes)
-    shape = (3, model.image_size, model.image_size)
+    conditional, shape = model.num_classes is not None, (3, model.image_size, model.image_size)
     autocast = networks.autocast(flags, dist_util.dev())
     how = {"seed": flags.run.seed, "clip_denoised": flags.sample.clip_denoised}
     how["sampler"] = sampler_of(flags)
+    model = guidance.guided(model, flags.sample.guidance_scale)
 
     def sample(indices):
         y = labels(indices)
-        given = {"labels": None if model.num_classes is None else y, "cond_fn": guide and guide(y)}
+        given = {"labels": y if conditional else None, "cond_fn": guide and guide(y)}
         with arithmetic(tf32=True, deterministic=flags.run.deterministic), autocast():
             given |= conditions(indices)
             return sample_images(model, diffusion, indices, shape, **how, **given), y

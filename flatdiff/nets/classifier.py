@@ -14,7 +14,8 @@ from .unet import Trunk
 
 FEATURES = 2048  # width of the hidden layer of the spatial heads
 POOL = inspect.Parameter("pool", inspect.Parameter.POSITIONAL_OR_KEYWORD, default="adaptive")
-SHARED = [p for p in inspect.signature(Trunk).parameters.values() if p.name != "num_classes"]
+OF_LABELS = "num_classes", "null_label"
+SHARED = [p for p in inspect.signature(Trunk).parameters.values() if p.name not in OF_LABELS]
 
 
 class EncoderUNetModel(Trunk):
@@ -22,7 +23,7 @@ class EncoderUNetModel(Trunk):
 
     pool: the head. "adaptive": mean over space, 1x1 convolution; "attention": AttentionPool2d
     (needs num_head_channels and images of image_size); "spatial", "spatial_v2": means of all
-    blocks' features, then two linear layers. The other arguments are Trunk's, without num_classes
+    blocks' features, then two linear layers. The other arguments are Trunk's, without OF_LABELS
     (num_heads_upsample has nothing to act on).
     """
 

@@ -33,7 +33,8 @@ class Trunk(nn.Module):
     num_res_blocks: residual blocks a level on the way down, one more on the way up;
     attention_resolutions: strides (1 is the full size) whose levels have attention;
     conv_resample: learned convolutions at the changes of size; dims: 1, 2 or 3 spatial dimensions;
-    num_classes: rows of the label embedding, None without labels;
+    num_classes: rows of the label embedding, None without labels; null_label: one more row, the
+    label num_classes, of images whose class is hidden;
     use_checkpoint: recompute activations in backward, for less memory;
     use_fp16: guided-diffusion's argument; here the weights' dtype decides (convert_to_fp16);
     num_heads, num_head_channels: attention heads, or channels of each unless that is -1;
@@ -63,6 +64,7 @@ class Trunk(nn.Module):
         use_scale_shift_norm: bool = False,
         resblock_updown: bool = False,
         use_new_attention_order: bool = False,
+        null_label: bool = False,
     ):
         settings = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
@@ -73,7 +75,7 @@ class Trunk(nn.Module):
         layers = nn.Linear(model_channels, width), nn.SiLU(), nn.Linear(width, width)
         self.time_embed = nn.Sequential(*layers)
         if num_classes is not None:
-            self.label_emb = nn.Embedding(num_classes, width)
+            self.label_emb = nn.Embedding(num_classes + null_label, width)
         self.skip_widths: list[int] = []  # channels of every input block's output
         self.input_blocks = self._way_down()
         width = self.widths[-1]

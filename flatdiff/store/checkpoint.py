@@ -195,7 +195,12 @@ def config_in(folder: str) -> dict[str, Any]:
 
 
 def identity(path: str) -> list:
-    """[hash of the bytes, configuration but for the training]: a checkpoint in a key of results."""
+    """[hash of the bytes, configuration but for the training]: a checkpoint in a key of results. Of
+    a folder of diffusers: the hashes of its files."""
+    if os.path.isdir(path):
+        names = (os.path.join(at, n) for at, _, found in os.walk(path) for n in found)
+        kept = sorted(n for n in names if n.endswith((".json", ".safetensors")))
+        return [[os.path.relpath(name, path), sha256(name)] for name in kept]
     trained, _ = config_of(path)
     aside = ("run", "data", "train", "evaluation")
     return [sha256(path), {k: v for k, v in trained.items() if k not in aside}]

@@ -48,6 +48,8 @@ class Classification:
 def loop_arguments(flags, dataset):
     """What TrainLoop is told for a ClassifierTrainFlags and a ClassifierFlags, on the dataset."""
     train = flags.train
+    if flags.model.class_dropout:
+        raise ValueError("a classifier is told every label: leave --class_dropout at 0")
     end_step = train.end_step or train.iterations
     return {
         "end_step": end_step,

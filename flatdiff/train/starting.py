@@ -134,7 +134,7 @@ def training_loop(
         "resume_checkpoint": resume_checkpoint,
     }
     run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
-    arguments |= run | {"use_fp16": flags.model.use_fp16}
+    arguments |= run | {n: getattr(flags.model, n) for n in ("use_fp16", "class_dropout")}
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
     keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
     return loop

@@ -45,6 +45,7 @@ class TrainLoop:
     that returns one. `batch_size` is per rank. `sample`: a function of the network that returns
     uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
     function of the loop that logs more values, called by all ranks every `eval_interval` steps.
+    `class_dropout`: the share of labels that a network with a null label is not told.
     `prefix`: of the logged names of the terms.
     """
 
@@ -59,6 +60,7 @@ class TrainLoop:
         dtype="fp32",
         seed=0,
         deterministic=False,
+        class_dropout=0.0,
         sample=None,
         evaluate=None,
         eval_interval=0,
@@ -70,6 +72,7 @@ class TrainLoop:
         vars(self).update(vars(train))
         self.model, self.diffusion = model, diffusion
         self.seed, self.deterministic, self.prefix = seed, deterministic, prefix
+        self.class_dropout, self.null_label = class_dropout, getattr(model, "num_classes", None)
         self.global_batch = self.batch_size * dist_util.world_size()
         self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
         self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
@@ -167,6 +170,8 @@ class TrainLoop:
             shard=dist_util.rank(),
             num_shards=dist_util.world_size(),
             input_pertub=self.diffusion.input_pertub,
+            class_dropout=self.class_dropout,
+            null_label=self.null_label,
         )
         seen, terms = self.gradient(batch_draw)
         norm, taken = self.optimize()

@@ -198,6 +198,24 @@ def test_a_draw_is_of_normals_and_its_extras_come_last():
     assert abs((perturbed.noise * perturbed.input_noise).mean()) < 0.04
 
 
+def test_a_share_of_the_labels_is_hidden_and_all_else_stays():
+    x_start, kwargs = torch.zeros(4000, 1, 1, 1), {"y": torch.arange(4000) % 7}
+    plain = draw(UniformSampler(CHAIN), x_start, kwargs, seeded(), input_pertub=0.1)
+    hiding = {"class_dropout": 0.2, "null_label": 7}
+    whole = draw(UniformSampler(CHAIN), x_start, kwargs, seeded(), input_pertub=0.1, **hiding)
+    for name in FIELDS:
+        assert torch.equal(getattr(whole, name), getattr(plain, name))
+    hidden = whole.model_kwargs["y"] == 7
+    assert abs(hidden.float().mean() - 0.2) < 4 * (0.16 / 4000) ** 0.5
+    assert torch.equal(whole.model_kwargs["y"][~hidden], kwargs["y"][~hidden])
+    assert torch.equal(plain.model_kwargs["y"], kwargs["y"])
+    for shard in (0, 1):
+        own = slice(shard * 2000, (shard + 1) * 2000)
+        labels = {"y": kwargs["y"][own]}
+        part = draw(UniformSampler(CHAIN), x_start[own], labels, seeded(), shard, 2, 0.1, **hiding)
+        assert torch.equal(part.model_kwargs["y"], whole.model_kwargs["y"][own])
+
+
 @pytest.mark.parametrize(("sizes", "expected"), [(3, [3, 3, 2]), (8, [8]), ([1, 7], [1, 7])])
 def test_microbatches_are_the_batch(sizes, expected):
     x_start, kwargs = batch()

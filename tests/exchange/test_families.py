@@ -10,7 +10,8 @@ import torch
 from foreign import CLOSE, ours, squares
 from torch import nn
 
-from flatdiff.exchange.families import family, of_denoiser
+from flatdiff.exchange.families import family
+from flatdiff.models.factories import create_gaussian_diffusion
 
 
 class Preconditioned(nn.Module):
@@ -65,6 +66,19 @@ def test_flow_matching_on_vectors():
     torch.testing.assert_close(found, squares(net(x_t, 1 - s) - (x - noise)), **CLOSE)
 
 
+@pytest.mark.parametrize("noise_schedule", ["linear", "cosine"])
+@torch.no_grad()
+def test_a_network_that_learns_its_variance_is_guided_diffusions(noise_schedule):
+    torch.manual_seed(0)
+    layer, x, noise = nn.Conv2d(3, 6, 3, padding=1), *torch.randn(2, 5, 3, 8, 8)
+    net = lambda x, t: layer(x) + t.view(-1, 1, 1, 1) / 1000  # noqa: E731
+    chain = create_gaussian_diffusion(learn_sigma=True, noise_schedule=noise_schedule)
+    t = torch.tensor([0, 250, 500, 740, 999])
+    wanted = chain.training_losses(net, x, t, noise=noise)["mse"]
+    known = family(noise_schedule, "eps")
+    torch.testing.assert_close(ours(known, net, chain.log_snr[t], x, noise)[0], wanted, **CLOSE)
+
+
 class VP:
     """azula's VPSchedule."""
 
@@ -109,7 +123,7 @@ def test_denoisers_of_azula():
         wanted = squares(net(alpha * x + sigma * noise, t).mean - x)
         exact = (v.numpy() for v in net.schedule(t.double()))
         asked = 2 * np.subtract(*np.log(np.stack(list(exact))))
-        torch.testing.assert_close(ours(of_denoiser(net), net, asked, x, noise)[0], wanted, **CLOSE)
+        torch.testing.assert_close(ours(family(net), net, asked, x, noise)[0], wanted, **CLOSE)
 
 
 M, V = 0.2, 0.3  # mean and variance of Gaussian data
@@ -157,7 +171,7 @@ def gaussian(name):
         "edm-F": (family("edm", "F"), inside),
         "circle": (family(angle, "v"), circle),
         "denoiser": (
-            of_denoiser(Denoiser(None, VP())),
+            family(Denoiser(None, VP())),
             lambda x, t: SimpleNamespace(mean=x_of(x, *(v[:, None] for v in VP()(t)))),
         ),
     }[name]
@@ -178,13 +192,15 @@ def test_perfect_networks_of_gaussian_data_err_alike_at_every_log_snr(name):
     t = torch.arange(50).repeat_interleave(4)
     errors = levels.training_losses(known.network(net), x, t, noise=noise)["mse"]
     found = errors.double().view(50, 4).mean(dim=1).numpy() * levels.x_factor
-    np.testing.assert_allclose(found, V / (1 + V * np.exp(taken)), rtol=2e-3)
+    np.testing.assert_allclose(found, V / (1 + V * np.exp(taken)), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("schedule", "predicts", "message"),
     [
         ("sigmoid", "eps", "schedule is 'sigmoid'; expected one of linear, cosine, flow, edm, al"),
+        (None, "eps", "schedule is None; expected one of"),
+        ("flow", 3, "no network predicts '3' on 'flow'"),
         ("flow", "F", "no network predicts 'F' on 'flow'.*flow: v, x, eps"),
         ("linear", None, "predicts is missing: expected eps, x, v, or F"),
         ([0.5, 0.9], "eps", "alphas_cumprod is .*of shape .2,.; expected three or more"),
@@ -196,11 +212,21 @@ def test_what_is_no_family_is_refused(schedule, predicts, message):
         family(schedule, predicts)
 
 
+def test_a_family_says_the_rest_itself():
+    known = family("edm", "-F")
+    assert family(known) is not known and family(known).times([1.0]) == known.times([1.0])
+    assert family(known, "x").predicts == "x" and family(known).predicts == "-F"
+    told = family(family("flow", "v"), times=lambda s: 1000 * s)
+    assert told.levels([0.0])[0].times == [500] and told.predicts == "v"
+    backwards = family(lambda t: (t, 1 - t), "v")
+    assert family(backwards).predicts == backwards.predicts == "-v"
+
+
 def test_times_of_another_number_are_refused():
     with pytest.raises(ValueError, match=r"times gives \(\) for \(2,\) noise levels"):
         family("flow", "v", times=lambda s: s.mean()).levels([0.0, 1.0])
-    with pytest.raises(ValueError, match=r"Vectors has no schedule\(t\)"):
-        of_denoiser(Vectors())
+    with pytest.raises(ValueError, match=r"the schedule Vectors fails on a float64 tensor"):
+        family(Vectors(), "v")
 
 
 X = torch.zeros(2, 3, 4, 4)

@@ -111,6 +111,8 @@ def test_limits_are_finite():
     np.testing.assert_allclose(Curve(azulas).limits, [of(1e-3, 1.0), of(1.0, 1e-3)], atol=1e-5)
     beyond = Curve(azulas).at(np.array([-50.0, 50.0]))
     np.testing.assert_allclose(beyond.times, [1, 0], atol=1e-9)
+    endless = Curve(lambda t: (1 - t, t)).at(np.array([30.0, -30.0]))  # beyond the limits, not it
+    np.testing.assert_allclose(endless.log_snr, [30, -30], atol=1e-6)
 
 
 def test_a_chain_that_ends_in_noise_alone():

@@ -9,7 +9,10 @@ from launch import run
 
 from flatdiff.flags import choices
 
-TABLES = "NETWORKS SAMPLERS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES FEATURES".split()
+TABLES = (
+    "NETWORKS SAMPLERS OBJECTIVES NOISE_LEVELS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES "
+    "FEATURES"
+).split()
 
 
 def rounded(image, *, digits=2, up=False, scale=1.0, by="half", weights=None):

@@ -85,6 +85,20 @@ def test_attention_order_and_heads_which_no_layout_shows():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "images"), [("flow32", 35.75e6, 51.2e6), ("edm32", 55.7e6, 200e6)]
+)
+def test_networks_of_other_objectives_are_as_large_and_train_as_long_as_theirs(
+    name, parameters, images
+):
+    flags = parse(f"--preset {name}")
+    with torch.device("meta"):
+        model, chain = networks.build(flags.model, flags.diffusion)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.03)
+    assert flags.train.end_step * flags.train.batch_size == images
+    assert chain.path == flags.diffusion.objective == name[:-2]
+
+
 def test_the_vision_transformer_is_a_small_one_of_dit():
     """S has 12 blocks of 18 C^2 + 15 C weights, C = 384, between embeddings and pixels."""
     with torch.device("meta"):

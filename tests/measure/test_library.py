@@ -109,3 +109,19 @@ def test_sam_under_autocast_moves_fp32_weights():
     other.bfloat16()
     with pytest.raises(ValueError, match="must be fp32"):
         flatdiff.sam_gradient(lambda: closure(other), other.parameters(), rho=0.05)
+
+
+def test_only_wrappers_of_torch_are_opened():
+    """A network of one's own may call its part `module`, and have weights beside it."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module, self.scale = nn.Linear(2, 2), nn.Parameter(torch.ones(3))
+
+    net = Own().eval()
+    with flatdiff.perturbed(net, flatdiff.sphere(1.0, 0, 0)):
+        assert not torch.equal(net.scale, torch.ones(3))
+    compiled = torch.compile(net, backend="eager")
+    with flatdiff.perturbed(compiled, flatdiff.sphere(1.0, 0, 0), weights="scale") as distance:
+        assert float((net.scale - 1).norm()) == pytest.approx(distance) == pytest.approx(1)

@@ -22,7 +22,7 @@ from flatness_studies import (
 from launch import ROOT, mpirun
 
 from flatdiff.flags import config
-from flatdiff.measure import run
+from flatdiff.measure import run, sources
 from flatdiff.measure.finished import Finished
 from flatdiff.measure.subject import Subject
 from flatdiff.models import networks
@@ -300,5 +300,5 @@ def test_hessian_is_not_in_half_precision(monkeypatch):
         model=config.ModelFlags(use_fp16=True),
     )
     assert run.made("HESSIAN", flags.flatness).fp32
-    plain = run.exact(flags)
+    plain = sources.exact(flags)
     assert (plain.run.dtype, plain.model.use_fp16) == ("fp32", False) and len(said) == 1

@@ -150,7 +150,7 @@ def test_which_flags_a_network_has_no_use_for():
     names = [field.name for field in dataclasses.fields(config.ModelFlags)]
     assert factories.idle("unet", names) == ["patch_size", "num_layers"]
     used = "image_size num_channels num_heads num_head_channels dropout class_cond num_classes "
-    used += "use_checkpoint use_fp16 network patch_size num_layers"
+    used += "class_dropout use_checkpoint use_fp16 network patch_size num_layers"
     assert set(names) - set(factories.idle("vit", names)) == set(used.split())
 
 
