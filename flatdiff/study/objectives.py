@@ -51,6 +51,25 @@ def told(flags) -> str:
     )
 
 
+def notes(flags) -> list[str]:
+    """What a reader should know of several objectives; [] where there is but ddpm."""
+    found = objectives(flags)
+    if "" in found:
+        return []
+    several = {name: samplers(flags, chain) for name, chain in found.items()}
+    alike = len({tuple(names) for names in several.values()}) == 1
+    ways = [] if alike else [f"{n} by {' and '.join(names)}" for n, names in several.items()]
+    first = " and ".join(next(iter(several.values())))
+    noisy = [name for name, chain in found.items() if chain.learn_sigma]
+    learned = f"The variance is learned, by a last layer twice as wide, by {', '.join(noisy)} alone"
+    return [
+        *([f"{told(flags)}."] if told(flags) else []),
+        f"Samples are drawn {'; '.join(ways) or f'by {first}'}, each objective on its own grid of "
+        "noise levels; where no sampler is named, by the first. Calls are those of the network.",
+        f"{learned if noisy else 'No network learns the variance'}.",
+    ]
+
+
 def _is_plain(objective: str) -> bool:
     return objective.split()[0] == PLAIN
 
