@@ -77,9 +77,7 @@ def short(found: list[Verdict]) -> list[str]:
 
 
 def section(summary: list[dict]) -> list[str]:
-    """The parts of the report's section, in Markdown; [] for one objective."""
-    if len(by_objective(summary)) < 2:
-        return []
+    """The parts of the report's section, in Markdown."""
     parts = ["## Across objectives", WHY]
     for title, table in by_level(summary).items():
         parts += [f"{title}, by log-SNR:", markdown(table)]

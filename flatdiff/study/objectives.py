@@ -52,15 +52,15 @@ def told(flags) -> str:
 
 
 def notes(flags) -> list[str]:
-    """What a reader should know of several objectives; [] where there is but ddpm."""
+    """What a reader should know of objectives and samplers; [] where these are ddpm alone."""
     found = objectives(flags)
-    if "" in found:
+    if "" in found and not flags.study.sampler:
         return []
-    several = {name: samplers(flags, chain) for name, chain in found.items()}
+    several = {name or PLAIN: samplers(flags, chain) for name, chain in found.items()}
     alike = len({tuple(names) for names in several.values()}) == 1
     ways = [] if alike else [f"{n} by {' and '.join(names)}" for n, names in several.items()]
     first = " and ".join(next(iter(several.values())))
-    noisy = [name for name, chain in found.items() if chain.learn_sigma]
+    noisy = [name or PLAIN for name, chain in found.items() if chain.learn_sigma]
     learned = f"The variance is learned, by a last layer twice as wide, by {', '.join(noisy)} alone"
     return [
         *([f"{told(flags)}."] if told(flags) else []),

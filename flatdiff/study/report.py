@@ -87,7 +87,7 @@ class Report:
 
     def __init__(self, models, rows, found, settings):
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
-        self.summary = summary(rows)
+        self.summary, self.several = summary(rows), len(claims.by_objective(rows)) > 1
         self.distance = metric_name(settings["features"])
         self.verbs = list(dict.fromkeys(m.verb for m in measures_of().values()))
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
@@ -103,7 +103,7 @@ class Report:
             parts += [words.FAIR, bullets(fair)]
         for title, table in self.tables().items():
             parts += [f"## {title}", table]
-        parts += across.section(self.summary)
+        parts += across.section(self.summary) if self.several else []
         parts += ["## Figures", *self.figures(), *self.grids()]
         parts += ["## How to read this", bullets(words.notes(self))]
         parts += ["## Command", f"    {self.settings['command']}"]
@@ -127,7 +127,7 @@ class Report:
                 more = {c: f"{self.distance} lost at {n} bits" for c, n in bits.items()}
             below = words.underfitting(self.summary) if claims.GAPS.keys() & columns else ""
             table = markdown(tables.measured(self.summary, verb, more))
-            above = across.WITHIN if self.settings["objectives"] else ""
+            above = across.WITHIN if self.several else ""
             found[title] = f"{above}\n\n{table}\n\n{below}".strip()
         return found
 
@@ -138,7 +138,7 @@ class Report:
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
-        if self.settings["objectives"]:
+        if self.several:
             drawn |= across.figures(self)
         self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}
         return [f"![{caption}](figures/{name}.svg)" for name, (_, caption) in drawn.items()]

@@ -95,10 +95,10 @@ def measured(verb: str) -> str:
 
 def notes(report) -> list[str]:
     """How to read the tables of a `report.Report`."""
-    f, several = report.settings["flags"], report.settings["objectives"]
+    f = report.settings["flags"]
     s, train = f["study"], f["train"]
     families = "the paper's claims, and those at equal cost (not in the paper)"
-    families += "; each objective against the first is one more" if several else ""
+    families += "; each objective against the first is one more" if report.several else ""
     rate = "constant" if not train["lr_anneal_steps"] else "annealed"
     return [
         f"± is half of a 95 % interval over seeds (Student's t). {report.distance} is the "
@@ -120,7 +120,7 @@ def notes(report) -> list[str]:
         "would be told from 0 in 80 % of such studies, with this scatter and as many seeds.",
         "One claim in twenty without an effect is decided by chance. After Holm's correction "
         f"that is so of one family of claims in twenty. The families: {families}.",
-        *several,
+        *report.settings["objectives"],
         "Sharpness against loss: r over all models; its p is from trainings that change places "
         "within their seed, the models of a training together. It says that they go together "
         "among these trainings, which differ in more than sharpness.",

@@ -113,6 +113,17 @@ def test_a_preset_keeps_its_own_flags_for_ddpm(data):
     assert "noise_schedule cosine is of ddpm alone: not for flow" in objectives.told(both)
 
 
+def test_who_learns_the_variance_and_how_samples_came_about_is_said(data):
+    assert objectives.notes(flags_of(data, "--learn_sigma", "True")) == []
+    left, ways, learned = objectives.notes(flags_of(data, *DIGITS, "--objective", "ddpm,flow"))
+    assert "not for flow." in left and "ddpm by ddpm; flow by euler" in ways
+    assert learned.endswith("by ddpm alone.")
+    plain = flags_of(data, "--objective", "ddpm,flow", "--sampler", "euler,heun")
+    ways, learned = objectives.notes(plain)
+    assert "drawn by euler and heun, " in ways and learned == "No network learns the variance."
+    assert len(objectives.notes(flags_of(data, "--sampler", "heun"))) == 2
+
+
 # How they are sampled
 
 
