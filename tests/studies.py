@@ -48,7 +48,7 @@ def curve_of_x(at_w, rise):
         {"term": term, "part": part, "levels": f"log-SNR {levels}", "sigma": sigma}
         | {"at_w": a, "rise": sigma / 2 * r if term == "x_mse" else 99.0}
         for sigma in (1.0, 2.0, 4.0)
-        for term in ("mse", "x_mse")
+        for term in ("x_mse", "mse")
         for (part, levels), a, r in zip(PARTS.items(), at_w, rise)
     ]
     return found
