@@ -15,6 +15,7 @@ test = ["pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=70.1"]
 test += ["diffusers>=0.30", "hessian-eigenthings==1.0.0a5"]  # what tests compare with
 test += ["triton>=3.5; sys_platform == 'linux'"]  # its interpreter and compiler need no GPU
 test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights were made for
+test += ["nbclient>=0.10", "ipykernel>=6.29"]  # the notebook of examples/
 
 setup(
     name="flatdiff",

@@ -4,8 +4,10 @@
     python scripts/export_diffusers.py --reverse True --model_path a --out_dir runs/b
 
 The folder holds unet/ for UNet2DModel.from_pretrained and scheduler/ for DDPMScheduler; as a whole
-it is a DDPMPipeline. Of --network vit it holds transformer/ for DiTTransformer2DModel, of whose
-pixels diffusers has no pipeline; without classes, its class_labels are 0.
+it is a DDPMPipeline. Of --objective flow and edm, scheduler/ is for FlowMatchEulerDiscreteScheduler
+or EDMEulerScheduler, and there is no pipeline. Of --network vit it holds transformer/ for
+DiTTransformer2DModel, of whose pixels diffusers has no pipeline; without classes, its class_labels
+are 0.
 Back comes model000000.pt, for --init_from and --model_path, and config.json.
 The architecture is read from config.json beside the checkpoint. Back, the order of q, k, v is
 that of --use_new_attention_order. diffusers need not be installed.
@@ -55,16 +57,15 @@ def to_diffusers(flags):
     chain = dataclasses.asdict(flags.diffusion) | trained.get("diffusion", {})
     network = dataclasses.asdict(flags.model) | trained.get("model", {})
     network["learn_sigma"] = chain["learn_sigma"]
-    scheduler = diffusers_config.scheduler_config(chain)
+    scheduler = diffusers_config.scheduler_of(chain)
     part, about, weights = theirs_of(model.state_dict(), network)
 
     os.makedirs(f"{folder}/{part}")
     os.makedirs(f"{folder}/scheduler")
     checkpoint.save_tensors(weights, f"{folder}/{part}/{WEIGHTS}", about={})
     checkpoint.save_json(about, f"{folder}/{part}/config.json")
-    scheduler = {"_class_name": "DDPMScheduler", **scheduler}
     checkpoint.save_json(scheduler, f"{folder}/scheduler/scheduler_config.json")
-    if part in PIPELINE:
+    if part in PIPELINE and scheduler["_class_name"] == PIPELINE["scheduler"][1]:
         checkpoint.save_json(PIPELINE, f"{folder}/model_index.json")
 
 
@@ -94,7 +95,7 @@ def from_diffusers(flags):
     scheduler_config = f"{source}/scheduler/scheduler_config.json"
     network, weights = ours_of(source, flags.model.use_new_attention_order)
     with disk.reading(scheduler_config):
-        chain = diffusers_config.diffusion_flags(checkpoint.load_json(scheduler_config))
+        chain = diffusers_config.flags_of_scheduler(checkpoint.load_json(scheduler_config))
         config.checked(config.DiffusionFlags, chain, scheduler_config)
     if network.pop("learn_sigma") != chain["learn_sigma"]:
         raise ValueError(f"{source}: out_channels is 6 exactly if variance_type is learned_range")
@@ -128,8 +129,6 @@ def ours_of(source, new_order):
     with disk.reading(about):
         network = dit_format.model_flags(theirs, weights)
         config.checked(config.ModelFlags, network, about)
-        if "null_label" in network and not hasattr(config.ModelFlags, "null_label"):
-            raise ValueError("no flag of ours gives a row to images without a label")
     with disk.reading(path):
         return network, dit_format.from_diffusers(weights, network)
 

@@ -7,8 +7,11 @@ diffusers itself.
 from collections.abc import Mapping
 from typing import Any
 
+from ..flags import choices
 from ..nets.sizes import attention_strides, channel_multipliers
 
+EDM = "sigma_min", "sigma_max", "rho"
+OF_EDM = {"sigma_data": "sigma_data", "diffusion_steps": "num_train_timesteps"}
 Config = dict[str, Any]
 Flags = Mapping[str, Any]
 
@@ -128,6 +131,46 @@ def must_agree(wanted: Config, config: Config, name: str) -> None:
     ]
     if different:
         raise ValueError(f"flatdiff has no such {name}: {'; '.join(different)}")
+
+
+def scheduler_of(flags: Flags) -> Config:
+    """The config, with its class, of diffusers' scheduler of a chain; `flags`: of DiffusionFlags.
+
+    Networks of flow and edm are told there what they are told here: 1000 s, or log(sigma) / 4.
+    """
+    objective = flags.get("objective", "ddpm")
+    name, _ = choices.named(choices.OBJECTIVES, objective)
+    if name == "flow":
+        if (predicts := flags.get("predicts") or "v") != "v":
+            raise ValueError(f"diffusers' flow matching predicts v, and this network {predicts}")
+        told = {"num_train_timesteps": 1000, "shift": 1.0}
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", **told}
+    if name == "edm":
+        own = choices.knobs(choices.OBJECTIVES, "edm")
+        told = own | choices.chosen(choices.OBJECTIVES, objective)[1]
+        told |= {"sigma_data": flags["sigma_data"], "sigma_schedule": "karras"}
+        told |= {"num_train_timesteps": flags["diffusion_steps"], "prediction_type": "epsilon"}
+        return {"_class_name": "EDMEulerScheduler", **told}
+    return {"_class_name": "DDPMScheduler", **scheduler_config(flags)}
+
+
+def flags_of_scheduler(config: Config) -> dict[str, Any]:
+    """The flags of DiffusionFlags of a scheduler's config, as `scheduler_of` gives it."""
+    kind = config.get("_class_name", "DDPMScheduler")
+    if kind == "FlowMatchEulerDiscreteScheduler":
+        flags = {"objective": "flow", "predicts": ""}
+    elif kind == "EDMEulerScheduler":
+        own = choices.knobs(choices.OBJECTIVES, "edm")
+        given = {name: float(config.get(name, own[name])) for name in EDM}
+        knobs = [f"{name}={value}" for name, value in given.items() if value != own[name]]
+        flags = {"objective": " ".join(["edm", *knobs]), "predicts": ""}
+        flags |= {name: config[theirs] for name, theirs in OF_EDM.items() if theirs in config}
+    else:
+        return diffusion_flags(config)
+    flags |= {"learn_sigma": False}
+    wanted = scheduler_of({"sigma_data": 0.5, "diffusion_steps": 1000} | flags)
+    must_agree(wanted, config, kind)
+    return flags
 
 
 def scheduler_config(flags: Flags) -> Config:

@@ -38,6 +38,7 @@ BLOCK = {
     "mlp.3": ["ff.net.2"],
 }
 KINDS = "weight", "bias"
+CLASS_DROPOUT = 0.1  # diffusers has no other, and one in 0 .. 1 is the same network
 TABLE = "class_embedder.embedding_table.weight"
 
 
@@ -58,8 +59,8 @@ def dit_config(flags: Flags) -> Config:
 
 
 def model_flags(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The flags of ModelFlags, and learn_sigma, of a DiTTransformer2DModel; `null_label` only where
-    the row for images without a label is not zero."""
+    """The flags of ModelFlags, and learn_sigma, of a DiTTransformer2DModel; with a class_dropout,
+    diffusers' own, where the row for images without a label is not zero."""
     try:
         heads, classes = config["num_attention_heads"], config["num_embeds_ada_norm"]
         flags = {
@@ -76,7 +77,8 @@ def model_flags(config: Config, weights: Mapping[str, Tensor]) -> dict[str, Any]
         table = weights[f"{_embedding(0)}.{TABLE}"]
         flags["class_cond"] = bool(table.any())
         if flags["class_cond"]:
-            flags |= {"num_classes": classes} | ({"null_label": True} if table[-1].any() else {})
+            hidden = CLASS_DROPOUT if table[-1].any() else 0.0
+            flags |= {"num_classes": classes, "class_dropout": hidden}
         same = dit_config({"num_classes": classes, **flags, "class_cond": True})
     except (KeyError, TypeError, IndexError) as error:
         what = "this is no config of a DiTTransformer2DModel, or these are not its weights"
@@ -115,7 +117,7 @@ def from_diffusers(weights: Mapping[str, Tensor], flags: Flags) -> dict[str, Ten
     if left:
         raise ValueError(f"a ViT knows no weights {', '.join(sorted(left)[:5])}, ...")
     if flags["class_cond"]:
-        ours["label_emb.weight"] = table if flags.get("null_label") else table[:-1].clone()
+        ours["label_emb.weight"] = table if flags["class_dropout"] else table[:-1].clone()
     return ours
 
 

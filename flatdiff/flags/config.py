@@ -56,9 +56,9 @@ class ModelFlags:
     resblock_updown: bool = fixed(False, "residual blocks resample; False: convolutions do")
     use_fp16: bool = flag(False, "the same as --dtype fp16; False: off")
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
-    network: str = fixed("unet", "the kind of network", table=NETWORKS)
-    patch_size: int = fixed(4, "vit: side of the square patches that are its tokens", low=1)
-    num_layers: int = fixed(12, "vit: blocks, one after the other", low=1)
+    network: str = later("unet", "the kind of network", table=NETWORKS)
+    patch_size: int = later(4, "vit: side of the square patches that are its tokens", low=1)
+    num_layers: int = later(12, "vit: blocks, one after the other", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,6 +73,11 @@ def _taker(chosen: Chosen) -> Callable[[str, nn.Parameter], bool]:
     if callable(chosen):
         return chosen
     patterns = [chosen] if isinstance(chosen, str) else list(chosen)
+    if others := [type(p).__name__ for p in patterns if not isinstance(p, str)]:
+        raise ValueError(
+            f"weights= has a {others[0]}; expected patterns of names, as in named_parameters(), or "
+            "a function of (name, parameter)"
+        )
     return lambda name, w: any(fnmatch.fnmatch(name, p) for p in patterns)
 
 
@@ -95,16 +100,18 @@ def _refuse_shared(named: dict[str, nn.Parameter]) -> None:
 def loss(evaluate: Callable[[], Any], draws: Any) -> int:
     """Return N, the number of examples, of two evaluations on the same draws.
 
-    ValueError for a loss that is random, that is no vector of two or more, or that is of another
-    size than the draws.
+    ValueError for a loss that fails, is random or not finite, that is no vector of two or more, or
+    that is of another size than the draws.
     """
     with torch.no_grad():
-        first, second = vectors(evaluate()), vectors(evaluate())
+        first, second = _tried(evaluate, draws), _tried(evaluate, draws)
     sizes = {name: len(values) for name, values in first.items()}
     (count, *others) = dict.fromkeys(sizes.values())
     if others:
         raise ValueError(f"the loss gave terms of several sizes, {sizes}; expected one, [N]")
     for name, values in first.items():
+        if bad := int((~values.isfinite()).sum()):
+            raise ValueError(f"{name} is nan or infinite for {bad} of {count} examples")
         off, scale = (values - second[name]).abs().max(), values.abs().mean()
         if not off <= 1e-4 * scale:
             raise ValueError(
@@ -112,11 +119,39 @@ def loss(evaluate: Callable[[], Any], draws: Any) -> int:
                 f"on the same draws (its mean size is {float(scale):.3g}). Draw noise and noise "
                 "levels beforehand, as part of the draws, and leave dropout off"
             )
-    given = [len(x) for x in tree_leaves(draws) if torch.is_tensor(x) and x.ndim]
-    if given and count not in given:
+    given = _lengths(draws)
+    if given and count not in [*given, sum(given)]:
         raise ValueError(
             f"the loss gave {count} values for draws of {given[0]}; expected a value for each"
         )
     if count < 2:
         raise ValueError(f"the loss gave {count} value; expected two or more, for an error bar")
     return count
+
+
+def _tried(evaluate: Callable[[], Any], draws: Any) -> dict[str, Tensor]:
+    try:
+        return vectors(evaluate())
+    except (ValueError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a user's code raises
+        sizes = ", ".join(map(str, dict.fromkeys(_lengths(draws))))
+        told = f" (draws of {sizes})" if sizes else ""
+        raise ValueError(
+            f"the network, or its loss, fails where it is first called{told}: "
+            f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
+
+
+def _lengths(draws: Any) -> list[int]:
+    return [len(x) for x in tree_leaves(draws) if torch.is_tensor(x) and x.ndim]
+
+
+def cuttable(draws: Any, batch_size: int, count: int) -> None:
+    """ValueError where draws are to be cut into batches, and cannot be."""
+    shapes = [tuple(x.shape) for x in tree_leaves(draws) if torch.is_tensor(x)]
+    if batch_size and (not shapes or any(shape[:1] != (count,) for shape in shapes)):
+        raise ValueError(
+            f"batch_size={batch_size} cuts draws into batches, for which each tensor in them is "
+            f"to be [{count}, ...]; got shapes {shapes[:4]}"
+        )

@@ -130,7 +130,7 @@ class Curve(frame.Measure):
         several = len({row["model"] for row in whole}) > 1
         blocks = [
             "+-: the larger of two standard errors, over draws of d and over images and timesteps"
-            " (for L(w): over images and timesteps); both are in flatness.json and the csv"
+            " (for L(w): over images and timesteps); the rows have both"
         ]
         names = ("distance", "at_w", "at_w_error", "moved", "rise", "error_larger")
         less = ("minus_first", "minus_first_error_larger")

@@ -8,11 +8,13 @@ Measures, their numbers and their errors are those of the script, which stands o
 
 import html
 import inspect
+import itertools
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..flags import choices, config
@@ -20,26 +22,33 @@ from ..report.text import table
 from ..store import disk
 from ..world.arithmetic import arithmetic
 from . import frame
+from .chains import fingerprint
+from .curve import SIGMAS
 from .finished import Finished
 from .subject import Subject
 
 
 class Rows(list):
-    """A list of dicts, shown as a table."""
+    """A list of dicts, shown as tables: one for each run of rows with the same columns."""
 
     def __repr__(self) -> str:
-        head, cells = self._cells()
-        return table([head, *cells]) if cells else "no rows"
+        return "\n\n".join(map(table, self._tables())) or "no rows"
 
     def _repr_html_(self) -> str:
-        head, cells = self._cells()
-        rows = [(head, "th"), *((row, "td") for row in cells)]
-        lines = ("".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for row, tag in rows)
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+        return "".join(map(_html, self._tables()))
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        columns = list(dict.fromkeys(column for row in self for column in row))
-        return columns, [[_cell(row.get(column)) for column in columns] for row in self]
+    def _tables(self) -> list[list[list[str]]]:
+        groups = itertools.groupby(self, key=list)
+        return [
+            [columns, *([_cell(row[column]) for column in columns] for row in rows)]
+            for columns, rows in groups
+        ]
+
+
+def _html(rows: list[list[str]]) -> str:
+    cells = zip(itertools.chain(["th"], itertools.repeat("td")), rows)
+    lines = ("".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) for tag, row in cells)
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _cell(value: Any) -> str:
@@ -59,7 +68,7 @@ def measured(
     """Return what a measure says of one of so many models, with where it came from; and the results
     of its tasks."""
     tasks = measure.tasks(subject)
-    if not finished.bar.total:
+    if finished.bar.n == finished.bar.total:  # what was expected is done
         finished.expect(len(tasks) * models)
     found = finished.compute(tasks, measure.together, subject.key)
     return subject.about() | measure.result(subject, found), found
@@ -71,8 +80,8 @@ def flatness(
     kinds: str | Sequence[str] = "LPF",
     *,
     seed: int | None = None,
-    sigma: Sequence[float] = (),
-    radius: Sequence[float] = (),
+    sigma: float | Sequence[float] = (),
+    radius: float | Sequence[float] = (),
     num_draws: int = 20,
     num_eigenvalues: int = 5,
     noise_scale: str = "absolute",
@@ -81,13 +90,13 @@ def flatness(
     folder: str = "",
     progress: bool = True,
 ) -> "Found":
-    """Measure how flat the loss of a subject is around its weights.
+    """Measure how flat the loss of a subject is around its weights as they stand.
 
     :param kinds: LPF (Gaussian weight noise of each deviation `sigma`), MC (random directions of
         each length `radius`), HESSIAN (trace by `num_draws` probes, and `num_eigenvalues`),
         SURFACE; one or several, each with knobs behind it, as "HESSIAN product=exact".
     :param seed: of the moves of the weights; None: the subject's.
-    :param sigma, radius: sizes; empty: five, as the script has them.
+    :param sigma, radius: a size or several; empty: five, as the script has them.
     :param num_draws: moves of each size, in mirrored pairs, 4 or more.
     :param noise_scale: "absolute", or "filter", noise in proportion to each filter's length.
     :param folder: where finished moves are kept, so that a call that was interrupted goes on; "":
@@ -97,23 +106,35 @@ def flatness(
     if not isinstance(subject, Subject):
         hint = ": it has no images yet; .on(images) gives them" if hasattr(subject, "on") else ""
         raise ValueError(f"expected what flatdiff.subject makes, got {subject!r}{hint}")
-    sizes = {"sigma": sigma, "radius": radius}
+    if noise_scale not in SIGMAS:
+        raise ValueError(f"noise_scale is {noise_scale!r}; expected {' or '.join(SIGMAS)}")
+    sizes = {"sigma": np.atleast_1d(sigma), "radius": np.atleast_1d(radius)}
     given = {k: ",".join(map(repr, map(float, v))) for k, v in sizes.items() if len(v)}
     given |= {"num_draws": num_draws, "num_eigenvalues": num_eigenvalues}
     given |= {"noise_scale": noise_scale, "surface_points": surface_points}
-    values = vars(config.FlatnessFlags()) | given | {"surface_range": surface_range}
-    group = SimpleNamespace(**values)
-    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
-    measures = {text.split()[0]: made(text, group) for text in kinds}
-    subject = subject.seeded(subject.seed if seed is None else seed)
+    given |= {"surface_range": surface_range}
+    group = SimpleNamespace(**vars(config.FlatnessFlags()) | given)
+    measures = _measures([kinds] if isinstance(kinds, str) else list(kinds), group)
+    subject = subject.anew(subject.seed if seed is None else seed)
     subject.hidden = not progress
+    if folder:  # the losses and the weights are told from those of other calls
+        subject.key = fingerprint([subject.weights, subject.own, subject.drawn, subject.seed])
     records, parts = {}, {}
     with Finished(folder, hidden=not progress) as finished:
         for kind, measure in measures.items():
             model, parts[kind] = measured(measure, subject, finished)
-            records[kind] = {"settings": values | {"seed": subject.seed}, "models": [model]}
+            records[kind] = {"settings": given | {"seed": subject.seed}, "models": [model]}
             records[kind]["rows"] = measure.rows(records[kind])
     return Found(subject, measures, records, parts)
+
+
+def _measures(kinds: list[str], group: Any) -> dict[str, frame.Measure]:
+    """Make the measures by kind; ValueError where there is none, or one comes twice."""
+    names = [choices.named(choices.FLATNESS, text)[0] for text in kinds]
+    if not names or len({*names}) < len(names):
+        known = ", ".join(choices.FLATNESS)
+        raise ValueError(f"kinds is {kinds}; expected one of {known}, or several, each once")
+    return {name: made(text, group) for name, text in zip(names, kinds)}
 
 
 class Found:
@@ -143,6 +164,8 @@ class Found:
         example where these are the same, at the same levels: what either does to both cancels.
         ValueError where nothing was measured of both, or they are of another number of examples.
         """
+        if not isinstance(other, Found):
+            raise ValueError(f"expected what flatdiff.flatness gave for another, got {other!r}")
         if self.subject.size != other.subject.size:
             raise ValueError(
                 f"{self.subject.name} was measured on {self.subject.size} examples and "
@@ -162,11 +185,13 @@ class Found:
     @property
     def sizes(self) -> list:
         """What was measured: sigmas, lengths, numbers of eigenvalues."""
-        return list(dict.fromkeys(row["size"] for row in self.rows))
+        return list(dict.fromkeys(row["size"] for row in self.rows if "size" in row))
 
     def plot(self, kind: str = "") -> Figure:
         """Draw one kind, by default the first."""
         kind = kind or next(iter(self.measures))
+        if kind not in self.measures:
+            raise ValueError(f"{kind} was not measured, but {', '.join(self.measures)}")
         return self.measures[kind].figures(self.records[kind])[""]
 
     def to_json(self, path: str = "") -> str:

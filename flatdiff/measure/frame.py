@@ -4,6 +4,7 @@ A measure is a subclass of `Measure` and a line of the registry (`flags.choices`
 flags, files or ranks: the runner (`run`) gives it networks and keeps what it finds.
 """
 
+import io
 import math
 import os
 from collections.abc import Callable
@@ -150,11 +151,20 @@ def number(value: float | str | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
+class Picture(Figure):
+    """A figure that notebooks show, with pyplot or without."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
 def panels(count: int, most: int = 3) -> tuple[Figure, np.ndarray]:
     """Make a figure of at most so many panels in a row, with grids, and its axes [count]."""
     columns = min(count, most)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
+    figure = Picture(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for axis in axes[:count]:
         axis.grid(alpha=0.3)

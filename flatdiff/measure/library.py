@@ -33,6 +33,8 @@ def perturbed(
     `gaussian`, `sphere`, `along`, `replace`, or any function that moves a list of tensors in place.
     weights: which of those that require grad, as in `subject`; of `quantize`, those of its layers.
     """
+    if not callable(perturbation):
+        raise ValueError(f"got {perturbation!r}; expected a perturbation, as flatdiff.quantize(4)")
     net = inside(net)
     of_its_own = getattr(perturbation, "weights_of", None)
     moved = of_its_own(net) if of_its_own else checks.weights(net, weights)

@@ -50,11 +50,12 @@ def quantized(model, flags, folder):
     with torch.no_grad():
         _keep(model, layers, weights, quant, flags, folder)
         subject = _subject(model, flags)
-        fp32 = quant.quant_backend == "int8" and _output(model)
+        output = functools.partial(_output, model, _training_chain(flags))
+        fp32 = quant.quant_backend == "int8" and output()
     with _at(layers, weights, quant) as hooks:
         with torch.no_grad():
             if quant.quant_backend == "int8":
-                _use_int8(model, layers, weights, quant, hooks, fp32)
+                _use_int8(output, layers, weights, quant, hooks, fp32)
             if subject:
                 _log_losses(subject)
         del subject, weights  # the sampling wants their memory
@@ -185,26 +186,27 @@ def _about(flags, quant):
     return kept | {"quant": {name: getattr(quant, name) for name in ROUNDING}}
 
 
-def _use_int8(model, layers, weights, quant, hooks, fp32):
+def _use_int8(output, layers, weights, quant, hooks, fp32):
     """Put integers where they can be; say how far that is from the simulation that stands there."""
-    simulated = _output(model)
+    simulated = output()
     convolutions = [name for name, layer in layers.items() if int8.suits(layer)]
     for name in convolutions:
         hooks[name].remove()
         int8.use_int8(layers[name], weights[name], quant.quant_activations)
     logger.log(
         f"int8 arithmetic in {len(convolutions)} layers: on noise, the network's output is "
-        f"{_off(_output(model), simulated)} off the simulation's, which is "
+        f"{_off(output(), simulated)} off the simulation's, which is "
         f"{_off(simulated, fp32)} off fp32's"
     )
 
 
-def _output(model):
-    """Return what the network says to a noise at two timesteps."""
+def _output(model, chain):
+    """Return what the network says to a noise at two timesteps of its training's chain."""
     size, device = model.image_size, dist_util.dev()
     x = torch.randn(2, 3, size, size, generator=generator(INT8)).to(device)
     labels = {} if model.num_classes is None else {"y": torch.zeros(2, dtype=int, device=device)}
-    return model.forward(x, torch.tensor([100, 900], device=device), **labels)
+    t = torch.tensor([chain.num_timesteps // 10, chain.num_timesteps * 9 // 10], device=device)
+    return chain._wrap_model(model.forward)(x, chain._scale_timesteps(t), **labels)
 
 
 def _off(output, reference):

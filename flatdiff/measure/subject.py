@@ -111,15 +111,21 @@ class Subject:
         self.log_snr: Tensor | None = None  # [N], for those of noise levels
         self.drawn = ""  # a hash of the examples and what was drawn with them, to know others' by
 
+    def __repr__(self) -> str:
+        means = zip(self.terms, self.at_w[:, 0].tolist(), self.errors[:, 0].tolist())
+        told = ", ".join(f"{term} {mean:.4g} +- {error:.2g}" for term, mean, error in means)
+        return f"<{self.name}: {self.num_weights} weights, {self.size} examples, {told}>"
+
     @property
     def plan(self) -> probe.Plan:
         """The headline's."""
         return self.axes[self.terms[0]].plan
 
-    def seeded(self, seed: int) -> "Subject":
-        """Return it with another seed, of which the moves of its weights are."""
+    def anew(self, seed: int) -> "Subject":
+        """Return it at its weights as they stand now, with a seed for their moves."""
         other = copy.copy(self)
-        other.seed = seed
+        other.seed, other.own = seed, self.measure()
+        other.at_w, other.errors = other.means(other.own), other.errors_of(other.own)
         return other
 
     def about(self) -> dict:
@@ -274,9 +280,15 @@ class Subject:
 def vectors(found: Tensor | Terms) -> Terms:
     """Return what a loss gave as vectors [n] by term; ValueError if it is anything else."""
     terms = found if isinstance(found, dict) else {"loss": found}
+    if not terms:
+        raise ValueError("the loss gave no terms; expected a vector [N], or vectors by name")
     for name, values in terms.items():
-        if not isinstance(values, Tensor) or values.ndim != 1:
-            got = f"a tensor of shape {tuple(values.shape)}" if torch.is_tensor(values) else values
+        fine = isinstance(values, Tensor) and values.ndim == 1 and values.is_floating_point()
+        if not fine:
+            tensor = torch.is_tensor(values)
+            got = (
+                f"{values.dtype} {tuple(values.shape)}" if tensor else f"a {type(values).__name__}"
+            )
             raise ValueError(
                 f"the loss gave {got} as {name}; expected a vector [N], a value for each example, "
                 "whose errors are computed from it: leave out the mean over examples"

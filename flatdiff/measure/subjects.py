@@ -76,7 +76,8 @@ def subject(
     :param dtype: of autocast, fp32 (none), bf16 or fp16. fp32: measure a copy in fp32.
     """
     schedule = net if schedule is None and loss is None and hasattr(net, "schedule") else schedule
-    if (loss is None) != (draws is None) or (loss is None) == (schedule is None):
+    given = [x is not None for x in (loss, draws, images, schedule)]
+    if given not in ([True, True, False, False], [False, False, True, True]):
         raise ValueError(
             "a subject is of loss= and draws=, or of images and a schedule=, as "
             'subject(net, images, schedule="cosine", predicts="eps")'
@@ -95,6 +96,7 @@ def subject(
             return loss(module, draws)
 
     size = checks.loss(evaluate, draws)
+    checks.cuttable(draws, batch_size, size)
     made = Subject(name, module, loss, draws, size=size if batch_size else None, **how)
     made.drawn = chains.fingerprint(draws)
     return made
@@ -102,7 +104,7 @@ def subject(
 
 def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:
     """Return a subject of images that are noised at levels of the family."""
-    images = _images(images).to(weights[0].device)
+    images = _images(images).to(weights[0])
     _check_rows(kwargs, len(images))
     log_snr, even = probe.plan_of_log_snr(len(images), *family.limits, seed)
     if levels is not None:

@@ -40,8 +40,7 @@ MEANS = {
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
 NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
-# as arguments or otherwise
-EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}
+EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}  # somehow
 
 
 def called_with(names, **ours):
@@ -105,41 +104,40 @@ def create_model(
 ):
     """The network of RGB images that NETWORKS calls so, or one of a class of U-Nets."""
     flags = locals()
-    told = {
-        "in_channels": 3,
-        "model_channels": num_channels,
-        "out_channels": 6 if learn_sigma else 3,
-        "num_classes": num_classes if class_cond else None,
-    }
     kind, knobs = network, {}
     if isinstance(network, str):
-        kind, knobs = chosen(NETWORKS, network, given={*flags, *told, "dims", "null_label"})
-    told |= _null_label(kind, class_dropout, class_cond)
-    if not issubclass(kind, UNetModel):
-        return kind(**_for(kind, flags) | told | knobs)
-    table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
-    mult = sizes.channel_multipliers(image_size, channel_mult, table)
-    strides = _strides(image_size, attention_resolutions, mult)
-    told |= {"attention_resolutions": strides, "channel_mult": mult}
-    return kind(**_for(UNetModel, flags) | told | knobs)
+        kind, knobs = chosen(NETWORKS, network, given={*flags, "dims", "null_label"})
+    named = _for(UNetModel if issubclass(kind, UNetModel) else kind, flags)
+    return kind(**named | _told(kind, flags) | knobs)
 
 
-def _null_label(network, class_dropout, class_cond):
-    """The argument of a network for a label more, which stands for those that are hidden."""
-    if not class_dropout:
-        return {}
-    if not (0 < class_dropout <= 1 and class_cond):
+def _told(kind, flags):
+    """Arguments of a kind of network that no flag has the name of, or that flags are texts of."""
+    dropout, labelled = flags["class_dropout"], flags["class_cond"]
+    if not 0 <= dropout <= 1 or (dropout and not labelled):
         raise ValueError(
-            f"class_dropout is {class_dropout}, with class_cond {class_cond}; expected a share of "
+            f"class_dropout is {dropout}, with class_cond {labelled}; expected a share of "
             "the labels, 0 to 1, above 0 only with class_cond True"
         )
-    own = UNetModel if issubclass(network, UNetModel) else network
-    if "null_label" not in inspect.signature(own).parameters:
-        raise ValueError(
-            f"class_dropout is {class_dropout}, and {network.__name__} has no null_label: leave it "
-            "at 0, or give the network that argument"
-        )
-    return {"null_label": True}
+    told = {
+        "in_channels": 3,
+        "model_channels": flags["num_channels"],
+        "out_channels": 6 if flags["learn_sigma"] else 3,
+        "num_classes": flags["num_classes"] if labelled else None,
+        "null_label": dropout > 0,
+    }
+    if not issubclass(kind, UNetModel):
+        if dropout and "null_label" not in inspect.signature(kind).parameters:
+            raise ValueError(
+                f"class_dropout is {dropout}, and {kind.__name__} has no null_label: leave it at "
+                "0, or give the network that argument"
+            )
+        return _for(kind, told)
+    size = flags["image_size"]
+    table = sizes.SR_CHANNEL_MULT if kind is SuperResModel else sizes.CHANNEL_MULT
+    mult = sizes.channel_multipliers(size, flags["channel_mult"], table)
+    strides = _strides(size, flags["attention_resolutions"], mult)
+    return told | {"attention_resolutions": strides, "channel_mult": mult}
 
 
 def idle(network, names):

@@ -56,11 +56,12 @@ def edm(flags: dict, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
 def predicts_of(flags: dict) -> str:
     """eps, x or v, "" for the objective's own; ValueError where two flags contradict each other."""
     predicts = flags.get("predicts", "")
-    if flags["predict_xstart"] and predicts not in ("", "x"):
+    image = flags.get("predict_xstart", False)
+    if image and predicts not in ("", "x"):
         raise ValueError(
             f"--predict_xstart True is --predicts x, and contradicts --predicts {predicts}"
         )
-    return "x" if flags["predict_xstart"] else predicts
+    return "x" if image else predicts
 
 
 def _levels(flags, path, predicts, log_snr, times, noise_levels):

@@ -115,7 +115,8 @@ def layers_of(model: nn.Module, skip: Iterable[str] = ()) -> dict[str, nn.Module
             )
     kept = {n: m for n, m in layers.items() if not any(fnmatch.fnmatch(n, p) for p in skip)}
     if not kept:
-        raise ValueError(f"no layer is left to be quantized without {', '.join(skip)}")
+        without = f" without {', '.join(skip)}" if skip else ""
+        raise ValueError(f"no layer is left to be quantized{without}")
     return kept
 
 

@@ -27,7 +27,7 @@ class Classification:
 
     def __init__(self, diffusion, noised=True):
         self.diffusion, self.noised = diffusion, noised
-        self.num_timesteps = diffusion.num_timesteps
+        self.num_timesteps, self.density = diffusion.num_timesteps, diffusion.density
 
     def training_losses(self, model, x_start, t, model_kwargs, noise, input_noise=None):
         """Per-image terms [N]: loss in nats; acc@1 and acc@5, 1.0 where y is among the best."""

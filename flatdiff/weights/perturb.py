@@ -52,10 +52,12 @@ def at(
         with torch.no_grad():
             perturbation(weights)
             moved = distance(weights, saved) if measure else None
+        torch.clear_autocast_cache()  # inside autocast, cast copies of w would be used for w'
         yield moved
     finally:
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
+        torch.clear_autocast_cache()
 
 
 def distance(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
@@ -81,7 +83,7 @@ def along(directions: Sequence[Tensor], scale: float) -> Perturbation:
     return lambda weights: torch._foreach_add_(weights, list(directions), alpha=scale)
 
 
-def gaussian(sigma: float, seed: int, draw: int, filterwise: bool = False) -> Perturbation:
+def gaussian(sigma: float, seed: int = 0, draw: int = 0, filterwise: bool = False) -> Perturbation:
     """w' = w + sigma z with z standard normal: one draw of LPF flatness (Bisla et al. 2022).
 
     `sigma` is the standard deviation of a weight's noise; with `filterwise` it is the length of a
@@ -100,7 +102,7 @@ def gaussian(sigma: float, seed: int, draw: int, filterwise: bool = False) -> Pe
     return move
 
 
-def sphere(radius: float, seed: int, draw: int, filterwise: bool = False) -> Perturbation:
+def sphere(radius: float, seed: int = 0, draw: int = 0, filterwise: bool = False) -> Perturbation:
     """w' = w + radius z / ||z||: a random direction of given length (SWAD, Cha et al. 2021).
 
     The length is l2 over all weights together, with `filterwise` too. The noise is made twice,

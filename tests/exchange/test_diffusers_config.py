@@ -23,6 +23,12 @@ def test_chains_come_back():
         assert flags.items() >= diffusers_config.diffusion_flags(stored).items()
 
 
+def test_a_null_label_is_a_class_more():
+    flags = vars(MODEL) | {"learn_sigma": False, "class_cond": True, "num_classes": 7}
+    told = [diffusers_config.unet_config(flags | {"class_dropout": p}) for p in (0.0, 0.1)]
+    assert [config["num_class_embeds"] for config in told] == [7, 8]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -10,6 +10,7 @@ from exporting import run
 from networks import OF_DIFFUSERS as MODEL
 from small import save_run
 
+import flatdiff
 from flatdiff.exchange import diffusers_config, diffusers_format
 from flatdiff.flags import config
 from flatdiff.models import factories, networks
@@ -135,3 +136,34 @@ def test_weights_of_another_network_are_refused():
     labelled = make(class_cond=True)[2].state_dict()
     with pytest.raises(ValueError, match=r"knows no weights label_emb.weight, \.\.\."):
         diffusers_format.to_diffusers(labelled, unet, new_order=False)
+
+
+@pytest.mark.parametrize("objective", ["flow", "edm", "edm sigma_max=40.0", "ddpm"])
+def test_other_objectives_are_the_same_network_there_at_every_noise_level(
+    tmp_path, monkeypatch, objective
+):
+    """Image by image, the error in x by our chain, and by diffusers' network and scheduler."""
+    torch.manual_seed(0)
+    predicts = "v" if objective == "ddpm" else ""
+    flags, chain, model, _ = make(objective=objective, predicts=predicts)
+    path = save_run(tmp_path / "run", model, model=flags, diffusion=chain)
+    run(monkeypatch, model_path=path, out_dir=tmp_path / "there")
+    ours = flatdiff.subject.from_checkpoint(str(path), torch.rand(32, 3, 16, 16) * 2 - 1)
+    unet = str(tmp_path / "there" / "unet")
+    theirs = flatdiff.subject.from_diffusers(unet, ours.draws.x_start, levels=ours)
+    inside = ours.log_snr.abs() < 8
+    found, wanted = (s.own[s.terms.index("x_mse")][inside] for s in (theirs, ours))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-9)
+    assert wanted.min() > 0 and len(wanted) > 10
+    run(monkeypatch, reverse=True, model_path=tmp_path / "there", out_dir=tmp_path / "back")
+    kept = json.loads((tmp_path / "back" / "config.json").read_text())["diffusion"]
+    assert kept == json.loads(json.dumps(dataclasses.asdict(chain)))
+
+
+def test_what_no_scheduler_of_diffusers_says_is_not_exported(tmp_path, monkeypatch):
+    flags, chain, model, _ = make(objective="flow", predicts="x")
+    path = save_run(tmp_path / "run", model, model=flags, diffusion=chain)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, model_path=path, out_dir=tmp_path / "there")
+    with pytest.raises(ValueError, match="predicts v, and this network x"):
+        diffusers_config.scheduler_of(dataclasses.asdict(chain))

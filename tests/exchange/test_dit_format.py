@@ -21,6 +21,7 @@ MODEL = config.ModelFlags(
 VARIANTS = {
     "unconditional": dict(),
     "labels": dict(class_cond=True, num_classes=7, learn_sigma=True),
+    "hidden": dict(class_cond=True, num_classes=7, class_dropout=0.1),
     "heads": dict(num_head_channels=24, patch_size=2, num_layers=1, dropout=0.1),
 }
 
@@ -84,7 +85,7 @@ def test_the_row_without_a_label_is_theirs_too():
     with torch.no_grad():
         assert (theirs(x, t, class_labels=y).sample - model(x, t, y)).abs().max() < 1e-5
     told = dit_format.model_flags(dict(theirs.config), weights)
-    assert told["null_label"] and told["num_classes"] == 7
+    assert told["class_dropout"] == 0.1 and told["num_classes"] == 7
     back = dit_format.from_diffusers(weights, told)
     assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
 

@@ -144,13 +144,16 @@ def test_what_is_written_can_be_read(found, tmp_path):
     assert "HESSIAN      3" in repr(found) and "<td>HESSIAN</td>" in found._repr_html_()
 
 
-def test_rows_are_shown_as_a_table():
+def test_rows_are_shown_as_a_table_for_each_kind_of_them():
     rows = Rows([{"a": "<b>", "b": 0.123456}, {"a": None, "c": 3}])
     assert [line.split() for line in repr(rows).splitlines()] == [
-        ["a", "b", "c"],
+        ["a", "b"],
         ["<b>", "0.1235"],
+        [],
+        ["a", "c"],
         ["3"],
     ]
+    assert rows._repr_html_().count("<table>") == 2
     assert "&lt;b&gt;" in rows._repr_html_() and repr(Rows()) == "no rows"
 
 
@@ -169,7 +172,28 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         flatdiff.flatness(subject(), "LPF", **given)
     assert flatdiff.flatness(subject(), "LPF", **given).rows == whole.rows
-    assert len(calls) == 5 + 4
+    assert len(calls) == 5 + 1 + 5  # at the weights once, three moves; once, the other five
+
+
+def test_a_folder_tells_subjects_and_seeds_apart(tmp_path):
+    given = {"sigma": [0.1], "num_draws": 4, "progress": False}
+    for seed, start in ((0, 0.0), (0, 0.5), (1, 0.5), (0, 0.0)):
+        one = subject(at=start)
+        whole = flatdiff.flatness(one, ["LPF", "HESSIAN"], seed=seed, **given)
+        kept = flatdiff.flatness(one, ["LPF", "HESSIAN"], seed=seed, folder=str(tmp_path), **given)
+        assert kept.rows == whole.rows
+
+
+def test_weights_are_measured_as_they_stand():
+    """A subject that was made before its network was trained on says what a new one says."""
+    given = {"sigma": [0.1], "num_draws": 4, "progress": False}
+    old = subject()
+    with torch.no_grad():
+        old.weights[0].add_(0.5)
+    new = flatdiff.subject(old.model, loss=old.loss, draws=old.draws)
+    found = flatdiff.flatness(old, "LPF", **given)
+    assert found.rows == flatdiff.flatness(new, "LPF", **given).rows
+    assert found.rows[0]["at_w"] == float(new.at_w[0, 0]) != float(old.at_w[0, 0])
 
 
 def test_what_is_no_subject_is_refused():

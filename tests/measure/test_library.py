@@ -111,6 +111,29 @@ def test_sam_under_autocast_moves_fp32_weights():
         flatdiff.sam_gradient(lambda: closure(other), other.parameters(), rho=0.05)
 
 
+def test_inside_autocast_no_cast_copy_of_other_weights_is_used():
+    """Autocast keeps bf16 copies of weights until its outermost block ends."""
+    net, x = network().eval(), torch.randn(2, 3, 4, 4)
+    weights, outer = list(net.parameters()), torch.autocast("cpu", torch.bfloat16)
+
+    def closure():
+        with torch.autocast("cpu", torch.bfloat16):
+            net(x).float().square().mean().backward()
+
+    def gradient():
+        net.zero_grad()
+        flatdiff.sam_gradient(closure, weights, rho=0.5)
+        return [w.grad.clone() for w in weights]
+
+    plain = gradient()
+    with outer:
+        assert all(map(torch.equal, gradient(), plain))
+        own = net(x)
+        with flatdiff.perturbed(net, flatdiff.gaussian(0.5)):
+            assert not torch.equal(net(x), own)
+        assert torch.equal(net(x), own)
+
+
 def test_only_wrappers_of_torch_are_opened():
     """A network of one's own may call its part `module`, and have weights beside it."""
 

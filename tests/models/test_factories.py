@@ -146,6 +146,22 @@ def test_networks_have_a_name_and_knobs():
             su.create_model(**small, network=text)
 
 
+def test_hidden_labels_are_a_row_more_of_any_network_that_has_one():
+    small = dict(image_size=8, num_channels=32, num_res_blocks=1, class_cond=True, num_classes=5)
+    for kind in ("unet", "vit"):
+        for dropout, rows in ((0.0, 5), (0.1, 6)):
+            model = su.create_model(**small, network=kind, class_dropout=dropout)
+            assert model.label_emb.num_embeddings == rows and model.num_classes == 5
+
+    class Plain(torch.nn.Identity):
+        def __init__(self, image_size, num_classes):
+            super().__init__()
+
+    assert su.create_model(**small, network=Plain)
+    with pytest.raises(ValueError, match="class_dropout is 0.1, and Plain has no null_label"):
+        su.create_model(**small, network=Plain, class_dropout=0.1)
+
+
 def test_which_flags_a_network_has_no_use_for():
     names = [field.name for field in dataclasses.fields(config.ModelFlags)]
     assert factories.idle("unet", names) == ["patch_size", "num_layers"]

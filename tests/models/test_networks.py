@@ -111,5 +111,5 @@ def test_a_config_of_before_networks_had_names_is_a_u_nets(tmp_path):
     found, _ = networks.from_checkpoint(str(path), given)
     assert type(found) is UNetModel
     given = config.parse("", ["--network", "vit", "--num_channels", "32"], **GROUPS)
-    with pytest.raises(ValueError, match="Give --network unet|contradicts"):
+    with pytest.raises(ValueError, match="--network 'vit' contradicts.*--network 'unet'"):
         networks.from_checkpoint(str(path), given)

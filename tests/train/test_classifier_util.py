@@ -24,6 +24,8 @@ def test_what_the_classifier_is_trained_on():
     assert terms["loss"].tolist() == pytest.approx(expected, rel=1e-5)
     assert terms["acc@1"].tolist() == [1, 0, 0] and terms["acc@5"].tolist()[:2] == [1, 0]
     assert torch.equal(seen[0][0], chain.q_sample(x, t, noise)) and torch.equal(seen[0][1], t)
+    chain.density = np.arange(30) ** 2.0  # of --noise_levels
+    assert classifier_util.Classification(chain).density is chain.density
     clean = classifier_util.Classification(chain, noised=False)
     clean.training_losses(model, x, t, {"y": y}, noise)
     assert torch.equal(seen[1][0], x) and seen[1][1].tolist() == [0, 0, 0]
