@@ -107,8 +107,8 @@ def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -
     groups = _groups(models)
     for axis, (name, title) in zip(axes, titles.items()):
         for i, (model, *_) in enumerate(groups):
-            aside = (i / max(1, len(groups) - 1) - 0.5) * 0.6  # so that bars do not hide another
-            x, columns = [middle + aside for middle in MIDDLES], of_levels(name)[1:]
+            x = [middle + 0.6 * _aside(i, groups) for middle in MIDDLES]
+            columns = of_levels(name)[1:]
             _with_bars(axis, x, _line_of(summary, model), columns, _look(models, model))
         axis.set(title=title, xlabel="log-SNR: much noise, to little", yscale="log")
         axis.set_xticks(EDGES)
@@ -123,9 +123,10 @@ def by_calls(models: list[Model], summary: list[dict], distance: str, first: str
     figure, axes = frame.panels(len(samplers))
     for axis, (sampler, columns) in zip(axes, samplers.items()):
         axis.sharey(axes[0])
-        for model, *_ in _groups(models):
+        groups = _groups(models)
+        for i, (model, *_) in enumerate(groups):
             line = _line_of(summary, model)
-            calls = [line.get(f"calls_{c[3:]}") for c in columns]
+            calls = [line.get(f"calls_{c[3:]}", 0) * 1.1 ** _aside(i, groups) for c in columns]
             _with_bars(axis, calls, line, columns, _look(models, model))
         if floor := (models[0].cells["floor"].result() or {}).get("floor"):
             axis.axhline(np.mean(floor["values"]), color="0.6", linewidth=0.8)
@@ -134,6 +135,11 @@ def by_calls(models: list[Model], summary: list[dict], distance: str, first: str
         axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
         axis.minorticks_off()
     return _finish(figure, axes)
+
+
+def _aside(i: int, groups: list) -> float:
+    """From -0.5 to 0.5, by which bars do not hide each other."""
+    return i / max(1, len(groups) - 1) - 0.5
 
 
 def _line_of(summary: list[dict], model: Model) -> dict:
