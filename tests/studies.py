@@ -38,6 +38,22 @@ def curve(rise, name="LPF"):
     return {name: {"models": [{"at_w": AT_W, "curve": points}], "settings": {}}}
 
 
+PARTS = {"all": "-8..8", **{f"log-SNR {p}": p for p in ("4..8", "0..4", "-4..0", "-8..-4")}}
+
+
+def curve_of_x(at_w, rise):
+    """As `curve`, with rows of x_mse: by part, the first is the whole; twice that at sigma 2."""
+    found = curve(0.01)
+    found["LPF"]["rows"] = [
+        {"term": term, "part": part, "levels": f"log-SNR {levels}", "sigma": sigma}
+        | {"at_w": a, "rise": sigma / 2 * r if term == "x_mse" else 99.0}
+        for sigma in (1.0, 2.0, 4.0)
+        for term in ("x_mse", "mse")
+        for (part, levels), a, r in zip(PARTS.items(), at_w, rise)
+    ]
+    return found
+
+
 def exposure(**more):
     model = {
         "training": {"value": [8.0, 9.0, 9.8]},
@@ -68,13 +84,13 @@ class Done(Cell):
         return self.made_of["result"]
 
 
-def model_of(changes=None, trained=None, seed=0):
+def model_of(changes=None, trained=None, seed=0, objective="", calls=None):
     results = RESULTS | (changes or {})
     cells = {name: Done(name, {}, {"result": result}, "") for name, result in results.items()}
     seconds = {"seconds": 1.0, "processor_seconds": 2.0} if trained is None else trained
     train = Done("train", {}, {"result": seconds, "seed": seed}, "")
-    training = Training("adam", False, False, 0.0, seed, 800, 100.0, train)
-    return Model(training, "none", cells)
+    training = Training("adam", False, False, 0.0, seed, 800, 100.0, train, objective)
+    return Model(training, "none", cells, calls or {})
 
 
 class Toy(Measure):

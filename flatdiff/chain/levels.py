@@ -124,7 +124,7 @@ class Levels(Tables):
         added = 1 - (alphas / before * less / sigmas) ** 2  # of sigma_t^2, since t-1
         self.mean_of_x, self.mean_of_x_t = before * added, alphas / before * (less / sigmas) ** 2
         self.variance = less**2 * added
-        self.log_variance = np.log(np.append(self.variance[1:2], self.variance[1:]))
+        self.log_variance = np.log(np.append(self.variance[:2][-1:], self.variance[1:]))
         self.dpmpp_keep = less / sigmas
         self.dpmpp_add = before - self.dpmpp_keep * alphas
         h = -np.diff(self.log_snr)

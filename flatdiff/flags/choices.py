@@ -44,6 +44,13 @@ class Gradient(Choice):
 
 
 @dataclasses.dataclass(frozen=True)
+class Objective(Choice):
+    """`sampler`: that of a study which names none."""
+
+    sampler: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Column:
     """A column of a study's tables: `value` of what the cell's measure shows of a model. `title`:
     its head, "" where it stands in study.csv alone. `claim`: what the claim "SAM is flatter than
@@ -81,10 +88,12 @@ SAMPLERS: dict[str, Choice] = {
     "euler": Choice("chain.solvers:euler_sample", "Euler's, on any path the same as ddim"),
     "heun": Choice("chain.solvers:heun_sample", "Heun's, two calls a step (Karras et al. 2022)"),
 }
-OBJECTIVES: dict[str, Choice] = {
-    "ddpm": Choice("models.objectives:ddpm", "a chain of betas (Ho et al. 2020)"),
-    "flow": Choice("models.objectives:flow", "straight paths (Lipman et al. 2023)"),
-    "edm": Choice("models.objectives:edm", "preconditioned denoising (Karras et al. 2022)"),
+OBJECTIVES: dict[str, Objective] = {
+    "ddpm": Objective("models.objectives:ddpm", "a chain of betas (Ho et al. 2020)", "ddpm"),
+    "flow": Objective("models.objectives:flow", "straight paths (Lipman et al. 2023)", "euler"),
+    "edm": Objective(
+        "models.objectives:edm", "preconditioned denoising (Karras et al. 2022)", "euler"
+    ),
 }
 NOISE_LEVELS: dict[str, Choice] = {
     "uniform": Choice("chain.densities:uniform", "each alike"),

@@ -11,6 +11,7 @@ import difflib
 import functools
 import os
 import shlex
+import sys
 from types import SimpleNamespace
 
 from . import choices
@@ -80,8 +81,9 @@ def parse(description, argv=None, **groups):
     """Read the command line into one frozen dataclass a group.
 
     Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
-    preset; and `presets`, name -> flag string of those named. Exits with status 2 and one line on a
-    flag that is unknown or malformed. A flag given twice: the last one wins.
+    preset; `typed`, the names of the former; and `presets`, name -> flag string of those named.
+    Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
+    last one wins.
     """
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
@@ -102,7 +104,15 @@ def parse(description, argv=None, **groups):
     given = vars(namespace)
     presets = {name: PRESETS[name] for name in given.pop("presets", ())}
     values = {k: group_of(g, given) for k, g in groups.items()}
-    return SimpleNamespace(given=given, presets=presets, **values)
+    typed = vars(parser.parse_known_args(_without_presets(argv))[0]).keys() if presets else given
+    return SimpleNamespace(given=given, typed=set(typed), presets=presets, **values)
+
+
+def _without_presets(argv):
+    """The command line as if no --preset had been named."""
+    words = sys.argv[1:] if argv is None else argv
+    pairs = zip(words, ["", *words])
+    return [w for w, before in pairs if "--preset" not in (w.partition("=")[0], before)]
 
 
 def run(description, body, **groups):

@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, QUANTIZERS, SAMPLERS
+from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
 from .parse import aside, fixed, flag, part
 
 
@@ -173,9 +173,23 @@ class StudyFlags:
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
     average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
     input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
+    objective: str = flag(
+        "ddpm",
+        "what networks learn of noise, separated by commas, each with other flags of the chain as "
+        "name=value after a blank: ddpm,flow predicts=x",
+        table=OBJECTIVES,
+        many=True,
+    )
     seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
     matched: bool = flag(True, "beside each gradient that climbs, Adam of equal cost")
     sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
+    sampler: str = flag(
+        "",
+        "how noise walks back, separated by commas, the first wherever one is enough; empty: that "
+        "of the objective, ddpm of ddpm and euler of the others",
+        table=SAMPLERS,
+        many=True,
+    )
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
     features: str = flag(

@@ -49,7 +49,7 @@ def of_chain(
     x_start, cond, distinct = images
     steps = diffusion.num_timesteps
     t_range = _t_range(t_range, steps, path)
-    plan = probe.plan(len(x_start), steps, t_range, seed, distinct)
+    plan = even = probe.plan(len(x_start), steps, t_range, seed, distinct)
     if diffusion.density is not None:
         plan = weighed(plan, plan.weight * torch.from_numpy(diffusion.density)[plan.t])
     device = next(model.parameters()).device
@@ -65,7 +65,7 @@ def of_chain(
         loss or (lambda network, part: part.losses(diffusion, network)),
         draws,
         size=len(x_start),
-        axes={"": timesteps(plan, t_range)} | axis_of_x(plan, diffusion.log_snr),
+        axes={"": timesteps(plan, t_range)} | axis_of_x(even, diffusion.log_snr),
         x_factor=None if loss else torch.from_numpy(diffusion.x_factor)[plan.t],
         seed=seed,
         more=more | {"timesteps": steps, "t_range": t_range},

@@ -3,11 +3,16 @@
 import argparse
 import dataclasses
 import math
+from collections.abc import Container
 from typing import Any
 
 from ..flags import choices, config, parse
 
 PLAIN = "adam"  # the gradient that all others are compared with
+OF_ENTRIES = {  # of an axis: the flag that each entry begins with, and what others may follow
+    "gradient": ("optimizer", "training", "rho or sam_sync"),
+    "objective": ("objective", "the chain", "predicts or noise_levels"),
+}
 NOT_FOR_STUDIES = {  # flags of its command line, and why
     "optimizer": "--gradient says what is trained",
     "use_swa": "--average says what is averaged",
@@ -24,7 +29,8 @@ def gradients(flags) -> list[dict[str, Any]]:
     """Lists the TrainFlags that make each kind of training: in the order asked, then `matched`."""
     radii = numbers("rho", flags.study.rho)
     named = {}
-    for changed in map(_train_flags, parse.parts(flags.study.gradient)):
+    for text in parse.parts(flags.study.gradient):
+        changed = entry("gradient", text, config.TrainFlags, NOT_FOR_STUDIES)
         crossed = changed["optimizer"] != PLAIN and "rho" not in changed
         for each in [changed | {"rho": rho} for rho in radii] if crossed else [changed]:
             named[name_of(each)] = each
@@ -49,26 +55,27 @@ def matched(flags, found: list[dict]) -> list[dict]:
     return added
 
 
-def _train_flags(text: str) -> dict[str, Any]:
+def entry(axis: str, text: str, group: type, not_for: Container[str]) -> dict[str, Any]:
     """Text such as "adam-sam sam_sync=True" -> {"optimizer": "adam-sam", "sam_sync": True}. Knobs
     of the gradient itself, which are no flags, stay behind its name."""
-    fields = {f.name: f for f in dataclasses.fields(config.TrainFlags)}
+    named, of, as_in = OF_ENTRIES[axis]
+    fields = {f.name: f for f in dataclasses.fields(group)}
     first, *others = text.split()
     values, knobs = {}, []
-    for name, _, value in (part.partition("=") for part in [f"optimizer={first}", *others]):
-        if values and name in choices.knobs(choices.GRADIENTS, first):
+    for name, _, value in (part.partition("=") for part in [f"{named}={first}", *others]):
+        if values and name in choices.knobs(fields[named].metadata["table"], first):
             knobs.append(f"{name}={value}")
             continue
-        if values and (name not in fields or name in NOT_FOR_STUDIES):
+        if values and (name not in fields or name in not_for):
             raise ValueError(
-                f"--gradient {text!r}: {name!r} is no flag of training; expected an optimizer, "
-                "then name=value with flags as rho or sam_sync"
+                f"--{axis} {text!r}: {name!r} is no flag of {of}; expected an {named}, then "
+                f"name=value with flags as {as_in}"
             )
         try:
             values[name] = parse.read(fields[name], value)
         except argparse.ArgumentTypeError as error:
-            raise ValueError(f"--gradient {text!r}, {name}: {error}") from None
-    return values | {"optimizer": " ".join([first, *knobs])}
+            raise ValueError(f"--{axis} {text!r}, {name}: {error}") from None
+    return values | {named: " ".join([first, *knobs])}
 
 
 def name_of(gradient: dict) -> str:

@@ -58,12 +58,13 @@ class Verdict:
 def verdicts(rows: list[dict]) -> list[Verdict]:
     """Judges every claim that the rows have something to say about."""
     found = [judge(claim, rows) for claim in claims(rows)]
-    found += [correlated(rows, sharpness(), c) for c in rounding(rows)]
-    paper = _corrected([v for v in found if v and v.place != FAIR])
-    return paper + _corrected([v for v in found if v and v.place == FAIR])
+    for own in by_objective(rows).values():
+        found += [correlated(own, sharpness(), c) for c in rounding(rows)]
+    paper = corrected([v for v in found if v and v.place != FAIR])
+    return paper + corrected([v for v in found if v and v.place == FAIR])
 
 
-def _corrected(family: list[Verdict]) -> list[Verdict]:
+def corrected(family: list[Verdict]) -> list[Verdict]:
     """The same, with `holm`; those without a p do not count."""
     adjusted = iter(significance.holm([v.p for v in family if v.p is not None]))
     holm = [
@@ -74,6 +75,17 @@ def _corrected(family: list[Verdict]) -> list[Verdict]:
 
 
 def claims(rows: list[dict]) -> list[Claim]:
+    """Makes the claims of each objective, whose losses compare with no other's."""
+    return [claim for own in by_objective(rows).values() for claim in _of_objective(own)]
+
+
+def by_objective(rows: list[dict]) -> dict[str, list[dict]]:
+    """Gives the rows of each objective by its name."""
+    names = dict.fromkeys(row["objective"] for row in rows)
+    return {name: [row for row in rows if row["objective"] == name] for name in names}
+
+
+def _of_objective(rows: list[dict]) -> list[Claim]:
     """Makes the claims about every gradient that climbs, against the first that neither does that
     nor was added for its cost, and against that of equal cost. All without input perturbation, or
     with the least."""
@@ -122,6 +134,7 @@ class Maker:
 
     def __init__(self, rows: list[dict], name: str, sam: str, plain: str):
         self.rows, self.name, self.sam, self.plain = rows, name, sam, plain
+        self.objective = rows[0]["objective"]
         self.shifts = sorted({row["input_pertub"] for row in rows})
         present = dict.fromkeys(row["average"] for row in rows)
         self.averages = sorted(present, key=lambda average: average != "none")
@@ -130,7 +143,9 @@ class Maker:
     def claim(self, text: str, place: str, column: str, a=None, b=None) -> Claim:
         """`a`, `b`: where sam's and plain's models differ from raw weights of the least shift."""
         base = {"average": self.averages[0], "input_pertub": self.shifts[0]}
+        base["objective"] = self.objective
         sam, plain = base | {"gradient": self.sam}, base | {"gradient": self.plain}
+        text = of(self.objective) + text
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
     def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
@@ -168,6 +183,11 @@ class Maker:
         columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
         text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}}{how}"
         return self.each(columns, place, f"{text}, {{number}} steps")
+
+
+def of(objective: str) -> str:
+    """What a name has before it for its objective."""
+    return f"{objective}: " if objective else ""
 
 
 def plus(average: str) -> str:
@@ -222,6 +242,7 @@ def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
         return None
     bits = y.removeprefix("rise_w")
     text = f"Sharper models lose more at {bits} bits: r of {flatness()[x]} and the loss"
+    text = of(rows[0]["objective"]) + text
     verdict = UNDECIDED if r.p >= 1 - LEVEL else HOLDS if r.r > 0 else FAILS
     why = f"{r.trainings} trainings cannot decide it" if r.least >= 1 - LEVEL else ""
     about = text, "theorem 2", "r", verdict, r.r, None, None, r.trainings, why

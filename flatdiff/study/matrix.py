@@ -1,4 +1,5 @@
-"""A study as a matrix: gradient x input perturbation x seed, each trained once, x average.
+"""A study as a matrix: objective x gradient x input perturbation x seed, each trained once, x
+average.
 
 Flags in; trainings, models and cells out. A cell is a command line of one of our scripts, and is
 known by the hash of what its numbers depend on: nothing that only says where files are, or how many
@@ -11,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
 from ..models import dtypes
 from ..store import checkpoint
-from . import axes
+from . import axes, objectives
 
 # Of the cells by kind, others 3: a higher one makes all old ones void
 VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
@@ -85,6 +86,7 @@ class Training:
     steps: int
     cost: float
     cell: Cell
+    objective: str = ""  # "" where the study knows but ddpm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +96,21 @@ class Model:
     training: Training
     average: str
     cells: dict[str, Cell]
+    calls: dict[str, int] = dataclasses.field(default_factory=dict)  # of networks, by distance
 
     @property
     def kind(self) -> dict[str, Any]:
         """What its seeds are repetitions of."""
         t = self.training
-        return {"gradient": t.gradient, "input_pertub": t.input_pertub, "average": self.average}
+        about = {"objective": t.objective, "gradient": t.gradient, "input_pertub": t.input_pertub}
+        return about | {"average": self.average}
 
     @property
     def name(self) -> str:
         t = self.training
         pertub = f" ip {t.input_pertub:g}" if t.input_pertub else ""
-        return f"{t.gradient}{pertub} {self.average}, seed {t.seed}"
+        of = f"{t.objective} " if t.objective else ""
+        return f"{of}{t.gradient}{pertub} {self.average}, seed {t.seed}"
 
 
 def read_result(folder: str) -> dict | None:
@@ -124,8 +129,9 @@ def models_of(flags, store: str) -> list[Model]:
     averages = axes.averages_of(flags)
     cells = Cells(flags, store)
     seeds = range(flags.run.seed, flags.run.seed + flags.study.seeds)
-    trainings = [cells.training(*each) for each in itertools.product(gradients, shifts, seeds)]
-    return [Model(t, a, cells.of_model(t, a)) for t in trainings for a in averages]
+    kinds = itertools.product(cells.chains.items(), gradients, shifts, seeds)
+    trainings = [cells.training(*each) for each in kinds]
+    return [cells.model(t, a) for t in trainings for a in averages]
 
 
 def fingerprint(dataset: ImageDataset) -> str:
@@ -152,6 +158,7 @@ class Cells:
     def __init__(self, flags, store: str):
         self.flags, self.store, self.study = flags, store, flags.study
         self.lists = axes.lists_of(flags.study)
+        self.chains = objectives.objectives(flags)
         automatic = flags.run.dtype == "auto"
         flags.run = dtypes.decided(flags.run)
         self.run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
@@ -161,34 +168,45 @@ class Cells:
         self.reference = self._reference(images.num_images)
         self.floor = self._distance("floor", [], {"floor": self.study.num_samples}, {})
 
-    def training(self, gradient: dict, pertub: float, seed: int) -> Training:
-        """The training of one gradient, input perturbation and seed."""
-        flags, ranks = self.flags, self.study.ranks
+    def training(self, objective: tuple, gradient: dict, pertub: float, seed: int) -> Training:
+        """The training of one objective (name, flags), gradient, input perturbation and seed."""
+        flags, ranks, (name, chain) = self.flags, self.study.ranks, objective
         train = axes.train_group(flags, gradient)
         run = dataclasses.replace(flags.run, seed=seed, log_dir="")
-        diffusion = dataclasses.replace(flags.diffusion, input_pertub=pertub)
+        diffusion = dataclasses.replace(chain, input_pertub=pertub)
         counted, aside = changed(run, flags.data, train, flags.model, diffusion)
         made_of = {"data": self.data, "ranks": ranks}
         aside["log_dir"] = FOLDER
         cell = Cell("train", counted, made_of, self.store, ("train",), aside)
         what = axes.name_of(gradient), axes.climbs(train), "times" in gradient, pertub, seed
-        return Training(*what, train.end_step, axes.cost(train) * ranks, cell)
+        return Training(*what, train.end_step, axes.cost(train) * ranks, cell, name)
 
-    def of_model(self, training: Training, average: str) -> dict[str, Cell]:
-        """Gives by name samples and their distances, the registry's measures, the real images."""
+    def model(self, training: Training, average: str) -> Model:
+        """The model of one average: its cells are, by name, samples and their distances, the
+        registry's measures, the real images."""
         made_of = {"training": training.cell.key, "average": average}
         aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
-        cells, chains = {}, self.lists["sampling_steps"]
-        for steps, bits in [(n, 0) for n in chains] + [(chains[0], b) for b in self.lists["bits"]]:
-            name = f"{steps}_w{bits}" if bits else f"{steps}"
-            cells[f"samples_{name}"] = samples = self._samples(steps, bits, made_of, aside)
+        chain, cells, calls = self.chains[training.objective], {}, {}
+        first, *others = objectives.samplers(self.flags, chain)
+        for name, *what in self._ways(first, others):
+            cells[f"samples_{name}"] = samples = self._samples(*what, made_of, aside)
             cells["reference"] = self.reference
             distance = self._distance("distance", [samples.file], {}, {"samples": samples.key})
             cells[f"fd_{name}"] = distance
+            if training.objective or self.study.sampler:
+                calls[f"fd_{name}"] = objectives.calls(chain, what[0], what[2])
         for kind, measure in MEASURES.items():
+            more = _unless_default(config.ExposureFlags, first) if kind == "exposure" else {}
             for name, text in measure.cells.items():
-                cells[name] = self._measured(kind, measure, text, made_of, aside)
-        return cells | {"floor": self.floor}
+                cells[name] = self._measured(kind, measure, text, more, made_of, aside)
+        return Model(training, average, cells | {"floor": self.floor}, calls)
+
+    def _ways(self, first: str, others: list[str]) -> Iterator[tuple[str, int, int, str]]:
+        """Gives name, steps, bits and sampler of each set of samples."""
+        chains = self.lists["sampling_steps"]
+        yield from ((f"{n}", n, 0, first) for n in chains)
+        yield from ((f"{n}_{s}", n, 0, s) for s in others for n in chains)
+        yield from ((f"{chains[0]}_w{b}", chains[0], b, first) for b in self.lists["bits"])
 
     def _reference(self, num_images: int) -> Cell:
         """All real images as training sees them, or as many as a distance is measured to."""
@@ -199,9 +217,10 @@ class Cells:
         made_of, words = {"data": self.data}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)
 
-    def _samples(self, steps: int, bits: int, made_of: dict, aside: dict) -> Cell:
+    def _samples(self, steps: int, bits: int, sampler: str, made_of: dict, aside: dict) -> Cell:
         n, size = self.study.num_samples, self.flags.model.image_size
         flags = self.run | {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
+        flags |= _unless_default(config.SampleFlags, sampler)
         aside = aside | {"batch_size": self.study.measure_batch}
         leaves = f"samples_{n}x{size}x{size}x3{f'_w{bits}' if bits else ''}.npz"
         return Cell("samples", flags, made_of, self.store, ("sample",), aside, leaves)
@@ -215,13 +234,13 @@ class Cells:
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
 
-    def _measured(self, kind: str, measure: Measure, text: str, made_of: dict, aside: dict) -> Cell:
-        """A measure of the registry, with the flags of one of its `cells`."""
+    def _measured(self, kind, measure: Measure, text: str, told: dict, made_of, aside) -> Cell:
+        """A measure of the registry, with the flags of one of its `cells`, and those `told`."""
         study = vars(self.study) | self.lists
         words = [word.format(**study) for word in text.split()]
         own = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2])}
         counted, more = changed(self.flags.data)
-        flags = self.measured | counted | {"num_images": self.study.num_images} | own
+        flags = self.measured | counted | {"num_images": self.study.num_images} | own | told
         flags |= {"flatness": kind} if measure.verb == "flatness" else {}
         what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
         return Cell(kind, *what, LEFT[measure.verb])
@@ -235,6 +254,11 @@ def changed(*groups) -> tuple[dict[str, Any], dict[str, Any]]:
         if value != field.default and what[field.name] != "sampling":
             (aside if what[field.name] == "nothing" else counted)[field.name] = value
     return counted, aside
+
+
+def _unless_default(group: type, sampler: str) -> dict[str, str]:
+    """The flag, if it is not the default of the command's group."""
+    return {} if sampler == group.sampler else {"sampler": sampler}
 
 
 def _checkpoint(training: Training, average: str) -> str:

@@ -2,38 +2,45 @@
 
 import contextlib
 import io
+import itertools
+from types import SimpleNamespace
 
 import numpy as np
 
 from ..measure import frame
+from ..measure.chains import EDGES
 from ..report.compare import progress
-from .claims import rounding, sharpness
+from .claims import of, rounding, sharpness
 from .matrix import Model
-from .rows import columns_of, measures_of, record_of
+from .rows import columns_of, distances, measures_of, of_levels, record_of
 from .significance import correlation
 from .tables import label
 
 STYLES, MARKERS = ("-", "--", ":", "-."), "os^v"  # of averages, in their order
+MIDDLES = [(high + low) / 2 for high, low in itertools.pairwise(EDGES)]  # of rows.LEVELS
 FEW = 10  # points of a line, that are marked
 
 
 def measured(models: list[Model], verb: str) -> str:
-    """What the measures of one command draw: a panel for each line of each of a study's cells."""
+    """What the measures of one command draw: a panel for each line of each of a study's cells, and
+    for each objective, as losses compare within one alone."""
     panels: dict[tuple, list] = {}
-    for kind, measure in measures_of(verb).items():
-        for cell in measure.cells:
-            for group in _groups(models):
-                records = [r for model in group if (r := record_of(model, kind, cell))]
-                for lines in zip(*map(measure.load().lines, records)):
-                    title = lines[0].title + (f" ({cell})" if len(measure.cells) > 1 else "")
-                    panels.setdefault((cell, title), []).append((group[0], lines))
+    for own in _by_objective(models):
+        for kind, measure in measures_of(verb).items():
+            for cell in measure.cells:
+                for group in _groups(own):
+                    records = [r for model in group if (r := record_of(model, kind, cell))]
+                    for lines in zip(*map(measure.load().lines, records)):
+                        title = lines[0].title + (f" ({cell})" if len(measure.cells) > 1 else "")
+                        key = group[0].training.objective, cell, title
+                        panels.setdefault(key, []).append((group[0], lines))
     figure, axes = frame.panels(max(1, len(panels)))
     shared = {}
-    for axis, ((_, title), drawn) in zip(axes, panels.items()):
+    for axis, ((objective, _, title), drawn) in zip(axes, panels.items()):
         line = drawn[0][1][0]
-        axis.set(title=title, xlabel=line.xlabel, ylabel=line.ylabel)
+        axis.set(title=of(objective) + title, xlabel=line.xlabel, ylabel=line.ylabel)
         axis.set(xscale=line.scale, yscale=line.scale)
-        axis.sharey(shared.setdefault(line.ylabel, axis))
+        axis.sharey(shared.setdefault((objective, line.ylabel), axis))
         for model, lines in drawn:
             y = np.mean([np.array(line.y, float) for line in lines], axis=0)
             axis.plot(lines[0].x, y, **_look(models, model, marked=len(y) <= FEW))
@@ -43,18 +50,21 @@ def measured(models: list[Model], verb: str) -> str:
 
 
 def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
-    """Each model's sharpness against what its distance loses to rounded weights."""
+    """Each model's sharpness against what its distance loses to rounded weights, by objective."""
     x, rises = sharpness(), rounding(rows)
-    figure, axes = frame.panels(max(1, len(rises)))
-    for axis, y in zip(axes, rises):
+    panels = list(itertools.product(_by_objective(models), rises))
+    figure, axes = frame.panels(max(1, len(panels)))
+    for axis, (own, y) in zip(axes, panels):
+        objective = own[0].training.objective
         known = [row for row in rows if None not in (row[x], row[y])]
-        for model, *_ in _groups(models):
+        known = [row for row in known if row["objective"] == objective]
+        for model, *_ in _groups(own):
             points = [(r[x], r[y]) for r in known if r.items() >= model.kind.items()]
             if points:
                 axis.plot(*zip(*points), **_look(models, model) | {"linestyle": ""})
         r = correlation([row[x] for row in known], [row[y] for row in known])
         told = "" if r is None else f": r = {r:.2f}, {len(known)} models"
-        title = f"{y.removeprefix('rise_w')} bits{told}"
+        title = f"{of(objective)}{y.removeprefix('rise_w')} bits{told}"
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set(title=title, xlabel=columns_of()[x].title, ylabel="distance lost to rounding")
         axis.locator_params(axis="x", nbins=4)
@@ -62,26 +72,93 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
 
 
 def training(models: list[Model]) -> str:
-    """The loss of training, against steps and against what they cost."""
-    figure, axes = frame.panels(2)
+    """The loss of training, against steps and against what they cost, by objective."""
     first_average = [model for model in models if model.average == models[0].average]
-    for group in _groups(first_average):
-        runs = []
-        for model in group:
-            with contextlib.suppress(ValueError):  # not begun, or it diverged
-                runs.append(progress(model.training.cell.folder))
-        if not runs:
-            continue
-        length = min(len(run["step"]) for run in runs)
-        losses = np.mean([run["loss"][:length] for run in runs], axis=0)
-        look = _look(models, group[0], marked=False) | {"linestyle": "-"}
-        look["label"] = label(group[0].kind | {"average": "none"})
-        thousands = group[0].training.cost / group[0].training.steps / 1000
-        for axis, scale in zip(axes, (1, thousands)):
-            axis.plot(runs[0]["step"][:length] * scale, losses, **look)
-    for axis, text in zip(axes, ("optimizer steps", "thousand images with a gradient")):
-        axis.set(xlabel=text, ylabel="training loss", yscale="log")
+    kinds = _by_objective(first_average)
+    figure, axes = frame.panels(2 * len(kinds), most=2)
+    for own, pair in zip(kinds, zip(axes[::2], axes[1::2])):
+        for group in _groups(own):
+            _progress(pair, group, models)
+        for axis, text in zip(pair, ("optimizer steps", "thousand images with a gradient")):
+            axis.set(xlabel=text, ylabel="training loss", yscale="log")
+            axis.set_title(own[0].training.objective)
     return _finish(figure, axes)
+
+
+def _progress(axes, group: list[Model], models: list[Model]) -> None:
+    runs = []
+    for model in group:
+        with contextlib.suppress(ValueError):  # not begun, or it diverged
+            runs.append(progress(model.training.cell.folder))
+    if not runs:
+        return
+    length = min(len(run["step"]) for run in runs)
+    losses = np.mean([run["loss"][:length] for run in runs], axis=0)
+    look = _look(models, group[0], marked=False) | {"linestyle": "-"}
+    look["label"] = label(group[0].kind | {"average": "none"})
+    thousands = group[0].training.cost / group[0].training.steps / 1000
+    for axis, scale in zip(axes, (1, thousands)):
+        axis.plot(runs[0]["step"][:length] * scale, losses, **look)
+
+
+def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -> str:
+    """Columns of `rows.X_MSE` against log-SNR, a panel each; models without them have no line."""
+    figure, axes = frame.panels(len(titles))
+    groups = _groups(models)
+    for axis, (name, title) in zip(axes, titles.items()):
+        for i, (model, *_) in enumerate(groups):
+            x = [middle + 0.6 * _aside(i, groups) for middle in MIDDLES]
+            columns = of_levels(name)[1:]
+            _with_bars(axis, x, _line_of(summary, model), columns, _look(models, model))
+        axis.set(title=title, xlabel="log-SNR: much noise, to little", yscale="log")
+        axis.set_xticks(EDGES)
+    return _finish(figure, axes)
+
+
+def by_calls(models: list[Model], summary: list[dict], distance: str, first: str) -> str:
+    """Distances against how often the network is asked for an image, a panel for each sampler."""
+    samplers: dict[str, list[str]] = {}
+    for column in distances(summary[0]):
+        samplers.setdefault(column[3:].partition("_")[2] or first, []).append(column)
+    figure, axes = frame.panels(len(samplers))
+    for axis, (sampler, columns) in zip(axes, samplers.items()):
+        axis.sharey(axes[0])
+        groups = _groups(models)
+        for i, (model, *_) in enumerate(groups):
+            line = _line_of(summary, model)
+            calls = [line.get(f"calls_{c[3:]}", 0) * 1.1 ** _aside(i, groups) for c in columns]
+            _with_bars(axis, calls, line, columns, _look(models, model))
+        if floor := (models[0].cells["floor"].result() or {}).get("floor"):
+            axis.axhline(np.mean(floor["values"]), color="0.6", linewidth=0.8)
+        axis.set(title=sampler, xlabel="network calls", ylabel=distance, xscale="log", yscale="log")
+        ticks = sorted({line[f"calls_{c[3:]}"] for line in summary for c in columns})
+        axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        axis.minorticks_off()
+    return _finish(figure, axes)
+
+
+def _aside(i: int, groups: list) -> float:
+    """From -0.5 to 0.5, by which bars do not hide each other."""
+    return i / max(1, len(groups) - 1) - 0.5
+
+
+def _line_of(summary: list[dict], model: Model) -> dict:
+    """The model's line of the summary; {} where it is not trained."""
+    return next((line for line in summary if line.items() >= model.kind.items()), {})
+
+
+def _with_bars(axis, x: list[float], line: dict, columns: list[str], look: dict) -> None:
+    """Draws the columns that there are, with their intervals."""
+    known = [(at, line[c], line[f"{c}_half"] or 0) for at, c in zip(x, columns) if line.get(c)]
+    if known:
+        at, y, half = map(np.array, zip(*known))
+        low = np.where(y > 0, np.minimum(half, 0.9 * y), half)  # an axis in logarithms ends above 0
+        axis.errorbar(at, y, yerr=[low, half], capsize=2, **look)
+
+
+def _by_objective(models: list[Model]) -> list[list[Model]]:
+    names = dict.fromkeys(model.training.objective for model in models)
+    return [[m for m in models if m.training.objective == name] for name in names]
 
 
 def _groups(models: list[Model]) -> list[list[Model]]:
@@ -94,19 +171,25 @@ def _groups(models: list[Model]) -> list[list[Model]]:
 
 def _look(models: list[Model], model: Model, marked: bool = True) -> dict:
     averages = list(dict.fromkeys(m.average for m in models))
-    kinds = list(dict.fromkeys((m.training.gradient, m.training.input_pertub) for m in models))
+    kinds = list(dict.fromkeys(map(_trained, models)))
     i = averages.index(model.average) % len(STYLES)
-    colour = f"C{kinds.index((model.training.gradient, model.training.input_pertub))}"
+    colour = f"C{kinds.index(_trained(model))}"
     look = {"color": colour, "linestyle": STYLES[i], "marker": MARKERS[i] if marked else ""}
     return look | {"markersize": 4, "label": label(model.kind)}
+
+
+def _trained(model: Model) -> tuple:
+    return model.training.objective, model.training.gradient, model.training.input_pertub
 
 
 def _finish(figure, axes) -> str:
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    if axes[0].get_legend_handles_labels()[0]:
-        frame.legend(figure, axes[0])
+    drawn = {k: v for axis in axes for v, k in zip(*axis.get_legend_handles_labels())}
+    if drawn:
+        told = list(drawn.values()), list(drawn)
+        frame.legend(figure, SimpleNamespace(get_legend_handles_labels=lambda: told))
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None})
     return svg.getvalue()

@@ -17,7 +17,7 @@ from ..report import page
 from ..report.text import bullets, markdown
 from ..store import checkpoint
 from ..store.disk import write_csv, writing
-from . import claims, pictures, tables, words
+from . import across, claims, objectives, pictures, tables, words
 from .axes import features_of
 from .matrix import Model
 from .rows import columns_of, measures_of, rows_of, summary
@@ -31,7 +31,7 @@ def write(models: list[Model], flags) -> list[str]:
     if not rows:
         print(f"no report yet: none of the {len(models)} models of this study is trained")
         return []
-    found, settings = claims.verdicts(rows), settings_of(flags)
+    found, settings = claims.verdicts(rows) + across.verdicts(rows), settings_of(flags)
     content = Report(models, rows, found, settings)
     text = content.markdown()
     more = page.details("Every setting", json.dumps(settings, indent=2))
@@ -43,7 +43,7 @@ def write(models: list[Model], flags) -> list[str]:
         with writing(os.path.join(folder, name)) as file:
             file.write(data)
     paths = [os.path.join(folder, name) for name in (*texts, "study.csv", "study.json")]
-    hidden = ("climbs", "matched")
+    hidden = ("climbs", "matched", *(["objective"] if not rows[0]["objective"] else []))
     write_csv([{k: v for k, v in row.items() if k not in hidden} for row in rows], paths[2])
     told = {"settings": settings, "rows": rows, "summary": content.summary}
     told["claims"] = [dataclasses.asdict(v) for v in found]
@@ -59,6 +59,7 @@ def settings_of(flags) -> dict:
         "torch": torch.__version__,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "features": features_of(flags),
+        "objectives": objectives.notes(flags),
         "flags": config.to_dict(flags),
     }
 
@@ -86,7 +87,7 @@ class Report:
 
     def __init__(self, models, rows, found, settings):
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
-        self.summary = summary(rows)
+        self.summary, self.several = summary(rows), len(claims.by_objective(rows)) > 1
         self.distance = metric_name(settings["features"])
         self.verbs = list(dict.fromkeys(m.verb for m in measures_of().values()))
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
@@ -95,11 +96,14 @@ class Report:
     def markdown(self) -> str:
         """The whole text."""
         parts = [f"# {TITLE}", words.about(self), *words.missing(self)]
-        parts += ["## In short", words.short(self.found)]
+        parts += ["## In short", *filter(None, [words.short(self.found)])]
+        if compared := across.short(self.found):
+            parts += [across.SHORT, bullets(compared)]
         if fair := words.fair(self.rows, self.found):
             parts += [words.FAIR, bullets(fair)]
         for title, table in self.tables().items():
             parts += [f"## {title}", table]
+        parts += across.section(self.summary) if self.several else []
         parts += ["## Figures", *self.figures(), *self.grids()]
         parts += ["## How to read this", bullets(words.notes(self))]
         parts += ["## Command", f"    {self.settings['command']}"]
@@ -123,15 +127,19 @@ class Report:
                 more = {c: f"{self.distance} lost at {n} bits" for c, n in bits.items()}
             below = words.underfitting(self.summary) if claims.GAPS.keys() & columns else ""
             table = markdown(tables.measured(self.summary, verb, more))
-            found[title] = f"{table}\n\n{below}".strip()
+            above = across.WITHIN if self.several else ""
+            found[title] = f"{above}\n\n{table}\n\n{below}".strip()
         return found
 
     def figures(self) -> list[str]:
         """Each a link to its picture."""
         drawn = {v: (pictures.measured(self.models, v), words.measured(v)) for v in self.verbs}
         caption = "Does sharpness cost quality under rounded weights? A point is a model."
-        drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
+        if claims.rounding(self.rows):
+            drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
+        if self.several:
+            drawn |= across.figures(self)
         self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}
         return [f"![{caption}](figures/{name}.svg)" for name, (_, caption) in drawn.items()]
 
@@ -141,7 +149,7 @@ class Report:
         names = [n for n in names if n.split("_")[1] == names[0].split("_")[1]]  # fewest steps
         seed = self.models[0].training.seed
         average = next((m.average for m in self.models if m.average != "none"), "none")
-        rows = [["", *(f"{name.partition('_w')[2] or 32} bits" for name in names)]]
+        rows = [["", *map(tables.way_of_grid, names)]]
         for model in self.models:
             if (model.training.seed, model.average) == (seed, average):
                 cells = [self._picture(model.cells[name]) for name in names]

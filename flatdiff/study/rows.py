@@ -4,18 +4,29 @@ A number that is not there yet, that cannot be, or that is not finite, is None.
 """
 
 import math
+import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from ..flags.choices import MEASURES, Column, Measure
 from ..judge.names import metric_name
+from ..measure.chains import EDGES
 from ..measure.exposure_report import UNDERFIT
 from .matrix import Model
 from .significance import half_width
 
-KIND = ("gradient", "climbs", "matched", "input_pertub", "average")  # its seeds are repetitions
+# of a kind of model, whose seeds are repetitions
+KIND = ("objective", "gradient", "climbs", "matched", "input_pertub", "average")
 NAMES = (*KIND, "seed")
 COSTS = ("steps", "images", "seconds", "processor_seconds")
 ENDS = ("", "_error", "_infinity")  # of the names of distances
+LEVELS = [f"{low:g}..{high:g}" for high, low in pairwise(EDGES)]  # of log-SNR, least noise first
+WHOLE = f"{EDGES[-1]:g}..{EDGES[0]:g}"
+X_MSE = {  # by the begin of a column's name: the cell of LPF, and what its rows call it
+    "x_mse": ("LPF", "at_w"),
+    "x_rise": ("LPF", "rise"),
+    "x_rise_filter": ("LPF filter", "rise"),
+}
 
 
 def rows_of(models: list[Model]) -> list[dict]:
@@ -23,7 +34,9 @@ def rows_of(models: list[Model]) -> list[dict]:
 
     images: those that a gradient was taken of; seconds, processor_seconds: of the training.
     fd_STEPS and fd_STEPS_wBITS with _error and _infinity: Frechet distances; rise_wBITS: the second
-    less the first. Then the columns of the registry's measures.
+    less the first. Then the columns of the registry's measures. In a study of several objectives,
+    calls_STEPS: of the network for an image; and of X_MSE, NAME and NAME_LEVELS. A sampler that is
+    not the first stands behind STEPS.
     """
     return [
         {name: value if _finite(value) else None for name, value in _row(model).items()}
@@ -51,7 +64,8 @@ def _row(model: Model) -> dict:
         found = model.cells[name].result() or {"features": "", "metrics": {}}
         metric, values = metric_name(found["features"]), found["metrics"]
         row |= {f"{name}{end}": values.get(f"{metric}{end}") for end in ENDS}
-    return row | _quantized(row) | measured(model)
+    row |= {f"calls_{name.removeprefix('fd_')}": n for name, n in model.calls.items()}
+    return row | _quantized(row) | measured(model) | (by_level(model) if t.objective else {})
 
 
 def _quantized(row: dict) -> dict:
@@ -81,6 +95,31 @@ def measured(model: Model) -> dict[str, float | None]:
         for name, column in measure.columns.items():
             row[name] = shown.get(column.cell, {}).get(column.value)
     return row
+
+
+def by_level(model: Model) -> dict[str, float | None]:
+    """The error of the image, and its rises at the middle sigma: over all of log-SNR, and by part.
+    None for cells of before it was measured."""
+    found = {}
+    for name, (cell, value) in X_MSE.items():
+        record = record_of(model, "LPF", cell) or {}
+        rows = [row for row in record.get("rows", ()) if row["term"] == "x_mse"]
+        sizes = sorted({row["sigma"] for row in rows})
+        middle = [row for row in rows if row["sigma"] == sizes[len(sizes) // 2]]
+        known = {row["levels"].split()[-1]: row[value] for row in middle}
+        found |= {c: known.get(levels) for c, levels in zip(of_levels(name), (WHOLE, *LEVELS))}
+    return found
+
+
+def of_levels(name: str) -> list[str]:
+    """The columns of all log-SNR and of its parts."""
+    return [name, *(f"{name}_{part}" for part in LEVELS)]
+
+
+def distances(row: dict) -> list[str]:
+    """The columns of distances of unrounded networks."""
+    ours = (name for name in row if name.startswith("fd_") and f"{name}_infinity" in row)
+    return [name for name in ours if not re.search(r"_w\d+$", name)]
 
 
 def measures_of(verb: str = "") -> dict[str, Measure]:

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 from ..store import checkpoint
 from ..world import dist_util
-from . import submission
+from . import objectives, submission
 from .board import Board
 from .jobs import write
 from .matrix import Cell, Model
@@ -62,6 +62,8 @@ def prepare(flags):
         subprocess.run(making, check=True)
     if not data_dir:
         raise ValueError("no data: give --data_dir, or --preset digits, which brings its own")
+    if told := objectives.told(flags):
+        print(told)
     run = dataclasses.replace(flags.run, log_dir=checkpoint.absolute(log_dir))
     data = dataclasses.replace(flags.data, data_dir=checkpoint.absolute(data_dir))
     return SimpleNamespace(**vars(flags) | {"run": run, "data": data})

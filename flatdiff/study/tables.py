@@ -4,8 +4,8 @@ import math
 
 from ..report.compare import REAL
 from ..report.text import Rows
-from .claims import Verdict, plus
-from .rows import columns_of, mean_and_half
+from .claims import Verdict, of, plus
+from .rows import columns_of, distances, mean_and_half
 
 
 def with_error(mean: float | None, error: float | None) -> str:
@@ -23,39 +23,56 @@ def with_error(mean: float | None, error: float | None) -> str:
 def label(row: dict) -> str:
     """What was trained, as the paper's tables name it."""
     pertub = f" + IP {row['input_pertub']:g}" if row["input_pertub"] else ""
-    return f"{row['gradient']}{pertub}{plus(row['average'])}"
+    return f"{of(row['objective'])}{row['gradient']}{pertub}{plus(row['average'])}"
 
 
 def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str, n: int) -> Rows:
     """The paper's main table, and what its rows cost, by the column `seconds`. Beside each distance
     its limit for endless samples; last, the floor: n real images."""
-    columns = [c for c in summary[0] if c[3:].isdigit() and c.startswith("fd_")]
-    header = ["", "seeds"]
+    columns, header = distances(summary[0]), ["", "seeds"]
     for c in columns:
-        header += [f"{distance}, {c[3:]} steps", f"{c[3:]} steps, endless samples"]
+        how = way(summary, c)
+        header += [f"{distance}, {how}", f"{how}, endless samples"]
     best = {c: min((r[c] for r in summary if r[c] is not None), default=None) for c in columns}
     rows = [[*header, "images, thousands", seconds.replace("_", " ")]]
     for row in summary:
         cells = [label(row), str(row["seeds"])]
         for c in columns:
-            text = _told(row, c)
+            text = told(row, c)
             cells.append(f"**{text}**" if text and row[c] == best[c] else text)
-            cells.append(_told(row, f"{c}_infinity"))
-        rows.append([*cells, f"{row['images'] / 1000:.4g}", _told(row, seconds)])
+            cells.append(told(row, f"{c}_infinity"))
+        rows.append([*cells, f"{row['images'] / 1000:.4g}", told(row, seconds)])
     if floor:
         limits = [with_error(*mean_and_half(floor[k])) for k in ("values", "infinities")]
         rows.append([f"{n} {REAL}", "", *limits * len(columns), "", ""])
     return rows
 
 
-def _told(row: dict, name: str) -> str:
+def way(summary: list[dict], column: str) -> str:
+    """How the samples of a distance came about: steps, sampler, and network calls where these are
+    not the steps."""
+    steps, _, sampler = column.removeprefix("fd_").partition("_")
+    calls = sorted({row[f"calls_{column[3:]}"] for row in summary if f"calls_{column[3:]}" in row})
+    told = f"{steps} steps" + (f" of {sampler}" if sampler else "")
+    many = " to ".join(f"{n:g}" for n in dict.fromkeys((calls[0], calls[-1]))) if calls else steps
+    return told if many == steps else f"{told} ({many} calls)"
+
+
+def way_of_grid(cell: str) -> str:
+    """Bits, or the sampler that is not the first, of a cell of samples."""
+    way = cell.split("_", 2)[2:]
+    bits = int(way[0][1:]) if way and way[0][1:].isdigit() else 32
+    return f"{bits} bits" + (f", {way[0]}" if way and bits == 32 else "")
+
+
+def told(row: dict, name: str) -> str:
     return with_error(row[name], row[f"{name}_half"])
 
 
 def measured(summary: list[dict], verb: str, more: dict[str, str]) -> Rows:
     """What the measures of one command say, and `more` columns by their titles."""
     titles = {k: column.title for k, column in columns_of(verb).items() if column.title} | more
-    rows = [[label(row), *(_told(row, name) for name in titles)] for row in summary]
+    rows = [[label(row), *(told(row, name) for name in titles)] for row in summary]
     return [["", *titles.values()], *rows]
 
 

@@ -2,7 +2,7 @@
 
 from ..measure.exposure_report import UNDERFIT
 from ..weights import averaging
-from . import claims, tables
+from . import across, claims, tables
 from .rows import measures_of, not_finite, underfits
 
 FAIR = (
@@ -41,8 +41,10 @@ def missing(report) -> list[str]:
 
 
 def short(found: list[claims.Verdict]) -> str:
-    """The paper's claims, counted."""
-    paper = [v for v in found if v.place != claims.FAIR]
+    """The paper's claims, counted; "" where others alone were made."""
+    paper = [v for v in found if v.place not in (claims.FAIR, across.ACROSS)]
+    if not paper and len(paper) < len(found):
+        return ""
     plain, after = ([getattr(v, name) for v in paper] for name in ("verdict", "holm"))
     return (
         f"Of {len(paper)} claims of the paper, {plain.count(claims.HOLDS)} hold, "
@@ -95,6 +97,8 @@ def notes(report) -> list[str]:
     """How to read the tables of a `report.Report`."""
     f = report.settings["flags"]
     s, train = f["study"], f["train"]
+    families = "the paper's claims, and those at equal cost (not in the paper)"
+    families += "; each objective against the first is one more" if report.several else ""
     rate = "constant" if not train["lr_anneal_steps"] else "annealed"
     return [
         f"± is half of a 95 % interval over seeds (Student's t). {report.distance} is the "
@@ -115,8 +119,8 @@ def notes(report) -> list[str]:
         "negative difference is for the claim. The smallest effect: the true difference that "
         "would be told from 0 in 80 % of such studies, with this scatter and as many seeds.",
         "One claim in twenty without an effect is decided by chance. After Holm's correction "
-        "that is so of one family of claims in twenty. The families: the paper's claims, and "
-        "those at equal cost (not in the paper).",
+        f"that is so of one family of claims in twenty. The families: {families}.",
+        *report.settings["objectives"],
         "Sharpness against loss: r over all models; its p is from trainings that change places "
         "within their seed, the models of a training together. It says that they go together "
         "among these trainings, which differ in more than sharpness.",

@@ -28,6 +28,14 @@ def test_a_shared_name_is_one_flag_and_each_group_keeps_its_default():
     assert flags.given == {"batch_size": 32}
 
 
+@pytest.mark.parametrize("preset", ["--preset imagenet64", "--preset=imagenet64"])
+def test_what_was_typed_is_told_from_what_a_preset_brings(preset):
+    flags = parse(f"--lr 0.1 {preset} --learn_sigma True --num_heads 2 --seed 0")
+    assert flags.typed == {"lr", "learn_sigma", "num_heads", "seed"}
+    assert flags.given["num_channels"] == 192 and "num_channels" not in flags.typed
+    assert parse("--lr 0.1").typed == {"lr"}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -50,6 +50,8 @@ def test_terms_as_trained_count_timesteps_by_the_density_of_training():
     assert abs(subject.at_w[0, 0] - wanted[0]) < 4 * subject.errors[0, 0]
     assert subject.errors[0, 0] < 0.003 * wanted[0]
     assert subject.plan.weight.mean().item() == pytest.approx(1)
+    evenly = subject.axes["x_mse"].of("means", subject.log_snr)  # whatever training's density
+    assert evenly == pytest.approx([0, 6, 2, -2, -6], abs=0.1)
 
 
 def test_a_checkpoint_at_the_door_is_the_one_of_the_script(folder, tmp_path):

@@ -16,9 +16,10 @@ CLAIM = Claim("lower", "abstract", "lpf", A, B)
 COSTS = {"adam 2x steps": 200, "adam 1.2x steps": 120, "adam-sam sam_every=5": 121}
 
 
-def row(gradient, seed, average="none", pertub=0.0, **values):
+def row(gradient, seed, average="none", pertub=0.0, objective="", **values):
     climbs = gradient.startswith(("adam-sam", "adam-msam"))
     about = {
+        "objective": objective,
         "gradient": gradient,
         "climbs": climbs,
         "matched": gradient.endswith("x steps"),
@@ -201,6 +202,25 @@ def test_each_radius_has_its_own_claims_and_input_perturbation_one_more():
     assert [c.b["input_pertub"] for c in shifted] == [0.1, 0.1]
     assert [c.a["input_pertub"] for c in shifted] == [0.0, 0.0]
     assert not claims.verdicts([row("adam", 0, lpf=1.0)])  # nothing to compare
+
+
+def test_each_objective_has_claims_and_a_correlation_of_its_own():
+    """Losses of another objective are in other units: they neither make nor break a claim."""
+    alone = claims.verdicts(made_up())
+    scaled = [
+        r | {"objective": "flow", "lpf": 1000 * r["lpf"], "fd_20": 9 - r["fd_20"]}
+        for r in made_up()
+    ]
+    both = [r | {"objective": "ddpm"} for r in made_up()] + scaled
+    found = claims.verdicts(both)
+    ddpm = [v for v in found if v.text.startswith("ddpm: ")]
+    flow = [v for v in found if v.text.startswith("flow: ")]
+    assert len(ddpm) == len(flow) == len(alone) and len(found) == 2 * len(alone)
+    for before, a, b in zip(alone, ddpm, flow):
+        assert a.text == f"ddpm: {before.text}"
+        assert (a.estimate, a.low, a.p, a.n) == (before.estimate, before.low, before.p, before.n)
+        factor = {"lpf": 1000, "fd_20": -1}.get(before.column, 1)
+        assert b.estimate == pytest.approx(factor * before.estimate)
 
 
 def test_summary_is_mean_and_interval_over_seeds():

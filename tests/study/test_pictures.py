@@ -13,6 +13,21 @@ def test_a_measure_of_the_registry_is_drawn(register):
     assert "<!-- pile of toys -->" in pictures.measured(models, "flatness")
 
 
+def test_losses_of_two_objectives_share_no_panel(register):
+    line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""})
+    register(choices.MEASURES, "TOY", line, Toy)
+    toys = {"TOY": {"TOY": {"models": [{"toy": 3}]}}}
+    models = [model_of(toys, objective=name) for name in ("ddpm", "flow predicts=x")]
+    drawn = pictures.measured(models, "flatness")
+    found = [row | {"lpf": 1.0, "rise_w4": 2.0} for row in rows.rows_of(models)]
+    rounded, trained = pictures.flatness_and_rounding(models, found), pictures.training(models)
+    for name in ("ddpm", "flow predicts=x"):
+        assert f"<!-- {name}: pile of toys -->" in drawn
+        assert f"<!-- {name}: 4 bits -->" in rounded and trained.count(f"<!-- {name} -->") == 2
+        assert f"<!-- {name}: adam -->" in drawn  # one legend of all
+    assert "<!-- pile of toys -->" not in drawn
+
+
 def test_sharpness_is_drawn_against_the_loss_to_rounding_with_pearsons_r():
     models = [model_of(seed=seed) for seed in range(4)]
     found = [row | {"lpf": row["seed"] + 1.0} for row in rows.rows_of(models)]

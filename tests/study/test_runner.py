@@ -135,6 +135,36 @@ def test_what_is_done_is_not_done_again(data, whole):
     assert len(list((folder / "cells").glob("LPF-*/result.json"))) == 3
 
 
+def test_a_study_over_objectives_from_one_command(data, whole, tmp_path):
+    """One that the first study trained already is found; losses stand beside log-SNR."""
+    own = "ddpm learn_sigma=True noise_schedule=cosine"
+    several = ["--learn_sigma", "False", "--noise_schedule", "linear", "--bits", ""]
+    several += ["--objective", f"{own},flow"]
+    store = ("--store", whole[0] / "cells", "--sampler", "euler,heun")
+    done = run(command(data, tmp_path, *several, *store))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"train {own} adam" not in done.stdout  # the kept one
+    with open(tmp_path / "study.csv") as file:
+        ddpm, flow = csv.DictReader(file)
+    assert (ddpm["objective"], flow["objective"]) == (own, "flow")
+    assert (flow["calls_3"], flow["calls_3_heun"]) == ("3", "5")
+    for row in (ddpm, flow):
+        assert float(row["fd_3"]) != float(row["fd_3_heun"])
+        assert float(row["x_mse"]) > 0 and row["x_rise"] and row["x_rise_filter"]
+    text = (tmp_path / "report.md").read_text()
+    assert "## Across objectives" in text and "Of 0 claims" not in text
+    assert "FD-digits, 3 steps of heun" in text
+    assert (
+        "The variance is learned, by a last layer twice as wide, by ddpm learn_sigma=True" in text
+    )
+    figures = re.findall(r"\]\((.*?)\)", text)
+    assert {"figures/log_snr.svg", "figures/calls.svg"} <= set(figures)
+    assert all((tmp_path / path).exists() for path in figures)
+    trained = [json.loads(p.read_text()) for p in whole[0].glob("cells/train-*/config.json")]
+    chains = {c["diffusion"]["objective"]: c["diffusion"]["learn_sigma"] for c in trained}
+    assert chains == {"ddpm": True, "flow": False}
+
+
 def test_a_killed_study_goes_on_to_the_same_numbers(data, whole, tmp_path):
     process = start(command(data, tmp_path))
     wait_for(lambda: list(tmp_path.glob("cells/train-*/state000010.pt")), process)

@@ -19,6 +19,19 @@ def test_real_images_stand_below_the_models():
 
 
 @pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        ("samples_20", "32 bits"),
+        ("samples_20_w4", "4 bits"),
+        ("samples_5_heun", "32 bits, heun"),
+        ("samples_5_ddim eta=0.5", "32 bits, ddim eta=0.5"),
+    ],
+)
+def test_a_grid_says_its_bits_and_which_sampler_it_is_of(cell, told):
+    assert tables.way_of_grid(cell) == told
+
+
+@pytest.mark.parametrize(
     ("mean", "error", "text"),
     [
         (12.3456, 0.234, "12.35 ± 0.23"),
