@@ -110,6 +110,9 @@ def flatness(
         raise ValueError(f"expected what flatdiff.subject makes, got {subject!r}{hint}")
     if noise_scale not in SIGMAS:
         raise ValueError(f"noise_scale is {noise_scale!r}; expected {' or '.join(SIGMAS)}")
+    for name, value in (("num_draws", num_draws), ("num_eigenvalues", num_eigenvalues)):
+        if not isinstance(value, int):
+            raise ValueError(f"{name} is {value!r}; expected a whole number")
     sizes = {"sigma": np.atleast_1d(sigma), "radius": np.atleast_1d(radius)}
     given = {k: ",".join(map(repr, map(float, v))) for k, v in sizes.items() if len(v)}
     given |= {"num_draws": num_draws, "num_eigenvalues": num_eigenvalues}

@@ -13,6 +13,7 @@ import functools
 import os
 import shlex
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ParamSpec, Protocol
 
 import torch
@@ -100,6 +101,13 @@ def subject(
             "a subject is of loss= and draws=, or of images and a schedule=, as "
             'subject(net, images, schedule="cosine", predicts="eps")'
         )
+    idle = {"predicts": predicts, "times": times, "kwargs": kwargs, "levels": levels}
+    if loss is not None and (names := [name for name, value in idle.items() if value is not None]):
+        raise ValueError(f"{names[0]}= is of images and a schedule; a loss has all in its draws")
+    if batch_size < 0:
+        raise ValueError(
+            f"batch_size is {batch_size}; expected 0 (all at once, or what fits) or more"
+        )
     module = checks.network(net, fp32)
     moved = checks.weights(module, weights)
     how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
@@ -171,6 +179,12 @@ def _images(images: Any) -> Tensor:
         )
     if len(images) < probe.LEAST:
         raise ValueError(f"got {len(images)} images; expected {probe.LEAST} or more")
+    low, high = float(images.min()), float(images.max())
+    if low >= 0 and high > 2 and torch.equal(images, images.round()):
+        raise ValueError(
+            f"images are whole numbers from {low:g} to {high:g}, as bytes are; expected them "
+            "scaled as the network was trained, as a rule images / 127.5 - 1"
+        )
     return images.float()
 
 
@@ -245,8 +259,10 @@ def from_checkpoint(
     :param flags: the flag string of a checkpoint that has no config.json beside it.
     :param loss: (network, Draw) -> [N] or terms, in place of training's.
     """
-    told = config.parse("", shlex.split(flags), **GROUPS)
+    told = _parsed(flags)
     told.run = dataclasses.replace(told.run, dtype=dtype, seed=seed)
+    if labels is not None and not torch.is_tensor(images):
+        raise ValueError("labels= are of images as a tensor; a folder, zip or npz has its own")
     model, diffusion = networks.from_checkpoint(path, told)
     if images is None:
         images = checkpoint.config_of(path)[0].get("data", {}).get("data_dir", "")
@@ -264,6 +280,20 @@ def from_checkpoint(
     how = {"seed": seed, "t_range": t_range, "batch_size": batch_size, "dtype": dtype, "loss": loss}
     name = os.path.basename(path)
     return chains.of_chain(name, path, model, diffusion, found, **how)
+
+
+def _parsed(flags: str) -> SimpleNamespace:
+    """Return the groups of a flag string; ValueError for what is no flag, or not of a network."""
+    try:
+        told = config.parse("", shlex.split(flags), **GROUPS)
+    except SystemExit:
+        raise ValueError(f"flags={flags!r}: the line above says what is wrong there") from None
+    if others := told.given.keys() & {"seed", "dtype", "data_dir", "log_dir"}:
+        raise ValueError(
+            f"flags={flags!r} has --{min(others)}; they are of the network and its chain, and "
+            "seed=, dtype= and images= are arguments of their own"
+        )
+    return told
 
 
 subject.from_diffusers = from_diffusers

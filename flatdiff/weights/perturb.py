@@ -75,7 +75,17 @@ def distance(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
 
 def replace(tensors: Sequence[Tensor]) -> Perturbation:
     """w' = tensors: an average to try out, quantized weights, another checkpoint."""
-    return lambda weights: torch._foreach_copy_(weights, list(tensors))
+    tensors = list(tensors)
+
+    def move(weights: list[Tensor]) -> None:
+        if [w.shape for w in weights] != [t.shape for t in tensors]:
+            raise ValueError(
+                f"replace has {len(tensors)} tensors for {len(weights)} weights, or of other "
+                "shapes; expected one for each, in their order"
+            )
+        torch._foreach_copy_(weights, tensors)
+
+    return move
 
 
 def along(directions: Sequence[Tensor], scale: float) -> Perturbation:

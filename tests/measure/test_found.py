@@ -202,6 +202,8 @@ def test_what_is_no_subject_is_refused():
         flatdiff.flatness(Quadratic((1.0,) * D), "LPF")
     with pytest.raises(ValueError, match="did you mean LPF"):
         flatdiff.flatness(subject(), "LFP")
+    with pytest.raises(ValueError, match=r"num_draws is 4\.0; expected a whole number"):
+        flatdiff.flatness(subject(), "LPF", num_draws=4.0)
     with pytest.raises(ValueError, match="num_draws is 5; expected an even number"):
         flatdiff.flatness(subject(), "LPF", num_draws=5)
 

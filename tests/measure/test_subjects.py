@@ -49,6 +49,38 @@ def test_half_of_what_is_needed_is_refused():
     refused("dtype is 'half'; expected fp32", IMAGES, **FLOW, dtype="half")
 
 
+@pytest.mark.parametrize("name", ["predicts", "times", "kwargs", "levels"])
+def test_what_only_images_have_is_refused_beside_a_loss(name):
+    value = {"predicts": "v", "times": abs, "kwargs": {"y": 1}}.get(name, "another")
+    loss = lambda net, x: net.layer(x).square().mean(dim=1)  # noqa: E731
+    refused(f"{name}= is of images and a schedule", loss=loss, draws=IMAGES, **{name: value})
+    refused("batch_size is -1; expected 0", loss=loss, draws=IMAGES, batch_size=-1)
+
+
+def test_bytes_that_were_not_scaled_are_refused():
+    refused(
+        "images are whole numbers from 0 to 255, as bytes are",
+        IMAGES.add(1).mul(127.5).round(),
+        **FLOW,
+    )
+    assert flatdiff.subject(Net(), IMAGES.add(1).mul(127.5), **FLOW)  # as latents may be
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"flags": "--dtype bf16"}, "has --dtype; they are of the network"),
+        ({"flags": "--seed 3"}, "has --seed; they are of the network"),
+        ({"flags": "--image_sise 8"}, "the line above says what is wrong there"),
+        ({"images": "folder", "labels": torch.zeros(3)}, "labels= are of images as a tensor"),
+        ({}, "no file nope.pt"),
+    ],
+)
+def test_checkpoints_take_nothing_that_they_do_not_listen_to(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        flatdiff.subject.from_checkpoint("nope.pt", **given)
+
+
 def test_images_that_are_none_are_refused():
     refused("images are <class 'numpy.ndarray'>; expected a float tensor", IMAGES.numpy(), **FLOW)
     refused(r"images are \(20, 4\) torch.uint8; expected", IMAGES.byte(), **FLOW)

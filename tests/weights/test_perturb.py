@@ -245,3 +245,14 @@ def test_the_default_dtype_changes_no_noise():
         torch.set_default_dtype(torch.float32)
     assert all(z.dtype == torch.float32 for z in found)
     assert all(map(torch.equal, found, expected))
+
+
+def test_replacing_takes_a_tensor_for_each_weight():
+    weights = [torch.zeros(2), torch.zeros(3)]
+    for tensors in ([torch.ones(2)], [torch.ones(3), torch.ones(2)]):
+        with (
+            pytest.raises(ValueError, match="replace has . tensors for 2"),
+            at(weights, replace(tensors)),
+        ):
+            pass
+    assert not any(w.any() for w in weights)
