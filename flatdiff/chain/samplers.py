@@ -38,12 +38,13 @@ def walk(
 
     A chain's own method of the step's name goes before the step. `noise`: x_T; None: prior_std by
     torch.randn(*shape), on `device` (default: that of the model's parameters). `knobs`: more
-    arguments of the step; one that takes previous_xstart is given that of t + 1.
+    arguments of the step; one that takes previous_xstart is given that of t + 1, and one that takes
+    index, t as a number, for which nothing waits.
     """
     own = getattr(chain, step.__name__, None) or functools.partial(step, chain)
     given = {"clip_denoised": clip_denoised, "denoised_fn": denoised_fn, "cond_fn": cond_fn}
     given |= {"model_kwargs": model_kwargs} | knobs
-    follows = "previous_xstart" in inspect.signature(step).parameters
+    takes = inspect.signature(step).parameters
     if randn is not torch.randn_like:  # else an override need not know it
         given["randn"] = randn
     if device is None:
@@ -53,8 +54,10 @@ def walk(
     out = {"sample": noise}
     times = torch.arange(chain.num_timesteps, device=device)[:, None].repeat(1, shape[0])
     for i in tqdm(range(chain.num_timesteps)[::-1], disable=not progress):
-        if follows:
+        if "previous_xstart" in takes:
             given["previous_xstart"] = out.get("pred_xstart")
+        if "index" in takes:
+            given["index"] = i
         with torch.no_grad():
             out = own(model, out["sample"], times[i], **given)
         yield out

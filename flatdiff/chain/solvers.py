@@ -35,16 +35,18 @@ def heun_sample(
     cond_fn=None,
     model_kwargs=None,
     randn=None,
+    index=None,
 ) -> Out:
     """Along the mean of the slopes at both ends of Euler's step (Karras et al. 2022, algorithm 1).
 
     Some steps are Euler's: the last, one that begins at more noise than `tables.MOST_NOISE`, and
     one to little noise where the network predicts x_0, of which the slope there says nothing.
+    index: t as a number, where all are the same; None: it is looked up, for which a GPU waits.
     """
     how = clip_denoised, denoised_fn, model_kwargs, cond_fn
     x_start, eps = _slope(chain, model, x, t, how)
     out, half = _euler(chain, x, t, x_start, eps), chain._at("heun_half", t, x)
-    if not half.any():
+    if not (half.any() if index is None else chain.heun_half[index]):
         return out
     there, then = _slope(chain, model, out["sample"], (t - 1).clamp(min=0), how)
     bend = then - eps

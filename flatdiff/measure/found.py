@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from ..flags import choices, config
@@ -75,6 +76,7 @@ def measured(
 
 
 @arithmetic(tf32=False)
+@torch.enable_grad()
 def flatness(
     subject: Subject,
     kinds: str | Sequence[str] = "LPF",
@@ -178,7 +180,8 @@ class Found:
         if not rows:
             both = " and ".join(f"{list(f.measures)} of {f.sizes}" for f in (self, other))
             raise ValueError(
-                f"nothing was measured of both: {both}; expected a kind and size alike"
+                f"nothing was measured of both: {both}; expected a kind and size alike, at one "
+                "noise_scale"
             )
         return rows
 

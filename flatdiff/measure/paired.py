@@ -75,6 +75,8 @@ def curves(one, other) -> list[dict]:
     (ours, own, _), (theirs, base, _) = one, other
     alone = [(s.seed, m.num_draws, m.noise_scale) for s, m in ((ours, own), (theirs, base))]
     rows = []
+    if own.noise_scale != base.noise_scale:
+        return rows
     for size in (size for size in own.sizes if size in base.sizes):
         a, b = rises(*one, size), rises(*other, size)
         for term in (term for term in a if term in b):

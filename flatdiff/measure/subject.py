@@ -254,7 +254,11 @@ class Subject:
 
     def headline_of(self, draws: Any) -> Tensor:
         """Compute the headline [n] of some of the draws, for autograd."""
-        return vectors(self.loss(self.model, draws))[self.terms[0]]
+        losses = vectors(self.loss(self.model, draws))[self.terms[0]]
+        if torch.is_grad_enabled() and not losses.requires_grad:
+            hint = "it is detached from its weights, or runs under no_grad or inference_mode"
+            raise ValueError(f"the loss of {self.name} cannot be differentiated: {hint}")
+        return losses
 
     def fitting(self, batch_size: int, run: Callable[[int], object]) -> int:
         """Find the batch size for which `run` has memory, on every rank; 0 asks for a good one, and
@@ -283,12 +287,9 @@ def vectors(found: Tensor | Terms) -> Terms:
     if not terms:
         raise ValueError("the loss gave no terms; expected a vector [N], or vectors by name")
     for name, values in terms.items():
-        fine = isinstance(values, Tensor) and values.ndim == 1 and values.is_floating_point()
-        if not fine:
-            tensor = torch.is_tensor(values)
-            got = (
-                f"{values.dtype} {tuple(values.shape)}" if tensor else f"a {type(values).__name__}"
-            )
+        tensor = isinstance(values, Tensor)
+        if not (tensor and values.ndim == 1 and values.is_floating_point()):
+            got = f"{values.dtype} {(*values.shape,)}" if tensor else f"a {type(values).__name__}"
             raise ValueError(
                 f"the loss gave {got} as {name}; expected a vector [N], a value for each example, "
                 "whose errors are computed from it: leave out the mean over examples"

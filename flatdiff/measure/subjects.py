@@ -13,7 +13,7 @@ import functools
 import os
 import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,24 @@ GROUPS = {
 }
 
 
+P = ParamSpec("P")
+
+
+class Door(Protocol[P]):
+    """A function that makes subjects, with two more as its attributes."""
+
+    from_diffusers: Callable[..., Any]
+    from_checkpoint: Callable[..., Subject]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Subject: ...
+
+
+def _door(function: Callable[P, Subject]) -> Door[P]:
+    """Return the function as it is, so that type checkers know of its attributes."""
+    return function  # type: ignore[return-value]
+
+
+@_door
 @arithmetic(tf32=False)
 def subject(
     net: nn.Module,

@@ -256,3 +256,28 @@ def test_the_batch_is_halved_until_it_fits():
     assert probe.fitting(run, 100) == 13 and tried == [100, 50, 25, 13]
     with pytest.raises(torch.OutOfMemoryError):
         probe.fitting(lambda _: run(99), 4)
+
+
+@pytest.mark.parametrize("limits", [(-8.8, 12.4), (-30.0, 30.0), (-5.0, 3.0)])
+def test_levels_by_log_snr_count_it_evenly_with_both_ends(limits):
+    """Means of lambda and its square over the whole range, whatever the strata."""
+    low, high = limits
+    log_snr, plan = probe.plan_of_log_snr(400, low, high, seed=2)
+    whole = [torch.ones(400, dtype=torch.bool)]
+    for power, wanted in ((1, (low + high) / 2), (2, (high**3 - low**3) / (high - low) / 3)):
+        (mean,), (error,) = plan.means(log_snr**power, whole), plan.errors(log_snr**power, whole)
+        assert abs(mean - wanted) < 4 * error and error < 0.02 * (high - low) ** power
+    assert log_snr.min() >= low and log_snr.max() <= high
+    beyond = (log_snr < -8).sum(), (log_snr > 8).sum()
+    assert [int(n) for n in beyond] == [25 * (low < -8), 25 * (high > 8)]
+
+
+def test_families_that_reach_far_enough_share_their_levels():
+    (a, p), (b, q) = (probe.plan_of_log_snr(64, *ends, 0) for ends in ((-9, 12.4), (-14, 14)))
+    shared = a.abs() < 8
+    assert shared.sum() == 64 - 8 and torch.equal(a[shared], b[shared])
+    assert torch.equal(p.stratum, q.stratum) and not torch.equal(a, b)
+    with pytest.raises(ValueError, match="a log-SNR of 9 to 12; expected some between -8 and 8"):
+        probe.plan_of_log_snr(64, 9, 12, 0)
+    with pytest.raises(ValueError, match="there are 5 images; expected 6 or more"):
+        probe.plan_of_log_snr(5, -9, 9, 0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import flatdiff
+from flatdiff.measure.curve import SIGMAS
 from flatdiff.measure.found import Rows
 
 N, D = 50, 8
@@ -203,3 +204,39 @@ def test_what_is_no_subject_is_refused():
         flatdiff.flatness(subject(), "LFP")
     with pytest.raises(ValueError, match="num_draws is 5; expected an even number"):
         flatdiff.flatness(subject(), "LPF", num_draws=5)
+
+
+def test_a_loss_that_cannot_be_differentiated_has_no_hessian():
+    given = {"num_draws": 4, "num_eigenvalues": 2, "progress": False}
+    detached = flatdiff.subject(
+        Quadratic((1.0,) * D).eval(),
+        loss=lambda net, draws: loss(net, draws).detach(),
+        draws=torch.arange(N),
+    )
+    assert flatdiff.flatness(detached, "LPF", sigma=0.1, **given).rows[0]["rise"] > 0
+    with pytest.raises(ValueError, match="the loss of Quadratic cannot be differentiated"):
+        flatdiff.flatness(detached, "HESSIAN", **given)
+    with torch.no_grad():
+        found = flatdiff.flatness(subject(), "HESSIAN", **given)
+    assert found.rows == flatdiff.flatness(subject(), "HESSIAN", **given).rows
+    with torch.inference_mode(), pytest.raises(ValueError, match="runs under no_grad"):
+        flatdiff.flatness(subject(), "HESSIAN", **given)
+
+
+def test_nothing_of_the_caller_is_changed():
+    """Neither random numbers nor gradients nor weights."""
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    one = subject(at=0.5)
+    before = one.weights[0].clone()
+    flatdiff.flatness(one, ["LPF", "MC", "HESSIAN"], num_draws=4, progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.weights[0], before) and one.weights[0].grad is None
+
+
+def test_sizes_of_two_scales_are_not_compared():
+    given = {"sigma": 0.1, "num_draws": 4, "progress": False}
+    scales = (flatdiff.flatness(subject(at=0.5), noise_scale=s, **given) for s in SIGMAS)
+    one, other = scales
+    with pytest.raises(ValueError, match="nothing was measured of both: .* at one noise_scale"):
+        one.compare(other)
