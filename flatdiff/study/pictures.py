@@ -6,6 +6,7 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 from ..measure import frame
 from ..measure.chains import EDGES
@@ -131,8 +132,10 @@ def by_calls(models: list[Model], summary: list[dict], distance: str, first: str
         if floor := (models[0].cells["floor"].result() or {}).get("floor"):
             axis.axhline(np.mean(floor["values"]), color="0.6", linewidth=0.8)
         axis.set(title=sampler, xlabel="network calls", ylabel=distance, xscale="log", yscale="log")
-        ticks = sorted({line[f"calls_{c[3:]}"] for line in summary for c in columns})
-        axis.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        ticks = {max(line[f"calls_{c[3:]}"] for line in summary) for c in columns}
+        axis.set_xticks(sorted(ticks), [f"{n:g}" for n in sorted(ticks)])
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
     return _finish(figure, axes)
 
