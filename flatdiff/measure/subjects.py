@@ -95,19 +95,8 @@ def subject(
     :param dtype: of autocast, fp32 (none), bf16 or fp16. fp32: measure a copy in fp32.
     """
     schedule = net if schedule is None and loss is None and hasattr(net, "schedule") else schedule
-    given = [x is not None for x in (loss, draws, images, schedule)]
-    if given not in ([True, True, False, False], [False, False, True, True]):
-        raise ValueError(
-            "a subject is of loss= and draws=, or of images and a schedule=, as "
-            'subject(net, images, schedule="cosine", predicts="eps")'
-        )
     idle = {"predicts": predicts, "times": times, "kwargs": kwargs, "levels": levels}
-    if loss is not None and (names := [name for name, value in idle.items() if value is not None]):
-        raise ValueError(f"{names[0]}= is of images and a schedule; a loss has all in its draws")
-    if batch_size < 0:
-        raise ValueError(
-            f"batch_size is {batch_size}; expected 0 (all at once, or what fits) or more"
-        )
+    _must_go_together([loss, draws, images, schedule], idle, batch_size)
     module = checks.network(net, fp32)
     moved = checks.weights(module, weights)
     how = {"weights": moved, "seed": seed, "batch_size": batch_size, "dtype": dtype}
@@ -126,6 +115,20 @@ def subject(
     made = Subject(name, module, loss, draws, size=size if batch_size else None, **how)
     made.drawn = chains.fingerprint(draws)
     return made
+
+
+def _must_go_together(given: list, of_images: dict[str, Any], batch_size: int) -> None:
+    """ValueError unless what is given is of a loss and draws, or of images and a schedule."""
+    told = [value is not None for value in given]
+    if told not in ([True, True, False, False], [False, False, True, True]):
+        raise ValueError(
+            "a subject is of loss= and draws=, or of images and a schedule=, as "
+            'subject(net, images, schedule="cosine", predicts="eps")'
+        )
+    if told[0] and (names := [name for name, value in of_images.items() if value is not None]):
+        raise ValueError(f"{names[0]}= is of images and a schedule; a loss has all in its draws")
+    if batch_size < 0:
+        raise ValueError(f"batch_size is {batch_size}; expected 0 (what fits) or more")
 
 
 def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> Subject:
