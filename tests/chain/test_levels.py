@@ -98,6 +98,14 @@ def test_perfect_guesses_lead_from_noise_to_the_data(path, predicts, step):
     assert abs(found.var() - variance) < 0.02
 
 
+@pytest.mark.parametrize("step", ["p_sample", "ddim_sample"])
+def test_one_step_ends_at_the_image_that_was_guessed(step):
+    levels = Levels(LOG_SNR, "flow", "x", use_timesteps=[39])
+    noise, image = torch.randn(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    walk = samplers.walk(levels, getattr(samplers, step), lambda *_: image, noise.shape, noise)
+    assert torch.allclose(samplers.last(walk), image)
+
+
 def test_edms_preconditioning_is_the_papers(draws):
     """Karras et al. 2022, table 1, with sigma_data 0.5."""
     levels = Levels(-2 * np.log([0.01, 0.5, 20.0]), "edm", "F")
