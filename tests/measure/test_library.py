@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from launch import succeed, torchrun
 from torch import nn
 
 import flatdiff
@@ -148,3 +149,59 @@ def test_only_wrappers_of_torch_are_opened():
     compiled = torch.compile(net, backend="eager")
     with flatdiff.perturbed(compiled, flatdiff.sphere(1.0, 0, 0), weights="scale") as distance:
         assert float((net.scale - 1).norm()) == pytest.approx(distance) == pytest.approx(1)
+
+
+RANKS = """
+import gc, os, sys
+import torch
+import torch.distributed as dist
+from launch import succeed, torchrun
+
+import flatdiff
+from torch import nn
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+x = torch.randn(8, 4)
+ddp = nn.parallel.DistributedDataParallel(net)
+part = x[4 * rank : 4 * rank + 4]
+
+def closure():
+    with torch.autocast("cpu", torch.bfloat16, enabled=sys.argv[2] == "bf16"):
+        loss = (ddp(part).float() - part).square().mean()
+    loss.backward()
+
+flatdiff.sam_gradient(closure, ddp.parameters(), rho=0.5)
+torch.save([w.grad for w in net.parameters()], f"{sys.argv[1]}/{rank}.pt")
+del ddp
+gc.collect()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_sam_over_ranks_of_ddp_is_that_of_the_whole_batch(tmp_path, dtype):
+    """Two ranks of four examples each, against eight in one process, twice by hand in fp64."""
+    (tmp_path / "ranks.py").write_text(RANKS)
+    succeed(torchrun(2, tmp_path / "ranks.py", tmp_path, dtype))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 4))
+    x = torch.randn(8, 4).double()
+    net.double()
+    (net(x) - x).square().mean().backward()
+    grads = [w.grad.clone() for w in net.parameters()]
+    norm = torch.cat([g.flatten() for g in grads]).norm()
+    with torch.no_grad():
+        for w, g in zip(net.parameters(), grads):
+            w.add_(0.5 * g / norm)
+    net.zero_grad()
+    (net(x) - x).square().mean().backward()
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == "fp32" else {"rtol": 0.1, "atol": 0.01}
+    for a, b, w in zip(first, second, net.parameters()):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, w.grad.float(), **close)
+    assert any((g - w.grad).abs().max() > 0.02 for g, w in zip(grads, net.parameters()))
