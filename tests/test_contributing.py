@@ -21,8 +21,9 @@ from flatdiff.store import checkpoint
 
 BLOCK = re.compile(r"```python\n# flatdiff/(\S+?)\.py(?:, in (\w+))?\n(.*?)```", re.S)
 TABLES = (
-    "NETWORKS SAMPLERS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES FLATNESS FEATURES".split()
-)
+    "NETWORKS OBJECTIVES SAMPLERS GRADIENTS OPTIMIZERS AVERAGES QUANTIZERS MEASURES FLATNESS "
+    "FEATURES"
+).split()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -112,6 +113,27 @@ def test_a_network(flatdiff_run, folder, tmp_path):
     assert "mlp has no knob 'dept'; it has depth" in train(
         flatdiff_run, folder, tmp_path / "no", *wrong
     )
+
+
+def test_an_objective(flatdiff_run, folder, tmp_path):
+    """It is trained, sampled and measured; v is the derivative of x_t by u, by differences."""
+    how = ["--objective", "trig", "--learn_sigma", "False"]
+    told = train(flatdiff_run, folder, tmp_path / "run", *how)
+    assert "objective: trig" in told
+    path = tmp_path / "run/model000002.pt"
+    few = ["--model_path", path, "--num_samples", 2, "--timestep_respacing", 3]
+    how = ["--sampler", "heun", "--log_dir", tmp_path / "samples"]
+    assert "samples_2x8x8x3.npz" in flatdiff_run("scripts/image_sample.py", *few, *how)
+    data = ["--data_dir", folder / "images.npz", "--num_images", 8, "--log_dir", tmp_path / "flat"]
+    moves = ["--model_path", path, "--sigma", "1e-3", "--num_draws", 4]
+    assert "x_mse" in flatdiff_run("scripts/flatness.py", *moves, *data)
+    flags = vars(config.DiffusionFlags(objective="trig", diffusion_steps=4))
+    chain = choices.bound(choices.OBJECTIVES, "trig")(flags)
+    u = chain.times / 1000
+    assert chain.alphas == pytest.approx(np.cos(u)) and chain.sigmas == pytest.approx(np.sin(u))
+    small = 1e-6
+    by_x, by_eps = ((f(u + small) - f(u - small)) / (2 * small) for f in (np.cos, np.sin))
+    assert chain.to_x == pytest.approx(by_x) and chain.to_eps == pytest.approx(by_eps)
 
 
 def test_a_sampler(flatdiff_run, folder, tmp_path):

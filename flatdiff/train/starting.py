@@ -204,8 +204,9 @@ def describe(flags, loop, dataset):
 
 def _objective(diffusion):
     """ "flow, predicts v, noise levels logitnormal p_mean=0.5"."""
-    own = {"ddpm": "eps", "flow": "v", "edm": "F"}[diffusion.objective.split()[0]]
-    parts = [diffusion.objective, f"predicts {objectives.predicts_of(vars(diffusion)) or own}"]
+    own = {"ddpm": "eps", "flow": "v", "edm": "F"}.get(diffusion.objective.split()[0], "")
+    predicts = objectives.predicts_of(vars(diffusion)) or own
+    parts = [diffusion.objective, *([f"predicts {predicts}"] if predicts else [])]
     levels = [f"noise levels {diffusion.noise_levels}"] if diffusion.noise_levels else []
     return ", ".join(parts + levels)
 
