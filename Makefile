@@ -1,5 +1,5 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
-# make test: every test; make check: those that start no processes, in a minute or so.
+# make test: every test; make check: those that start no processes, in two minutes or so.
 # make bench: speed and memory against guided-diffusion and diffusers.
 # All make .venv first; none needs root or a GPU.
 
@@ -30,8 +30,8 @@ demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/f
 check: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
-test: .venv/ready
-	$(BIN)/python -m pytest
+test: check
+	$(BIN)/python -m pytest -m slow
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
