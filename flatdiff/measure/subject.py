@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..chain import probe
+from ..exchange.families import inside
 from ..models import networks
 from ..store import finite
 from ..weights import differences, hessian, perturb
@@ -60,8 +61,7 @@ class Subject:
     errors over examples. `key` names all that they depend on, but the weights' moves.
 
     :param loss: (network, draws) -> a vector [N], or vectors by term; nothing random is in it.
-    :param draws: whatever `loss` takes; a Tensor, a `Draw` or nested tensors [N, ...] can be cut
-        into batches.
+    :param draws: whatever `loss` takes; a Tensor, a `Draw` or nested tensors [N, ...] can be cut.
     :param size: N, where draws may be cut; None: they are not, unless there is a batch_size.
     :param batch_size: examples per network call; 0: what there is memory for.
     :param weights: those that are moved; None: all.
@@ -147,8 +147,7 @@ class Subject:
         return torch.stack([losses[term] for term in self.terms])
 
     def means(self, values: Tensor, terms: Sequence[str] | None = None) -> Tensor:
-        """Average [K, N], a value for each example, to [K, P]; rows are of `terms`, in order, and
-        [N] of the headline to [P]."""
+        """Average [K, N], of `terms` in order, to [K, P], and [N], of the headline, to [P]."""
         return self._of("means", values, terms)
 
     def errors_of(self, values: Tensor, terms: Sequence[str] | None = None) -> Tensor:
@@ -168,9 +167,11 @@ class Subject:
         return [torch.empty_like(w) for w in self.weights]
 
     def at(self, perturbation: perturb.Perturbation, each: bool = False) -> dict:
-        """Measure the losses at moved weights, and how far that is; then they are what they were.
-        With `each`, also "rises" of each example, [terms, N] as `packed`."""
-        with perturb.at(self.weights, perturbation, self.spare) as distance:
+        """Measure the losses at moved weights (all, or those that the perturbation is of), and how
+        far that is; then they are what they were. `each`: also "rises" [terms, N], as `packed`."""
+        own = getattr(perturbation, "weights_of", None)
+        moved = (own(inside(self.model)), None) if own else (self.weights, self.spare)
+        with perturb.at(moved[0], perturbation, moved[1]) as distance:
             losses = self.measure()
         found = {"losses": self.means(losses).tolist(), "distance": float(distance)}
         return found | ({"rises": packed(losses - self.own)} if each else {})
@@ -236,7 +237,7 @@ class Subject:
         """The examples that a gradient has memory for."""
 
         def run(count: int) -> None:
-            losses = self.headline_of(self._first(count))
+            losses = self.headline_of(cut(self.draws, count, self.size)[0])
             torch.autograd.grad(losses.sum(), self.weights, allow_unused=True)
 
         return self.fitting(self.batch_size, run)
@@ -245,12 +246,11 @@ class Subject:
     def _hessian_batch(self) -> int:
         """The examples that exact `curvatures` have memory for, which take more than a product."""
         zero = torch.zeros(self.num_weights)
-        return self.fitting(
-            self.batch_size, lambda n: self._curvatures(zero, self._first(n), exact=True)
-        )
 
-    def _first(self, count: int) -> Any:
-        return cut(self.draws, count, self.size)[0]
+        def run(count: int) -> None:
+            self._curvatures(zero, cut(self.draws, count, self.size)[0], exact=True)
+
+        return self.fitting(self.batch_size, run)
 
     def headline_of(self, draws: Any) -> Tensor:
         """Compute the headline [n] of some of the draws, for autograd."""

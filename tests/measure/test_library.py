@@ -58,6 +58,20 @@ def test_quantized_weights_are_the_quantizers():
         flatdiff.perturbed(net, rounding, weights="0.*").__enter__()
 
 
+def test_a_subject_is_rounded_where_its_network_would_be():
+    """Convolutions alone, as `perturbed` does: biases and norms are no factors of products."""
+    net, x = network().eval(), torch.randn(6, 3, 4, 4)
+
+    def loss(net, x):
+        return net(x).square().mean(dim=(1, 2, 3))
+
+    subject = flatdiff.subject(net, loss=loss, draws=x)
+    found = subject.at(flatdiff.quantize(bits=3))
+    with flatdiff.perturbed(net, flatdiff.quantize(bits=3)) as distance:
+        assert found["losses"][0] == pytest.approx([float(loss(net, x).mean())])
+    assert found["distance"] == pytest.approx(distance)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_sam_in_a_loop_with_noise_and_dropout_is_the_gradient_at_the_ridge(adaptive):
     """By hand: one gradient, the climb, and another one of the same random numbers."""
@@ -148,7 +162,7 @@ def test_only_wrappers_of_torch_are_opened():
         assert not torch.equal(net.scale, torch.ones(3))
     compiled = torch.compile(net, backend="eager")
     with flatdiff.perturbed(compiled, flatdiff.sphere(1.0, 0, 0), weights="scale") as distance:
-        assert float((net.scale - 1).norm()) == pytest.approx(distance) == pytest.approx(1)
+        assert float((net.scale - 1).detach().norm()) == pytest.approx(distance) == pytest.approx(1)
 
 
 RANKS = """
