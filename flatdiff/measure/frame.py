@@ -162,7 +162,7 @@ class Picture(Figure):
 
 def panels(count: int, most: int = 3) -> tuple[Figure, np.ndarray]:
     """Make a figure of at most so many panels in a row, with grids, and its axes [count]."""
-    columns = min(count, most)
+    columns = 2 if count == 4 else min(count, most)
     rows = math.ceil(count / columns)
     figure = Picture(figsize=(WIDTH * columns, HEIGHT * rows), dpi=DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
