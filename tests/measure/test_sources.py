@@ -1,5 +1,6 @@
 """What --model_path names: checkpoints and folders of diffusers, and losses of one's own."""
 
+import linecache
 import sys
 
 import pytest
@@ -131,6 +132,19 @@ def test_a_loss_of_ones_own_is_what_is_measured(folder, own):
     assert plain["at_w"]["loss"]["losses"] == once
     (usual,) = study(argv)["models"]
     assert usual["at_w"]["mse"]["losses"][0] != once[0]
+
+
+def test_results_of_a_loss_are_kept_until_its_code_changes(folder, own):
+    argv = arguments(folder, own, "--model_path", f"{folder}/runs/a/*", "--sigma", "0.01")
+    argv += ["--loss", "own_losses:squared"]
+    moved = [study(argv)["models"][0]["curve"][0]["losses"]["loss"][0][0]]
+    (own / "own_losses.py").write_text(
+        OWN.replace("- draw.noise) ** 2)", "- draw.noise) ** 2 * 10)")
+    )
+    sys.modules.pop("own_losses")
+    linecache.clearcache()
+    moved += [study(argv)["models"][0]["curve"][0]["losses"]["loss"][0][0]]
+    assert moved[1] == pytest.approx(10 * moved[0])
 
 
 @pytest.mark.parametrize(
