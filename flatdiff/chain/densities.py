@@ -7,13 +7,15 @@ u is EDM's log(sigma), and on a straight path from image to noise the logit of t
 import numpy as np
 from scipy.special import ndtr
 
+P_MEAN, P_STD = -1.2, 1.2  # of log(sigma), EDM's (Karras et al. 2022, table 1)
+
 
 def uniform(u: np.ndarray) -> np.ndarray:
     """Each level alike."""
     return np.full(len(u), 1 / len(u))
 
 
-def lognormal(u: np.ndarray, p_mean: float = -1.2, p_std: float = 1.2) -> np.ndarray:
+def lognormal(u: np.ndarray, p_mean: float = P_MEAN, p_std: float = P_STD) -> np.ndarray:
     """u is normal: each level has the mass of what lies nearest to it (Karras et al. 2022)."""
     if not p_std > 0:
         raise ValueError(f"p_std is {p_std}; expected the deviation of log(sigma), above 0")

@@ -167,11 +167,7 @@ class GaussianDiffusion(Noising):
         its mean is held fixed (Nichol & Dhariwal 2021, section 3.1).
         """
         noise = torch.randn_like(x_start) if noise is None else noise
-        seen = noise
-        if self.input_pertub:
-            xi = torch.randn_like(noise) if input_noise is None else input_noise
-            seen = noise + self.input_pertub * xi
-        x_t = self.q_sample(x_start, t, seen)
+        x_t = self.q_sample(x_start, t, self._seen(noise, input_noise))
         bound = {"x_start": x_start, "x_t": x_t, "t": t, "clip_denoised": False}
         if self.loss_type.is_vb():
             vb = self._vb_terms_bpd(model, **bound, model_kwargs=model_kwargs)["output"]

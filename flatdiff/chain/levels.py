@@ -181,11 +181,9 @@ class Levels(Tables):
         noise, input_noise: as in GaussianDiffusion.training_losses.
         """
         noise = torch.randn_like(x_start) if noise is None else noise
-        seen = noise
-        if self.input_pertub:
-            xi = torch.randn_like(noise) if input_noise is None else input_noise
-            seen = noise + self.input_pertub * xi
-        output = self.guess(model, self.q_sample(x_start, t, seen), t, model_kwargs)
+        output = self.guess(
+            model, self.q_sample(x_start, t, self._seen(noise, input_noise)), t, model_kwargs
+        )
         wanted = self._at("to_x", t, output) * x_start + self._at("to_eps", t, output) * noise
         mse = mean_flat((wanted - output) ** 2)
         return {"mse": mse, "loss": self._at("loss_weight", t, mse) * mse}

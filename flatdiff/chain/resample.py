@@ -5,6 +5,7 @@ expected loss is that of t by q: of uniform t, 1 / T, unless the chain has a den
 `draw` makes everything random of a step at once, for all ranks.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -142,11 +143,20 @@ class UniformSampler(ScheduleSampler):
         return np.ones(self.num_timesteps) if self.density is None else self.density
 
     def sample(self, batch_size, device, generator=None):
-        if self.density is not None:
-            return super().sample(batch_size, device, generator)
         origin = device if generator is None else generator.device
-        t = torch.randint(self.num_timesteps, (batch_size,), generator=generator, device=origin)
+        drawn = {"generator": generator, "device": origin}
+        if self.density is None:
+            t = torch.randint(self.num_timesteps, (batch_size,), **drawn)
+        else:
+            edges = self._edges(str(origin))
+            u = torch.rand(batch_size, dtype=edges.dtype, **drawn)
+            t = torch.searchsorted(edges, u, right=True).clamp_(max=len(edges) - 1)
         return t.to(device), torch.ones(batch_size, device=device)
+
+    @functools.cache  # noqa: B019 - a few numbers, as long as the sampler
+    def _edges(self, device: str) -> Tensor:
+        """[T]: the density's sums up to each timestep, which no step moves to the device again."""
+        return torch.from_numpy(self.density / self.density.sum()).to(device).cumsum(0)
 
 
 class LossAwareSampler(ScheduleSampler):

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .gaussian_diffusion import GaussianDiffusion
 
+SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 80.0, 7.0  # EDM's (Karras et al. 2022, table 1)
+
 
 def space_timesteps(
     num_timesteps: int, section_counts: str | Iterable[int], log_snr: np.ndarray | None = None
@@ -75,7 +77,7 @@ def _parse(respacing: str) -> list[int]:
 
 
 def edm_grid(
-    count: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    count: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
 ) -> np.ndarray:
     """EDM's noise levels, rising: equal steps of sigma^(1 / rho) (Karras et al. 2022, eq. 5)."""
     return np.linspace(sigma_min ** (1 / rho), sigma_max ** (1 / rho), count) ** rho
@@ -86,8 +88,8 @@ def _nearest(sigma: np.ndarray, respacing: str) -> set[int]:
     wanted = respacing.removeprefix("edm")
     if not wanted.isdecimal() or int(wanted) < 2:
         raise ValueError(f"timestep_respacing is {respacing!r}; expected edmN with N of 2 or more")
-    ends = {"sigma_min": max(0.002, sigma[0]), "sigma_max": min(80.0, sigma[-1])}
-    power = 1 / 7  # the grid's own axis, on which it is even
+    ends = {"sigma_min": max(SIGMA_MIN, sigma[0]), "sigma_max": min(SIGMA_MAX, sigma[-1])}
+    power = 1 / RHO  # the grid's own axis, on which it is even
     grid = edm_grid(int(wanted), **ends) ** power
     kept = {int(np.abs(sigma**power - level).argmin()) for level in grid}
     if len(kept) < int(wanted):

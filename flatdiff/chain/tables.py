@@ -21,6 +21,7 @@ class Tables:
     """Arrays [T] by name, and their values at t; float32 copies stay on each device of theirs."""
 
     density: np.ndarray | None = None  # [T], of the levels in training; None: each alike
+    input_pertub = 0.0
     prior_std = 1.0  # of x_T, where sampling begins
     path = "vp"  # what alphas and sigmas have to do with each other: see `levels`
 
@@ -87,3 +88,10 @@ class Tables:
         """lambda_t, float64 [T], falling; -inf where alpha is 0."""
         with np.errstate(divide="ignore"):
             return 2 * (np.log(self.alphas) - np.log(self.sigmas))
+
+    def _seen(self, noise: Tensor, input_noise: Tensor | None) -> Tensor:
+        """The noise of x_t in training: with input_pertub, some is added that is no target."""
+        if not self.input_pertub:
+            return noise
+        xi = torch.randn_like(noise) if input_noise is None else input_noise
+        return noise + self.input_pertub * xi

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from scipy import special
 
+from ..chain.densities import P_MEAN, P_STD
 from ..chain.levels import edm, flow
+from ..chain.respace import SIGMA_MAX, SIGMA_MIN
 
 SHARE = 1e-3  # of a continuous schedule's time, at each end, where it would cover endless lambdas
-SIGMAS = 0.002, 80.0  # least and greatest noise that EDM samples with (Karras et al. 2022, table 1)
 ENDLESS = 40.0  # of log-SNR; beyond it, float32 no longer knows of the image, or of the noise
 STEPS = 80  # of a bisection
 
@@ -111,9 +112,9 @@ class LogNormal:
     mean, std: of log(sigma), those of Karras et al. 2022, table 1.
     """
 
-    mean: float = -1.2
-    std: float = 1.2
-    sigmas: tuple[float, float] = SIGMAS
+    mean: float = P_MEAN
+    std: float = P_STD
+    sigmas: tuple[float, float] = (SIGMA_MIN, SIGMA_MAX)
     path = "edm"
 
     @property

@@ -22,7 +22,7 @@ from ..store.checkpoint import sha256
 from . import checks
 from .subject import Axis, Subject
 
-EDGES = (8.0, 4.0, 0.0, -4.0, -8.0)  # of log-SNR, least noise first
+EDGES = [probe.SHARED * part for part in (1.0, 0.5, 0.0, -0.5, -1.0)]  # least noise first
 
 
 def of_chain(

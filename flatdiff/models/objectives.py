@@ -8,7 +8,7 @@ use for.
 import numpy as np
 
 from ..chain.levels import Levels
-from ..chain.respace import edm_grid, space_timesteps
+from ..chain.respace import RHO, SIGMA_MAX, SIGMA_MIN, edm_grid, space_timesteps
 from ..flags import choices
 from ..flags.config import DDPM_ALONE, DiffusionFlags
 from .factories import create_gaussian_diffusion
@@ -39,7 +39,9 @@ def flow(flags: dict):
     return _levels(flags, "flow", predicts, 2 * np.log((1 - s) / s), 1000 * s, "uniform")
 
 
-def edm(flags: dict, *, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0):
+def edm(
+    flags: dict, *, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
+):
     """Noise of growing variance, and a network inside of EDM's preconditioning (Karras et al. 2022,
     table 1): its noise levels, loss weights and densities."""
     _refuse(flags, "edm", (*DDPM_ALONE, "predict_xstart", "predicts"))

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from exporting import run
+from exporting import assert_is_the_same, run
 from networks import OF_DIFFUSERS as MODEL
 from small import save_run
 
@@ -14,7 +14,6 @@ import flatdiff
 from flatdiff.exchange import diffusers_config, diffusers_format
 from flatdiff.flags import config
 from flatdiff.models import factories, networks
-from flatdiff.store import checkpoint
 
 VARIANTS = {
     "published": dict(resblock_updown=True, class_cond=True, num_classes=7, learn_sigma=True),
@@ -60,16 +59,7 @@ def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, mo
         monkeypatch, reverse=True, model_path=tmp_path / "saved", out_dir=tmp_path / "back",
         use_new_attention_order=order,
     )  # fmt: skip
-    back = checkpoint.load(f"{tmp_path}/back/model000000.pt")
-    assert list(back) == list(model.state_dict())
-    assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
-    said = json.loads((tmp_path / "back" / "config.json").read_text())
-    rebuilt, _ = networks.build(
-        config.ModelFlags(**said["model"]), config.DiffusionFlags(**said["diffusion"])
-    )
-    rebuilt.load_state_dict(back)
-    with torch.no_grad():
-        assert torch.equal(rebuilt.eval()(x, t, y), ours)
+    assert_is_the_same(tmp_path / "back", model, (x, t, y), ours)
 
 
 def test_back_in_the_other_order_of_q_k_v_it_is_the_same_network():

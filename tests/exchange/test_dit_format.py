@@ -1,19 +1,17 @@
 """Vision transformers in diffusers' words: it loads them, and computes the same."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel
-from exporting import run
+from exporting import assert_is_the_same, run
 from small import save_run
 
 from flatdiff.exchange import dit_format
 from flatdiff.flags import config
 from flatdiff.models import networks
 from flatdiff.nets.vit import ViT
-from flatdiff.store import checkpoint
 
 MODEL = config.ModelFlags(
     network="vit", image_size=16, patch_size=4, num_channels=48, num_layers=3, num_heads=3
@@ -61,16 +59,7 @@ def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, mo
     theirs.save_pretrained(tmp_path / "saved" / "transformer")  # by diffusers, with all its keys
     (tmp_path / "export" / "scheduler").rename(tmp_path / "saved" / "scheduler")
     run(monkeypatch, reverse=True, model_path=tmp_path / "saved", out_dir=tmp_path / "back")
-    back = checkpoint.load(f"{tmp_path}/back/model000000.pt")
-    assert list(back) == list(model.state_dict())
-    assert all(torch.equal(back[k], v) for k, v in model.state_dict().items())
-    said = json.loads((tmp_path / "back" / "config.json").read_text())
-    rebuilt, _ = networks.build(
-        config.ModelFlags(**said["model"]), config.DiffusionFlags(**said["diffusion"])
-    )
-    rebuilt.load_state_dict(back)
-    with torch.no_grad():
-        assert torch.equal(rebuilt.eval()(x, t, y), ours)
+    assert_is_the_same(tmp_path / "back", model, (x, t, y), ours)
 
 
 def test_the_row_without_a_label_is_theirs_too():
