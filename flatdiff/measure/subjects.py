@@ -137,7 +137,7 @@ def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> 
     _check_rows(kwargs, len(images))
     log_snr, even = probe.plan_of_log_snr(len(images), *family.limits, seed)
     if levels is not None:
-        log_snr, even = _of_other(levels, len(images))
+        log_snr, even = _of_other(levels, len(images), family.limits)
     chain, taken = family.levels(log_snr.numpy())
     taken = torch.from_numpy(taken)
     draws = probe.fixed_draws(images, even, seed, kwargs)
@@ -160,14 +160,22 @@ def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> 
     return made
 
 
-def _of_other(other: Subject, count: int) -> tuple[Tensor, probe.Plan]:
-    """Return log-SNR and plan of the subject whose levels are taken."""
+def _of_other(other: Subject, count: int, limits: tuple) -> tuple[Tensor, probe.Plan]:
+    """Return log-SNR and plan of the subject whose levels are taken; ValueError for what is none,
+    is of another number of images, or has levels that count and are beyond the family's limits."""
     if getattr(other, "log_snr", None) is None:
         raise ValueError(f"levels={other!r}: expected a subject of images, which has noise levels")
     if len(other.log_snr) != count:
         raise ValueError(
             f"levels: the other subject has {len(other.log_snr)} images, and this one {count}; "
             "expected the same number"
+        )
+    counts = other.log_snr[other.axes["x_mse"].plan.weight > 0]
+    if (counts < limits[0]).any() or (counts > limits[1]).any():
+        raise ValueError(
+            f"levels: the other subject's log-SNR goes from {counts.min():.3g} to "
+            f"{counts.max():.3g}, and this network's noise levels from {limits[0]:.3g} to "
+            f"{limits[1]:.3g}; expected them to reach as far"
         )
     return other.log_snr, other.axes["x_mse"].plan
 

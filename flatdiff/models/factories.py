@@ -4,6 +4,7 @@ Order and defaults of the arguments are guided-diffusion's, since code written f
 up; ours come after a star. The `..._defaults` that go with them are in `script_util`.
 """
 
+import dataclasses
 import functools
 import inspect
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..chain import gaussian_diffusion as gd
 from ..chain.respace import SpacedDiffusion, space_timesteps
 from ..flags.choices import NETWORKS, OBJECTIVES, bound, chosen, entry
+from ..flags.config import DiffusionFlags, ModelFlags
 from ..nets import sizes
 from ..nets.classifier import EncoderUNetModel
 from ..nets.unet import SuperResModel, UNetModel
@@ -24,13 +26,9 @@ CHAIN = (
     "rescale_learned_sigmas"
 )
 OURS = {  # of the chain, beside guided-diffusion's
-    "eps_scaler": 1.0,
-    "eps_scaler_slope": 0.0,
-    "input_pertub": 0.0,
-    "objective": "ddpm",
-    "predicts": "",
-    "noise_levels": "",
-    "sigma_data": 0.5,
+    field.name: field.default
+    for field in dataclasses.fields(DiffusionFlags)
+    if field.name not in {*CHAIN.split(), "learn_sigma"}
 }
 HEADS = "num_heads num_head_channels num_heads_upsample"
 MEANS = {
@@ -39,7 +37,7 @@ MEANS = {
     "v": gd.ModelMeanType.VELOCITY,
 }
 HOW = "use_checkpoint use_scale_shift_norm resblock_updown use_fp16"
-NETWORK = {"network": "unet", "patch_size": 4, "num_layers": 12}
+NETWORK = {name: getattr(ModelFlags, name) for name in ("network", "patch_size", "num_layers")}
 EVERYWHERE = {"network", "num_channels", "class_cond", "class_dropout", "use_fp16"}  # somehow
 
 

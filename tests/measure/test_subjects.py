@@ -132,3 +132,12 @@ def pipeline():
 def test_a_subject_says_what_it_is():
     said = repr(flatdiff.subject(Net(), IMAGES, **FLOW, name="mine"))
     assert said.startswith("<mine: 20 weights, 20 examples, mse ") and ", x_mse " in said
+
+
+def test_levels_that_a_network_does_not_know_are_refused():
+    """A chain that ends at log-SNR -5 would be asked there for all that is beyond."""
+    short = torch.sigmoid(torch.linspace(9, -5, 50))
+    other = flatdiff.subject(Net(), IMAGES, **FLOW)
+    sentence = "log-SNR goes from -.* to .*, and this network's noise levels from -5 to 9"
+    refused(sentence, IMAGES, schedule=short, predicts="eps", levels=other)
+    assert flatdiff.subject(Net(), IMAGES, schedule="cosine", predicts="eps", levels=other)
