@@ -65,7 +65,7 @@ def of_chain(
         loss or (lambda network, part: part.losses(diffusion, network)),
         draws,
         size=len(x_start),
-        axes={"": timesteps(plan, t_range)} | axis_of_x(even, diffusion.log_snr),
+        axes={"": timesteps(plan, t_range)} | axis_of_x(even, diffusion.log_snr[:t_range]),
         x_factor=None if loss else torch.from_numpy(diffusion.x_factor)[plan.t],
         seed=seed,
         more=more | {"timesteps": steps, "t_range": t_range},
@@ -112,19 +112,30 @@ def timesteps(plan: probe.Plan, t_range: int) -> Axis:
 def axis_of_x(plan: probe.Plan, log_snr: np.ndarray) -> dict[str, Axis]:
     """Return the axis of x_mse: log-SNR from -8 to 8, evenly, and its four parts.
 
-    log_snr: that of each timestep, falling. A timestep counts for the log-SNR nearest to it.
+    log_snr: that of each timestep in range, falling. One counts for the log-SNR nearest to it.
     """
     middles = (log_snr[1:] + log_snr[:-1]) / 2
     top, bottom = np.append(log_snr[0], middles), np.append(middles, log_snr[-1])
     width = np.clip(top, EDGES[-1], EDGES[0]) - np.clip(bottom, EDGES[-1], EDGES[0])
     weight = plan.weight * torch.from_numpy(width)[plan.t]
-    return axis_of_levels(replace(plan, weight=weight), torch.from_numpy(log_snr)[plan.t])
+    reach = float(log_snr[-1]), float(log_snr[0])
+    return axis_of_levels(replace(plan, weight=weight), torch.from_numpy(log_snr)[plan.t], reach)
 
 
-def axis_of_levels(plan: probe.Plan, log_snr: Tensor) -> dict[str, Axis]:
-    """Return the axis of x_mse for examples at these log-SNR [N], by the plan's weights."""
+def axis_of_levels(
+    plan: probe.Plan, log_snr: Tensor, reach: tuple[float, float]
+) -> dict[str, Axis]:
+    """Return the axis of x_mse for examples at these log-SNR [N], by the plan's weights.
+
+    reach: from where to where noise levels go; a part that is beyond is told as far as it goes.
+    """
     ranges = [(EDGES[-1], EDGES[0]), *zip(EDGES[1:], EDGES)]
     inside = [(log_snr >= low) & (log_snr < high) for low, high in ranges]
-    told = [f"log-SNR {low:g}..{high:g}" for low, high in ranges]
-    parts = dict(zip(("all", *told[1:]), zip(told, inside)))
+    names = ["all", *(_told(*ends) for ends in ranges[1:])]
+    told = [_told(max(low, reach[0]), min(high, reach[1])) for low, high in ranges]
+    parts = dict(zip(names, zip(told, inside)))
     return {"x_mse": Axis(replace(plan, weight=plan.weight * inside[0]), parts)}
+
+
+def _told(low: float, high: float) -> str:
+    return f"log-SNR {low:.3g}..{high:.3g}" if low < high else ""

@@ -196,7 +196,7 @@ class Curve(frame.Measure):
             rise, error = ([row[k] for row in mine] for k in ("rise", "error_larger"))
             look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name}
             axis.errorbar(range(len(mine)), rise, yerr=error, **look)
-        axis.set_xticks(range(len(mine)), [row["levels"].split()[-1] for row in mine])
+        axis.set_xticks(range(len(mine)), [row["part"].split()[-1] for row in mine])
         axis.set(
             xlabel="log-SNR, least noise first",
             ylabel=f"rise of the image's mse at {self.size} {size:g}",

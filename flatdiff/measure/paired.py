@@ -46,6 +46,11 @@ def over_examples(one, other, ours: Tensor, theirs: Tensor, term: str) -> float:
     return math.hypot(*(float(of.errors_of(v[None], [term])[0, 0]) for of, v in both))
 
 
+def same_range(one, other, term: str) -> bool:
+    """Return whether x_mse is of the same log-SNR in both; what else is, its reader knows."""
+    return term != "x_mse" or len({s.axes[term].parts["all"][0] for s in (one, other)}) == 1
+
+
 def alike(one, other, term: str) -> bool:
     """Return whether both subjects have the same examples, noise and levels in a term, which count
     alike."""
@@ -79,7 +84,7 @@ def curves(one, other) -> list[dict]:
         return rows
     for size in (size for size in own.sizes if size in base.sizes):
         a, b = rises(*one, size), rises(*other, size)
-        for term in (term for term in a if term in b):
+        for term in (term for term in a if term in b and same_range(ours, theirs, term)):
             (pairs_a, each_a), (pairs_b, each_b) = a[term], b[term]
             found = over_draws(pairs_a, pairs_b, alone[0] == alone[1])
             told = interval(*found, over_examples(ours, theirs, each_a, each_b, term))

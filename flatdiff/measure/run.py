@@ -97,6 +97,9 @@ def warn_of_differences(models: list[dict]) -> None:
         if first.get(key) != last.get(key):
             values = f"{first.get(key)} for {first['name']} and {last.get(key)} for {last['name']}"
             logger.warn(f"warning: {key} is {values}: {why}")
+    of_x = [model.get("parts", {}).get("x_mse", {}).get("all", "") for model in (first, last)]
+    if all(of_x) and len({*of_x}) > 1:
+        logger.warn(f"warning: x_mse is of {of_x[0]} and of {of_x[1]}: no numbers to compare")
 
 
 @arithmetic(tf32=False)

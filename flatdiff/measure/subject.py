@@ -26,7 +26,7 @@ TERM = {
     "mse": "mse of the prediction",
     "vb": "vb [bits per dimension]",
     "loss": "loss",
-    "x_mse": "mse of the image, log-SNR -8..8",
+    "x_mse": "mse of the image",
 }
 Terms = dict[str, Tensor]  # each [n]
 

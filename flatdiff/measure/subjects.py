@@ -151,7 +151,7 @@ def _noised(name, net, family, images, kwargs, levels, weights, seed, **how) -> 
         checks.loss(lambda: loss(net, draws.slice(0, 2)), None)
     density = torch.from_numpy(family.density(log_snr.numpy()))
     trained = chains.weighed(even, even.weight * density)
-    axes = chains.axis_of_levels(even, taken)
+    axes = chains.axis_of_levels(even, taken, family.limits)
     everything = {"all": ("", torch.ones(len(images)).bool())}
     axes[""] = Axis(trained, axes["x_mse"].parts | everything)
     how |= {"weights": weights, "seed": seed, "axes": axes, "size": len(images)}

@@ -106,7 +106,7 @@ def by_level(model: Model) -> dict[str, float | None]:
         rows = [row for row in record.get("rows", ()) if row["term"] == "x_mse"]
         sizes = sorted({row["sigma"] for row in rows})
         middle = [row for row in rows if row["sigma"] == sizes[len(sizes) // 2]]
-        known = {row["levels"].split()[-1]: row[value] for row in middle}
+        known = {row["levels"].removeprefix("log-SNR "): row[value] for row in middle}
         found |= {c: known.get(levels) for c, levels in zip(of_levels(name), (WHOLE, *LEVELS))}
     return found
 

@@ -25,6 +25,27 @@ def test_the_axis_of_x_counts_log_snr_evenly():
     assert list(axis.parts)[1:] == [f"log-SNR {low}..{low + 4}" for low in (4, 0, -4, -8)]
 
 
+def test_x_mse_says_which_log_snr_it_is_of():
+    """A range of timesteps, or a short chain, that does not reach from -8 to 8 is told as it is."""
+    model, told, images = torch.nn.Conv2d(3, 3, 1).eval(), {}, (torch.zeros(64, 3, 2, 2), {}, 64)
+    model.forward = lambda x, t: torch.nn.functional.conv2d(x, model.weight)
+    for t_range in (0, 200):
+        subject = chains.of_chain("a", "", model, COSINE, images, t_range=t_range)
+        told[t_range] = {name: text for name, (text, _) in subject.axes["x_mse"].parts.items()}
+    names = ["all", *(f"log-SNR {low}..{low + 4}" for low in (4, 0, -4, -8))]
+    assert list(told[0]) == list(told[200]) == names
+    assert list(told[0].values()) == ["log-SNR -8..8", *names[1:]]
+    end = COSINE.log_snr[199]
+    assert 0 < end < 4
+    assert list(told[200].values()) == [
+        f"log-SNR {end:.3g}..8",
+        "log-SNR 4..8",
+        f"log-SNR {end:.3g}..4",
+        "",
+        "",
+    ]
+
+
 def test_terms_as_trained_count_timesteps_by_the_density_of_training():
     class Net(torch.nn.Module):
         """Is off by a known function of the level."""

@@ -60,3 +60,13 @@ def test_only_what_was_drawn_alike_is_paired_in_examples():
         assert paired.over_examples(subject(), other, ours, theirs, "mse") == pytest.approx(apart)
     nothing = subject(drawn="")
     assert not paired.alike(nothing, nothing, "mse")
+
+
+def test_the_error_of_the_image_is_compared_over_one_range_alone():
+    def over(told):
+        axis = Axis(None, {"all": (told, torch.ones(1).bool())})
+        return SimpleNamespace(axes={"x_mse": axis, "mse": axis})
+
+    whole, less = over("log-SNR -8..8"), over("log-SNR 1..8")
+    assert paired.same_range(whole, over("log-SNR -8..8"), "x_mse")
+    assert not paired.same_range(whole, less, "x_mse") and paired.same_range(whole, less, "mse")

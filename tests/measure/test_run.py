@@ -271,6 +271,10 @@ def test_networks_hard_to_compare_are_named(monkeypatch):
     assert not said
     run.warn_of_differences([same, same | {"name": "b", "num_weights": 6}])
     assert len(said) == 1 and "num_weights is 5 for a and 6 for b" in said[0]
+    whole, less = (same | {"parts": {"x_mse": {"all": text}}} for text in ("-8..8", "1.2..8"))
+    run.warn_of_differences([whole, whole])
+    run.warn_of_differences([whole, less])
+    assert len(said) == 2 and "x_mse is of -8..8 and of 1.2..8" in said[1]
 
 
 def test_results_are_kept_as_they_were(tmp_path):
