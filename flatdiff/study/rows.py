@@ -106,8 +106,8 @@ def by_level(model: Model) -> dict[str, float | None]:
         rows = [row for row in record.get("rows", ()) if row["term"] == "x_mse"]
         sizes = sorted({row["sigma"] for row in rows})
         middle = [row for row in rows if row["sigma"] == sizes[len(sizes) // 2]]
-        known = {row["levels"].removeprefix("log-SNR "): row[value] for row in middle}
-        found |= {c: known.get(levels) for c, levels in zip(of_levels(name), (WHOLE, *LEVELS))}
+        known = {row["part"].removeprefix("log-SNR "): row[value] for row in middle}
+        found |= {c: known.get(part) for c, part in zip(of_levels(name), ("all", *LEVELS))}
     return found
 
 
