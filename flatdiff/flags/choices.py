@@ -129,6 +129,11 @@ AVERAGES = {
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
+    "gptq": Choice(
+        "quantization.gptq:GPTQ",
+        "at the extremes, and codes by what the layer's outputs lose on images of data_dir "
+        "(Frantar et al. 2023)",
+    ),
 }
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(

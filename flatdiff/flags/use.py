@@ -4,7 +4,7 @@ import dataclasses
 
 from ..judge.names import INCEPTION_FILE
 from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part
+from .parse import aside, fixed, flag, later, part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +113,26 @@ class RoundingFlags:
     quant: int = fixed(0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off")
     quant_granularity: str = fixed(
         "tensor",
-        "what shares a grid: a whole weight tensor, or each output channel of it",
-        choices=("tensor", "channel"),
+        "what shares a grid: a whole weight tensor, each output channel of it, or each group of "
+        "quant_group weights of a channel",
+        choices=("tensor", "channel", "group"),
     )
+    quant_group: int = later(32, "weights of a group, one after the other in a channel", low=2)
     quant_symmetric: bool = fixed(
         False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
     quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
     quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
-    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
+    quant_activations: int = flag(0, "bits of these layers' inputs; 0: off")
+    quant_act_bins: int = flag(
+        0,
+        "bins of timesteps, in each of which an input's range is fixed, as seen on images of "
+        "data_dir; 0: each image's own range",
+        low=0,
+    )
+    quant_calibration: int = flag(
+        128, "gptq, quant_act_bins: images of data_dir, at even timesteps, to calibrate on", low=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)
