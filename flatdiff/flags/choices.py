@@ -187,6 +187,11 @@ MEASURES: dict[str, Measure] = {
         "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
         "half of d's squared length times the curvature along d.",
     ),
+    "ROUNDING": Measure(
+        "measure.rounding:ROUNDING",
+        "rises by rounding: bits by quantizers by rounded inputs",
+        "flatness",
+    ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",
         "exposure bias along the sampling chain",

@@ -74,13 +74,21 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
-    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    bits: str = part(
+        "", "EXPLAIN, ROUNDING: bits of each weight, by commas; empty: 8,6,4, of ROUNDING 8,6,4,3"
+    )
     quantizers: str = part(
-        "minmax",
-        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
-        "its grid, as: minmax,mse granularity=channel",
+        "",
+        "EXPLAIN, ROUNDING: what rounds, by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel,gptq group=32; empty: minmax, of ROUNDING "
+        "all kinds",
         table=QUANTIZERS,
         many=True,
+    )
+    activations: str = part(
+        "none,8,8 bins=4",
+        "ROUNDING: bits of layers' inputs, by commas: none; 8, ranged by image; 8 bins=4, with "
+        "ranges fixed in 4 bins of timesteps",
     )
     layer_bits: str = part(
         "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
@@ -147,6 +155,9 @@ class QuantFlags(RoundingFlags):
     )
     save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
     num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
+    explain: bool = aside(
+        False, "measure on them why the loss rises, as flatness.py's EXPLAIN; False: off"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,12 +25,13 @@ from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
+from . import explained
 from .calibration import Calibration
 from .chains import of_chain
 from .quantizers import ends_of
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
-OF_QUANTIZED = ("quant_activations", "quant_act_bins", "quant_backend", "save_quantized")
+OF_QUANTIZED = ("quant_activations", "quant_act_bins", "quant_backend", "save_quantized", "explain")
 
 
 @contextlib.contextmanager
@@ -47,15 +48,16 @@ def quantized(model, flags, folder):
     if not quant.quant:
         yield quant
         return
+    explained.check(quant, flags)
     calibration = Calibration(model, _training_chain(path, flags), flags)
     layers, weights = _rounded(model, path, quant, calibration)
-    if quant.quant_act_bins and flags.run.compile:
-        raise ValueError("--quant_act_bins looks at each call's timesteps: leave --compile out")
     with torch.no_grad():
         _keep(model, layers, weights, quant, flags, folder)
         subject = _subject(model, flags)
         output = functools.partial(_output, model, calibration.chain)
         fp32 = quant.quant_backend == "int8" and output()
+    if quant.explain:
+        explained.write(subject, quant, calibration, folder)
     with _at(layers, weights, quant, calibration) as hooks:
         with torch.no_grad():
             if quant.quant_backend == "int8":

@@ -51,9 +51,10 @@ def listed(texts: str, bits: str) -> dict[tuple[str, int], Quantizer]:
 
 
 def layers(subject) -> dict[str, Tensor]:
-    """Return the weights of a subject's convolutions and linear layers by name, each once."""
+    """Return the weights of a subject's convolutions and linear layers by name, each once; without
+    those of the patterns in its `skip`, if it has that."""
     found, seen = {}, set()
-    for name, layer in layers_of(inside(subject.model)).items():
+    for name, layer in layers_of(inside(subject.model), getattr(subject, "skip", ())).items():
         if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
             found[name] = layer.weight
