@@ -138,6 +138,7 @@ MEASURES: dict[str, Measure] = {
         {
             "LPF": "--sigma {sigma} --num_draws {num_draws}",
             "LPF filter": "--sigma {filter_sigma} --noise_scale filter --num_draws {num_draws}",
+            "LPF weight": "--sigma 0.05 --noise_scale weight --num_draws {num_draws}",
         },
         {
             "loss": Column("LPF", "at_w", "loss at w"),
@@ -145,9 +146,13 @@ MEASURES: dict[str, Measure] = {
             "lpf_filter": Column(
                 "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
             ),
+            "lpf_weight": Column(
+                "LPF weight", "rise", "LPF rise, weight units", "LPF in units of each weight"
+            ),
         },
         "LPF is the rise of the loss at the middle sigma. In filter units, a filter's noise is in "
-        "proportion to its length, so that a network of larger weights does not look flatter.",
+        "proportion to its length, so that a network of larger weights does not look flatter; in "
+        "weight units, at sigma 0.05, a weight's noise is in proportion to its size.",
     ),
     "MC": Measure(
         "measure.curve:MC",
@@ -164,6 +169,18 @@ MEASURES: dict[str, Measure] = {
         {"HESSIAN": "--num_draws 2 --num_eigenvalues 1"},
         {"eigenvalue": Column("HESSIAN", "eigenvalue", "largest eigenvalue", "largest eigenvalue")},
         "The eigenvalue is that of the Hessian of the mean squared error.",
+    ),
+    "SHARPNESS": Measure(
+        "measure.sharpness:SHARPNESS",
+        "largest rise within a ball",
+        "flatness",
+        {"SHARPNESS": "--noise_scale weight"},
+        {"sharpness": Column("SHARPNESS", "sharpness", "adaptive sharpness", "adaptive sharpness")},
+        "The adaptive sharpness is the largest rise of the loss where weights move in proportion "
+        "to their sizes, by 0.5 in all (Kwon et al. 2021).",
+    ),
+    "LEAK": Measure(
+        "measure.leak:LEAK", "what these change by where the network does not", "flatness"
     ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
