@@ -26,7 +26,7 @@ from ..weights.averaging import EMA, SWA, caution, parse_rates
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import climbing, train_state
+from . import climbing, curvature, train_state
 from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
@@ -175,7 +175,8 @@ class TrainLoop:
             null_label=self.null_label,
         )
         seen, terms = self.gradient(batch_draw)
-        norm, taken = self.optimize()
+        with curvature.watched(self, batch_draw):
+            norm, taken = self.optimize()
         if taken:
             self.average()
         self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
