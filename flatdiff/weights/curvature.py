@@ -81,8 +81,20 @@ def _ends(h: dict[float, float]) -> tuple[list[float], list[float]]:
 
 
 def _root(h: dict[float, float]) -> float | None:
+    """Where the parabola through h on both sides of the root, and at the next point, is 0; the
+    middle where h is not finite."""
     below, above = _ends(h)
-    return _secant(h, below[-1], above[0]) if below and above else None
+    if not (below and above):
+        return None
+    a, b = below[-1], above[0]
+    if not (h[a] and math.isfinite(h[b])):
+        return (a + b) / 2 if h[a] else a
+    others = sorted(h.keys() - {a, b}, key=lambda c: min(abs(c - a), abs(c - b)))
+    slope = (h[b] - h[a]) / (b - a)
+    known = [c for c in others if math.isfinite(h[c])]
+    bend = sum(((h[c] - h[b]) / (c - b) - slope) / (c - a) for c in known[:1])
+    at_a = slope - bend * (b - a)
+    return a - 2 * h[a] / (at_a + math.sqrt(max(0.0, at_a**2 - 4 * bend * h[a])))
 
 
 def _secant(h: dict[float, float], a: float, b: float) -> float:
