@@ -38,9 +38,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient(Choice):
-    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match."""
+    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match.
+    `radius`: whether --rho is its own."""
 
     passes: int
+    radius: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +122,33 @@ GRADIENTS: dict[str, Gradient] = {
         "2024)",
         passes=1,
     ),
+    "adam-sam-loss": Gradient(
+        "weights.gradients:by_loss",
+        "where the loss has risen by rise, to first order, in place of a radius: rho is rise over "
+        "the gradient's length, and at most cap times that of the weights (LE-SAM 2026)",
+        passes=2,
+        radius=False,
+    ),
+    "adam-fsam": Gradient(
+        "weights.gradients:friendly",
+        "along the batch's gradient less the mean of those so far (Friendly-SAM, Li et al. 2024)",
+        passes=2,
+    ),
+    "adam-random": Gradient(
+        "weights.gradients:random",
+        "rho in a random direction, in one pass, and the log shows the loss there: a control",
+        passes=1,
+    ),
+    "adam-sam-down": Gradient("weights.gradients:downhill", "rho downhill: a control", passes=2),
 }
-OPTIMIZERS = {"adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)")}
+OPTIMIZERS = {
+    "adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)"),
+    "sgd": Choice("train.optimizers:sgd", "with momentum; weight_decay is in the gradient"),
+    "muon": Choice(
+        "train.muon:muon",
+        "steps of matrices and kernels made orthogonal, AdamW for all else (Jordan et al. 2024)",
+    ),
+}
 AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),

@@ -86,7 +86,8 @@ def loop_of(optimizer, dtype, **flags):
     """A training that has taken one step."""
     model, diffusion = network(**flags)
     kept = {"ema_rate": "0.9", "use_swa": True, "swa_window": 1, "end_step": 99}
-    how = {"log_interval": 100, "save_interval": 100, "batch_size": BATCH, "lr": 1e-3, "rho": 0.1}
+    how = {"log_interval": 100, "save_interval": 100, "batch_size": BATCH, "lr": 1e-3}
+    how |= {"rho": 0.1} if GRADIENTS[optimizer].radius else {}
     given = {"model": model, "diffusion": diffusion, "optimizer": optimizer, "dtype": dtype}
     loop = TrainLoop(data=None, **given, **how, **kept)
     loop.rho, rho = 0, loop.rho  # one pass makes the tables and the optimizer's state, too
