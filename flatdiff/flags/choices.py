@@ -212,6 +212,20 @@ MEASURES: dict[str, Measure] = {
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
     ),
+    "EXPLAIN": Measure(
+        "measure.explain:EXPLAIN",
+        "why rounding hurts: slope, curvature and length of w_q - w",
+        "flatness",
+        {"EXPLAIN": "--bits 4 --layer_bits 0 --num_draws 4"},
+        {
+            "rounding_length": Column("EXPLAIN", "length", "length of rounding to 4 bits"),
+            "rounding_curvature": Column(
+                "EXPLAIN", "kappa", "curvature along it", "curvature along rounding to 4 bits"
+            ),
+        },
+        "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
+        "half of d's squared length times the curvature along d.",
+    ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",
         "exposure bias along the sampling chain",

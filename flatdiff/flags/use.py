@@ -76,6 +76,17 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
+    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    quantizers: str = part(
+        "minmax",
+        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel",
+        table=QUANTIZERS,
+        many=True,
+    )
+    layer_bits: str = part(
+        "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
+    )
     batch_size: int = aside(
         0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
