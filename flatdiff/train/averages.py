@@ -52,8 +52,7 @@ def _fingerprint(average):
 def room(loop):
     """How often a loop takes snapshots, and how much disk they take: nothing deletes them."""
     each = len(TRACKS) * sum(4 * w.numel() for w in loop.weights) / 1e6
-    count = (
-        math.ceil((loop.end_step - loop.step) / loop.posthoc_ema) if loop.end_step < math.inf else 0
-    )
-    total = f", {count * each:.4g} MB by step {loop.end_step}" if count else ""
-    return f"snapshots every {loop.posthoc_ema} steps, {each:.4g} MB each{total}"
+    told = f"snapshots every {loop.posthoc_ema} steps, {each:.4g} MB each"
+    if loop.end_step == math.inf:
+        return told
+    return f"{told}, {math.ceil(loop.end_step / loop.posthoc_ema) * each:.4g} MB in all"

@@ -85,7 +85,7 @@ def walked():
     "name", [*(f"power {s}" for s in WIDTHS), "ema 0.9", "ema 0.97", "ema 0.98", "ema 0.99"]
 )
 def test_any_length_is_that_of_the_online_average(walked, name):
-    """Within 1e-3, relative l2; exponential ones are those that have forgotten the first weights."""
+    """Within 1e-3, relative l2; exponential ones have forgotten the first weights."""
     online, snapshots = walked
     kind, length = name.split()
     profile = {"power": posthoc.power, "ema": posthoc.exponential}[kind](float(length), STEPS)
