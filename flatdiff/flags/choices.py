@@ -152,6 +152,10 @@ OPTIMIZERS = {
 AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
+    "power": Choice(
+        "weights.averaging:Power",
+        "power-function EMA, sigma_rel of the training wide (Karras 2024)",
+    ),
 }
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
