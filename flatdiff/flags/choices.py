@@ -74,6 +74,16 @@ class Measure(Choice):
     note: str = ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Move(Choice):
+    """`knob`: that of how far it goes; `sizes`: its values where none is named; `random`: whether
+    another draw is another move."""
+
+    knob: str
+    sizes: tuple[float, ...]
+    random: bool = False
+
+
 Table = Mapping[str, Choice]
 NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
@@ -130,6 +140,25 @@ QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
 }
+MOVES: dict[str, Move] = {
+    "gaussian": Move(
+        "measure.moves:gaussian", "noise, as LPF's", "sigma", (2e-3, 5e-3, 1e-2), random=True
+    ),
+    "sphere": Move(
+        "measure.moves:sphere", "random directions, as MC's", "radius", (3, 7, 15), random=True
+    ),
+    "climb": Move("measure.moves:climb", "up the gradient, as SAM", "rho", (0.03, 0.1, 0.3)),
+    "descent": Move("measure.moves:descent", "down the gradient", "rho", (0.03, 0.1, 0.3)),
+    "eigenvector": Move(
+        "measure.moves:eigenvector",
+        "along the Hessian's largest, + uphill",
+        "length",
+        (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0),
+    ),
+    "quantized": Move("measure.moves:quantized", "weights of few bits", "bits", (8, 6, 4, 3, 2)),
+    "pruned": Move("measure.moves:pruned", "the least to zero", "share", (0.1, 0.3, 0.5)),
+    "towards": Move("measure.moves:towards", "to --average_path", "share", (0.5, 1.0)),
+}
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
         "measure.curve:LPF",
@@ -167,6 +196,9 @@ MEASURES: dict[str, Measure] = {
     ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
+    ),
+    "perturbed": Measure(
+        "measure.perturbed_samples:PERTURBED", "samples at moved weights", "perturbed-samples"
     ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",

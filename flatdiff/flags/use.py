@@ -3,8 +3,8 @@
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part
+from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
+from .parse import aside, fixed, flag, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,29 @@ class FlatnessFlags:
     batch_size: int = aside(
         0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturbedFlags(SampleFlags, FeatureFlags):
+    """Samples at moved weights against those at the weights themselves."""
+
+    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    moves: str = part(
+        "",
+        "what moves the weights, separated by commas: a name alone at several sizes, with its size "
+        "behind it at that one; empty: all that there are",
+        table=MOVES,
+        many=True,
+    )
+    average_path: str = aside(
+        "", "towards: another file of the network; a bare name is beside each checkpoint"
+    )
+    num_draws: int = part(2, "draws of random moves, in mirrored pairs", low=1)
+    num_samples: int = flag(250, "images that each move makes, of the same noise", low=50)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
+    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
 
 
 @dataclasses.dataclass(frozen=True)
