@@ -116,6 +116,8 @@ class ExposureFlags:
         "means and standard deviations at which chains begin too, instead of 0:1, as "
         "0.1:1,0.2:1,0:1.1; empty: none",
     )
+    move: str = flag("", "measured at moved weights; empty: at the weights", table=MOVES)
+    average_path: str = aside("", "of --move towards: the file that it leads to")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ each move, in sum of squares the variance. A wild bootstrap gives every part one
 factor, for all moves alike; so what parts do to all moves stays shared.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,30 +35,31 @@ class Effect(NamedTuple):
 def correlation(loss: Effect, distance: Effect, kinds: list[str], seed: int = 0) -> dict:
     """Return Spearman's correlation of two effects over the moves, with 95 % intervals.
 
-    spearman: of ranks, so that no effect needs to be positive, and no unit matters. low, high: over
-    images and kinds of moves, both drawn anew; low_images, high_images: over images alone, these
-    moves given. pearson: of the logarithms, over the `positive` moves where both effects are so.
-    Intervals are those of a normal atanh(r). None where there are fewer than 3 moves.
+    spearman: of ranks, so that an effect need not be positive, and its unit does not matter. low,
+    high: for other images, these moves given; low_kinds, high_kinds: for other images and other
+    kinds of moves, which are drawn with replacement, None for fewer than 3 kinds. pearson: of the
+    logarithms, over the `positive` moves where both effects are so. All None for fewer than 3.
     """
     rng = np.random.default_rng(seed)
-    count = len(kinds)
-    if count < 3:
-        return {"spearman": None, "moves": count}
+    groups = [np.flatnonzero(np.array(kinds) == kind) for kind in dict.fromkeys(kinds)]
+    told = {"moves": len(kinds), "kinds": len(groups), "spearman": None, "pearson": None}
+    if len(kinds) < 3:
+        return told
     found = float(spearman(loss.values, distance.values))
     drawn = loss.drawn(rng, DRAWS), distance.drawn(rng, DRAWS)
-    images = spearman(*drawn)
-    groups = [np.flatnonzero(np.array(kinds) == kind) for kind in dict.fromkeys(kinds)]
-    both = []
-    for x, y in zip(*drawn):
-        rows = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
-        both.append(spearman(x[rows], y[rows]))
-    told = {"spearman": found, "moves": count, "kinds": len(groups)}
-    told |= dict(zip(("low", "high"), interval(found, np.array(both))))
-    told |= dict(zip(("low_images", "high_images"), interval(found, images)))
+    parts = min(effect.deviations.shape[1] for effect in (loss, distance))
+    told["low"], told["high"] = interval(found, spearman(*drawn), parts)
+    told["low_kinds"] = told["high_kinds"] = None
+    if len(groups) > 2:
+        chosen = rng.integers(len(groups), size=(DRAWS, len(groups)))
+        rows = [np.concatenate([groups[i] for i in each]) for each in chosen]
+        both = np.array([spearman(x[r], y[r]) for x, y, r in zip(*drawn, rows)])
+        told["low_kinds"], told["high_kinds"] = interval(found, both, len(groups))
     positive = (loss.values > 0) & (distance.values > 0)
-    logs = np.log(loss.values[positive]), np.log(distance.values[positive])
-    pearson = float(np.corrcoef(*logs)[0, 1]) if positive.sum() > 2 else None
-    return told | {"pearson": pearson, "positive": int(positive.sum())}
+    if positive.sum() > 2:
+        logs = np.log(loss.values[positive]), np.log(distance.values[positive])
+        told["pearson"] = float(np.corrcoef(*logs)[0, 1])
+    return told | {"spearman": found, "positive": int(positive.sum())}
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -68,9 +70,14 @@ def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
-def interval(value: float, drawn: np.ndarray) -> tuple[float, float]:
-    """Return the ends of a normal interval of atanh(r), whose deviation is that of the draws."""
+def interval(value: float, drawn: np.ndarray, parts: int) -> tuple[float, float]:
+    """Return the ends of Student's interval of atanh(r), of so many independent parts.
+
+    Its error is the root mean square of the draws' distance from the value: their bias counts, as
+    noise pulls a correlation towards 0, in the value as in its draws.
+    """
     inside = np.clip([value, *drawn[np.isfinite(drawn)]], -0.9999, 0.9999)
     z, *others = np.arctanh(inside)
-    half = stats.norm.ppf((1 + LEVEL) / 2) * np.std(others)
+    error = math.sqrt(np.mean((np.array(others) - z) ** 2))
+    half = stats.t.ppf((1 + LEVEL) / 2, parts - 1) * error
     return float(np.tanh(z - half)), float(np.tanh(z + half))

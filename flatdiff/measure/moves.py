@@ -40,9 +40,13 @@ class Move(NamedTuple):
         """What the size is called."""
         return choices.entry(choices.MOVES, self.kind).knob
 
+    @property
+    def told(self) -> str:
+        """As a command line has it."""
+        return f"{self.kind} {self.knob}={self.size:g}"
+
     def __str__(self) -> str:
-        drawn = f" draw={self.draw} {perturb.NUMBERS}" if self.random else ""
-        return f"{self.kind} {self.knob}={self.size:g}{drawn}"
+        return self.told + (f" draw={self.draw} {perturb.NUMBERS}" if self.random else "")
 
     @property
     def random(self) -> bool:
@@ -171,6 +175,19 @@ def named(text: str, num_draws: int = 1, average: bool = False) -> list[Move]:
     for move in found:
         _check(move)
     return list(dict.fromkeys(found))
+
+
+def one(text: str, average: bool = False) -> Move:
+    """Return the move of a text that names its size; ValueError for several."""
+    first, *others = named(text, average=average)
+    if others:
+        raise ValueError(f"--move {text!r} has no one size; expected it behind it, as {first.told}")
+    return first
+
+
+def leads_there(moves: list[Move]) -> bool:
+    """Whether some move leads to another file."""
+    return any(move.kind == AVERAGE for move in moves)
 
 
 def _check(move: Move) -> None:

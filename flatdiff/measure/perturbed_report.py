@@ -74,21 +74,26 @@ def sentences(record: dict) -> str:
 def told(found: dict) -> str:
     """Write one correlation."""
     if found["spearman"] is None:
-        return f"of {found['moves']} moves there is no correlation: give 3 or more"
-    pearson = (
-        "" if found["pearson"] is None else f"; Pearson's of logarithms {found['pearson']:.2f}"
-    )
+        return f"there is none of {found['moves']} moves; expected 3 or more"
+    several = found["low_kinds"] is not None
+    kinds = f", for other kinds of moves too; {_ends(found)} for these" if several else ""
+    pearson = f"{found['pearson']:.2f}" if found["pearson"] is not None else "none"
     return (
-        f"{short(found)} of {found['moves']} moves of {found['kinds']} kinds, other images and "
-        f"kinds allowed for; {found['low_images']:.2f} to {found['high_images']:.2f} for these "
-        f"moves{pearson} ({found['positive']} moves where both rise)"
+        f"{short(found)}{kinds}, of {found['moves']} moves of {found['kinds']} kinds (Pearson's of "
+        f"logarithms, of the {found['positive']} where both rise: {pearson})"
     )
 
 
 def short(found: dict) -> str:
+    """Write the number with its interval: that for other kinds of moves, where there is one."""
     if found["spearman"] is None:
         return "none"
-    return f"{found['spearman']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    ends = _ends(found, "" if found["low_kinds"] is None else "_kinds")
+    return f"{found['spearman']:.2f} ({ends})"
+
+
+def _ends(found: dict, of: str = "") -> str:
+    return f"{found[f'low{of}']:.2f} to {found[f'high{of}']:.2f}"
 
 
 def figures(record: dict) -> dict[str, Figure]:
@@ -155,5 +160,7 @@ def _paths(models: list[dict], kinds: list[str]) -> Figure:
         axis.set(xlabel="steps of the sampler", ylabel="rms of x_t' - x_t, per pixel", yscale="log")
         axis.set_title(model["name"], fontsize="medium")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    frame.legend(figure, axes[0], "bands: one standard error over images to each side")
+    figure.set_figwidth(figure.get_figwidth() + 2.4)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", title="bands: one standard error")
     return figure

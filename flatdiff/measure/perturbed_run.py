@@ -24,7 +24,7 @@ from . import evaluation, frame, sources
 from .chains import of_chain
 from .finished import Finished
 from .found import made, measured
-from .moves import AVERAGE, Start
+from .moves import Start, leads_there
 from .perturbed_samples import Sampled
 from .run import settings, warn_of_differences
 
@@ -51,7 +51,8 @@ def perturbed(flags, folder: str) -> dict:
     names, record = short_names(paths), {"settings": settings(flags), "models": []}
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     _check_sizes(loaded)
-    others = [_others(path, *model, flags) for path, model in zip(paths, loaded.items())]
+    to = flags.sample.average_path if leads_there(measure.moves) else ""
+    others = [sources.average(to, path, m, flags) for path, m in zip(paths, loaded.values())]
     features, reference = _judge(flags, next(iter(loaded.values())).image_size)
     with Finished(os.path.join(folder, f"{FILE}_parts")) as finished:
         for path, (name, model), other in zip(paths, loaded.items(), others):
@@ -79,22 +80,6 @@ def _check_sizes(loaded: dict) -> None:
                 f"{name} has image_size {other.image_size} and {first} {model.image_size}, so "
                 "their distances do not compare: study them in runs of their own"
             )
-
-
-def _others(path: str, name: str, model, flags) -> list[Tensor] | None:
-    """The weights of --average_path; None where no move leads there."""
-    file = flags.sample.average_path
-    if not file or all(move.kind != AVERAGE for move in made("perturbed", flags.sample).moves):
-        return None
-    file = file if os.path.dirname(file) else os.path.join(os.path.dirname(path), file)
-    other, _ = networks.from_checkpoint(file, flags, flag="average_path")
-    shapes = [[(n, w.shape) for n, w in m.named_parameters()] for m in (model, other)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"--average_path {file} is of another network than {name}: expected an average, or "
-            "another step, of the same training"
-        )
-    return [w.detach() for w in other.parameters()]
 
 
 def _judge(flags, image_size: int):
