@@ -65,6 +65,7 @@ class Column:
 @dataclasses.dataclass(frozen=True)
 class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
+    `asked`: the flag of a study without which it is left out; "": none.
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
     study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these."""
 
@@ -72,6 +73,7 @@ class Measure(Choice):
     cells: dict[str, str] = dataclasses.field(default_factory=dict)
     columns: dict[str, Column] = dataclasses.field(default_factory=dict)
     note: str = ""
+    asked: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +200,19 @@ MEASURES: dict[str, Measure] = {
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
     ),
     "perturbed": Measure(
-        "measure.perturbed_samples:PERTURBED", "samples at moved weights", "perturbed-samples"
+        "measure.perturbed_samples:PERTURBED",
+        "samples at moved weights",
+        "perturbed-samples",
+        {
+            "perturbed": "--moves {moves} --features {features} "
+            "--timestep_respacing {sampling_steps[0]}"
+        },
+        {"moved_r": Column("perturbed", "correlation", "rise of loss with that of distance, r")}
+        | {
+            f"moved_{kind}": Column("perturbed", kind, f"distance lost to moves: {kind}")
+            for kind in MOVES
+        },
+        asked="moves",
     ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",

@@ -229,6 +229,12 @@ class StudyFlags:
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
+    moves: str = flag(
+        "",
+        "samples at moved weights too, as perturbed_samples.py has them; empty: none",
+        table=MOVES,
+        many=True,
+    )
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
     ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
     jobs: int = flag(1, "jobs at a time on this machine", low=1)

@@ -24,6 +24,7 @@ from ..store import finite
 from ..world import dist_util
 from . import association, frame, perturbed_report
 from .association import Effect
+from .curve import LENGTH
 from .exposure import gather
 from .moves import Move, Start, held, named
 from .subject import packed, unpacked
@@ -155,6 +156,17 @@ class PERTURBED(frame.Measure):
         for kind in dict.fromkeys(move["kind"] for move in model["moves"]):
             rises = [move["fd_rise"] for move in model["moves"] if move["kind"] == kind]
             found[kind] = math.fsum(rises) / len(rises)
+        return found
+
+    @staticmethod
+    def lines(model: dict) -> list[frame.Line]:
+        """Give the rise of the distance against the length, a line for each kind of move."""
+        found = []
+        for kind in dict.fromkeys(move["kind"] for move in model["moves"]):
+            mine = [move for move in model["moves"] if move["kind"] == kind]
+            points = sorted((move["distance"], move["fd_rise"]) for move in mine)
+            x, y = map(list, zip(*points))
+            found.append(frame.Line(kind, x, y, LENGTH, "rise of the Frechet distance"))
         return found
 
 
