@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-DRAWS = 2000
+DRAWS = 1000
 
 
 class Effect(NamedTuple):

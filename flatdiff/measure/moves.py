@@ -3,8 +3,7 @@
     move = moves.named("climb rho=0.5")[0]
     with moves.held(start, move) as distance: ...
 
-What moves along the gradient or an eigenvector of the Hessian takes those of the subject's
-headline, the mean over its images.
+What moves along the gradient or an eigenvector of the Hessian takes those of the headline's mean.
 """
 
 import functools
@@ -54,10 +53,20 @@ class Move(NamedTuple):
 
 
 class Start:
-    """A subject at its weights, and the directions that are found there once."""
+    """A subject at its weights, and the directions that are found there once.
 
-    def __init__(self, subject: Subject, others: Sequence[Tensor] | None = None):
-        self.subject, self.others = subject, others
+    guide: the network on other images, whose loss the directions are of; None: the subject. A loss
+    is best measured where no direction was fitted to it: along the gradient of a few images it
+    rises more on these than on any others. others: the weights of another file.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        others: Sequence[Tensor] | None = None,
+        guide: Subject | None = None,
+    ):
+        self.subject, self.others, self.guide = subject, others, guide or subject
 
     def key_of(self, move: Move) -> str:
         """Name a move, and what it depends on beside the subject."""
@@ -66,7 +75,7 @@ class Start:
     @functools.cached_property
     def gradient(self) -> list[Tensor]:
         """The gradient of the headline's mean, of length 1, shaped as the weights."""
-        subject = self.subject
+        subject = self.guide
         count = subject.batch_size or subject.size
         weight = subject.plan.weight.float().to(subject.device).split(count)
         total = [torch.zeros_like(w) for w in subject.weights]
@@ -88,7 +97,7 @@ class Start:
         """The unit vector of the largest eigenvalue, uphill, shaped as the weights; by all ranks
         together."""
         with torch.enable_grad():
-            _, _, (vector,) = spectrum.top(self.subject, 1)
+            _, _, (vector,) = spectrum.top(self.guide, 1)
         sizes = [w.numel() for w in self.subject.weights]
         parts = vector.to(self.subject.device).split(sizes)
         found = [p.view(w.shape).to(w) for p, w in zip(parts, self.subject.weights)]

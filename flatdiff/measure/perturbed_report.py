@@ -99,28 +99,27 @@ def _ends(found: dict, of: str = "") -> str:
 def figures(record: dict) -> dict[str, Figure]:
     """Draw, of each model in a row: the rise of the distance and the divergence against the length,
     and the rise of the distance against that of the loss; and in another the paths."""
-    models = record["models"]
+    models, first = record["models"], record["models"][0]
     figure, axes = frame.panels(3 * len(models))
-    fd = metric_name(models[0]["features"])
     kinds = list(dict.fromkeys(move["kind"] for model in models for move in model["moves"]))
-    length = "||w' - w||, l2 over all weights"
+    length, fd = "||w' - w||, l2 over all weights", f"rise of {metric_name(first['features'])}"
+    columns = [
+        ("distance", "fd_rise", length, fd),
+        ("distance", "divergence", length, "rms of x_0' - x_0, per pixel"),
+        ("rise", "fd_rise", f"rise of {TERM.get(first['of'], first['of'])}", fd),
+    ]
     for i, model in enumerate(models):
         mine = [row for row in record["rows"] if row["model"] == model["name"]]
-        against = [
-            ("distance", "fd_rise", length, f"rise of {fd}"),
-            ("distance", "divergence", length, "rms of x_0' - x_0, per pixel"),
-            ("rise", "fd_rise", f"rise of {TERM.get(model['of'], model['of'])}", f"rise of {fd}"),
-        ]
-        for axis, (x, y, *labels) in zip(axes[3 * i :], against):
+        for k, (x, y, xlabel, ylabel) in enumerate(columns):
+            axis = axes[3 * i + k]
+            axis.sharex(axes[k])
+            axis.sharey(axes[k])
             _scatter(axis, mine, kinds, x, y)
-            axis.set(xlabel=labels[0], ylabel=labels[1])
+            axis.set(xlabel=xlabel, ylabel=ylabel)
             axis.set_title(model["name"], fontsize="medium")
-        axes[3 * i + 2].set_title(
-            f"{model['name']}: Spearman's r {short(model['correlation'])}", fontsize="medium"
-        )
-    note = (
-        "bars: one standard error over images; on logarithmic axes what does not rise is left out"
-    )
+        number = f"Spearman's r {short(model['correlation'])}"
+        axis.text(0.03, 0.97, number, transform=axis.transAxes, va="top")
+    note = "bars: one standard error over images; what does not rise is on no logarithmic axis"
     frame.legend(figure, axes[0], note)
     return {"": figure, "_path": _paths(models, kinds)}
 
@@ -138,7 +137,8 @@ def _scatter(axis, rows: list[dict], kinds: list[str], x: str, y: str) -> None:
                 bars[name] = np.stack([np.minimum(error, 0.9 * values), error])
         look = {"marker": MARKS[k % len(MARKS)], "color": f"C{k}", "label": kind}
         axis.errorbar(*columns, **bars, **look, linestyle="", markersize=5, elinewidth=0.8)
-    axis.set(xscale="log", yscale="log")
+    if any(row[x] > 0 and row[y] > 0 for row in rows):
+        axis.set(xscale="log", yscale="log")
 
 
 def _paths(models: list[dict], kinds: list[str]) -> Figure:

@@ -16,6 +16,7 @@ from ..judge import evaluate
 from ..judge.files import default_cache_dir
 from ..judge.image_source import open_images
 from ..models import generate, guidance, networks, run_util
+from ..rng import PERTURB, seed_of
 from ..store import checkpoint
 from ..store.model_paths import find_models, short_names
 from ..world import dist_util, logger
@@ -107,15 +108,19 @@ def _sampled(name, path, model, flags, others, features, reference) -> Sampled:
     known = model.num_classes, model.classes
     dataset: ImageDataset = run_util.open_dataset(flags.data, model.image_size, *known)
     count = min(f.num_images, dataset.num_images)
-    images = *probe.images_of(dataset, count, seed), count
-    how = {"seed": seed, "batch_size": min(64, count), "dtype": networks.dtype_of(flags)}
+    x_start, labels = probe.images_of(dataset, 2 * count, seed)
+    given = name, path, model, networks.chain_of(path, flags)
+    how = {"batch_size": min(64, count), "dtype": networks.dtype_of(flags)}
     key = functools.partial(sources.key_of, flags)
-    subject = of_chain(name, path, model, networks.chain_of(path, flags), images, key=key, **how)
+    halves = [slice(count), slice(count, None)]
+    images = [(x_start[h], {k: v[h] for k, v in labels.items()}, count) for h in halves]
+    subject = of_chain(*given, images[0], seed=seed, key=key, **how)
+    guide = of_chain(*given, images[1], seed=seed_of(seed, PERTURB), **how)
     losses = [subject.key, features.fingerprint]
     made_of = sources.key_of(flags, path, list(reference), losses=losses)
     walk = _walk(model, networks.chain_of(path, flags, f.timestep_respacing), flags)
-    given = f.num_samples, f.batch_size, features, reference, made_of
-    return Sampled(Start(subject, others), walk, *given)
+    amount = f.num_samples, f.batch_size
+    return Sampled(Start(subject, others, guide), walk, *amount, features, reference, made_of)
 
 
 def _walk(model, diffusion, flags):
