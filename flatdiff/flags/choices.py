@@ -67,6 +67,7 @@ class Column:
 @dataclasses.dataclass(frozen=True)
 class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
+    `asked`: the flag of a study without which it is left out; "": none.
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
     study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these."""
 
@@ -74,6 +75,17 @@ class Measure(Choice):
     cells: dict[str, str] = dataclasses.field(default_factory=dict)
     columns: dict[str, Column] = dataclasses.field(default_factory=dict)
     note: str = ""
+    asked: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Move(Choice):
+    """`knob`: that of how far it goes; `sizes`: its values where none is named; `random`: whether
+    another draw is another move."""
+
+    knob: str
+    sizes: tuple[float, ...]
+    random: bool = False
 
 
 Table = Mapping[str, Choice]
@@ -161,6 +173,25 @@ QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
 }
+MOVES: dict[str, Move] = {
+    "gaussian": Move(
+        "measure.moves:gaussian", "noise, as LPF's", "sigma", (2e-3, 5e-3, 1e-2), random=True
+    ),
+    "sphere": Move(
+        "measure.moves:sphere", "random directions, as MC's", "radius", (3, 7, 15), random=True
+    ),
+    "climb": Move("measure.moves:climb", "up the gradient, as SAM", "rho", (0.03, 0.1, 0.3)),
+    "descent": Move("measure.moves:descent", "down the gradient", "rho", (0.03, 0.1, 0.3)),
+    "eigenvector": Move(
+        "measure.moves:eigenvector",
+        "along the Hessian's largest, + uphill",
+        "length",
+        (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0),
+    ),
+    "quantized": Move("measure.moves:quantized", "weights of few bits", "bits", (8, 6, 4, 3, 2)),
+    "pruned": Move("measure.moves:pruned", "the least to zero", "share", (0.1, 0.3, 0.5)),
+    "towards": Move("measure.moves:towards", "to --average_path", "share", (0.5, 1.0)),
+}
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
         "measure.curve:LPF",
@@ -229,6 +260,21 @@ MEASURES: dict[str, Measure] = {
         },
         "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
         "half of d's squared length times the curvature along d.",
+    ),
+    "perturbed": Measure(
+        "measure.perturbed_samples:PERTURBED",
+        "samples at moved weights",
+        "perturbed-samples",
+        {
+            "perturbed": "--moves {moves} --features {features} "
+            "--timestep_respacing {sampling_steps[0]}"
+        },
+        {"moved_r": Column("perturbed", "correlation", "rise of loss with that of distance, r")}
+        | {
+            f"moved_{kind}": Column("perturbed", kind, f"distance lost to moves: {kind}")
+            for kind in MOVES
+        },
+        asked="moves",
     ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",

@@ -3,8 +3,8 @@
 import dataclasses
 
 from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part
+from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
+from .parse import aside, fixed, flag, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,29 @@ class FlatnessFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class PerturbedFlags(SampleFlags, FeatureFlags):
+    """Samples at moved weights against those at the weights themselves."""
+
+    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    moves: str = part(
+        "",
+        "what moves the weights, separated by commas: a name alone at several sizes, with its size "
+        "behind it at that one; empty: all that there are",
+        table=MOVES,
+        many=True,
+    )
+    average_path: str = aside(
+        "", "towards: another file of the network; a bare name is beside each checkpoint"
+    )
+    num_draws: int = part(2, "draws of random moves, in mirrored pairs", low=1)
+    num_samples: int = flag(250, "images that each move makes, of the same noise", low=50)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
+    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
+
+
+@dataclasses.dataclass(frozen=True)
 class ExposureFlags:
     """Exposure bias: the network along the sampling chain, against real images."""
 
@@ -106,6 +129,8 @@ class ExposureFlags:
         "means and standard deviations at which chains begin too, instead of 0:1, as "
         "0.1:1,0.2:1,0:1.1; empty: none",
     )
+    move: str = flag("", "measured at moved weights; empty: at the weights", table=MOVES)
+    average_path: str = aside("", "of --move towards: the file that it leads to")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +242,12 @@ class StudyFlags:
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
+    moves: str = flag(
+        "",
+        "samples at moved weights too, as perturbed_samples.py has them; empty: none",
+        table=MOVES,
+        many=True,
+    )
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
     ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
     jobs: int = flag(1, "jobs at a time on this machine", low=1)

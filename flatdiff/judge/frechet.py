@@ -38,23 +38,43 @@ def distance_with_error(
         that the line adds little noise to the error. It is too low itself at N < 4 D.
     Both are nan for fewer than 20 samples.
     """
+    moments, distance = _grouped(mu, sigma, features, NUM_GROUPS, seed)
+    value = distance(moments)
+    if len(features) < 2 * NUM_GROUPS:
+        return {"value": value, "error": float("nan"), "infinity": float("nan")}
+    error = np.sqrt((NUM_GROUPS - 1) * np.var(_without_each(moments, distance)))
+    middle = NUM_GROUPS // 2
+    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
+    return {"value": value, "error": float(error), "infinity": 2 * value - of_halves}
+
+
+def jackknife(
+    mu: Tensor, sigma: Tensor, features: Tensor, num_groups: int, seed: int = 0
+) -> tuple[float, list[float]]:
+    """The distance from the normal (mu, sigma) to samples [N, D], and that without each group.
+
+    The seed deals the rows to the groups: those of two sets of N samples, row by row alike, so that
+    a difference of two distances has the jackknife's error too.
+    """
+    moments, distance = _grouped(mu, sigma, features, num_groups, seed)
+    return distance(moments), _without_each(moments, distance)
+
+
+def _grouped(mu, sigma, features, num_groups, seed):
+    """The moments of each group of samples, and the distance of some groups together."""
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(features)))
     shift = features.double().mean(0)
-    parts = order.to(features.device).tensor_split(NUM_GROUPS)
-    moments = [_moments(features[part], shift) for part in parts]
+    parts = order.to(features.device).tensor_split(num_groups)
     factor = _factor(sigma)
 
     def distance(groups):
         return _distance(mu, factor, *_join(groups, shift))
 
-    value = distance(moments)
-    if len(features) < 2 * NUM_GROUPS:
-        return {"value": value, "error": float("nan"), "infinity": float("nan")}
-    left_out = [distance(moments[:i] + moments[i + 1 :]) for i in range(NUM_GROUPS)]
-    error = np.sqrt((NUM_GROUPS - 1) * np.var(left_out))
-    middle = NUM_GROUPS // 2
-    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
-    return {"value": value, "error": float(error), "infinity": 2 * value - of_halves}
+    return [_moments(features[part], shift) for part in parts], distance
+
+
+def _without_each(moments, distance):
+    return [distance(moments[:i] + moments[i + 1 :]) for i in range(len(moments))]
 
 
 def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict[str, list[float]]:
