@@ -90,9 +90,9 @@ class DINOv2(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = images.float()
-        if x.shape[2:] != (SIDE, SIDE):
-            x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True)
-            x = x.round().clamp(0, 255)  # a picture again, as Pillow's resize gives
+        for size in ((x.shape[2], SIDE), (SIDE, SIDE)):  # width first, and whole levels, as Pillow
+            if x.shape[2:] != size:
+                x = F.interpolate(x, size, mode="bicubic", antialias=True).round().clamp(0, 255)
         mean, deviation = (x.new_tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
         return {"pool": self.tokens((x / 255 - mean) / deviation)[:, 0]}
 

@@ -71,18 +71,11 @@ def evaluate(
     check_same_size(reference, samples)
     if samples.num_images == 0:
         raise ValueError(f"{samples.name} has statistics only; the samples must be images in arr_0")
-    if (train is None) != (held_out is None):
-        raise ValueError(
-            "a test for copies needs the training images and held-out images of the same source: "
-            f"got only the {'held-out images' if train is None else 'training images'}"
-        )
+    others = _opened(train, held_out, samples, transparent)
     known = measure(reference, features, batch_size, cache_dir, progress)
     found = measure(samples, features, batch_size, "", progress, use_statistics=False)
     metrics, left_out = compare(known, found, features, seed, progress)
-    if train is not None:
-        others = [open_images(x, transparent) for x in (train, held_out)]
-        for other in others:
-            check_same_size(other, samples)
+    if others:
         pools = [measure(x, features, batch_size, cache_dir, progress).pool for x in others]
         metrics |= copies(*pools, found, features)
     return {
@@ -96,6 +89,20 @@ def evaluate(
         "settings": settings(reference, samples, known, found, features),
         "warnings": cautions(known, found, features),
     }
+
+
+def _opened(train, held_out, samples, transparent):
+    if train is None and held_out is None:
+        return []
+    if train is None or held_out is None:
+        raise ValueError(
+            "a test for copies needs the training images and held-out images of the same source: "
+            f"got only the {'held-out images' if train is None else 'training images'}"
+        )
+    others = [open_images(x, transparent) for x in (train, held_out)]
+    for other in others:
+        check_same_size(other, samples)
+    return others
 
 
 def floor_of(

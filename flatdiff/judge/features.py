@@ -60,8 +60,7 @@ def load_features(
     cache_dir: str | None = None,
     dinov2_weights: str | None = None,
 ) -> Features:
-    """Features by name; `inception` by default if its weights are given, else dinov2 if its are. ValueError
-    tells how.
+    """Features by name; by default those whose weights are given. ValueError tells how.
 
     device: default CUDA if there is one. cache_dir: where a network that is trained here is kept;
     default ~/.cache/flatdiff, "" keeps nothing.

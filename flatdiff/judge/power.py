@@ -33,8 +33,8 @@ class Difference(NamedTuple):
 @functools.cache
 def in_errors(freedom: float) -> float:
     """The true mean, in its standard errors, that a two-sided t-test of so many degrees of freedom
-    finds in 80 %. Of the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for two degrees, 3.2
-    for nine, 2.8 for many."""
+    finds in 80 %. Of the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for two degrees,
+    3.2 for nine, 2.8 for many."""
     edge = stats.t.ppf((1 + LEVEL) / 2, freedom)
 
     def too_often(shift):  # found on the wrong side: less than one in a thousand, left out

@@ -18,7 +18,7 @@ def settings(reference, samples, known, found, features) -> dict[str, str]:
     """The five as texts, of two image sources, what was measured of them, and the features."""
     return {
         "weights": weights(samples.name),
-        "samples": f"{found.num_images} of {samples.name}; {drawn(samples.name)}",
+        "samples": f"{found.num_images}; {drawn(samples.name)}",
         "features": f"{features.name}, {features.dim} an image, {features.fingerprint[:12]}",
         "reference": f"{known.num_images or 'statistics'} of {reference.name}",
         "resize": f"{_by(samples.size)}, {features.resize}",
@@ -28,10 +28,12 @@ def settings(reference, samples, known, found, features) -> dict[str, str]:
 def weights(path: str) -> str:
     """Which checkpoint samples came from, by the beginning of its hash, and its bits."""
     said = comment(path)
-    files = said.get("files") or [[UNKNOWN]]
+    try:
+        name = said["files"][0][0][:12]
+    except (KeyError, IndexError, TypeError):
+        return UNKNOWN
     bits = flags(said).get("quant", 0)
-    name = files[0][0][:12] if isinstance(files[0][0], str) and said else UNKNOWN
-    return f"checkpoint {name}{f', {bits} bits' if bits else ''}" if said else UNKNOWN
+    return f"checkpoint {name}, {bits} bits" if bits else f"checkpoint {name}"
 
 
 def drawn(path: str) -> str:

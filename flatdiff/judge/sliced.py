@@ -30,7 +30,7 @@ def sliced_distance(reference: Tensor, samples: Tensor, seed: int = 0) -> dict:
     reference = reference[torch.cat(jackknife.groups(len(reference), seed))[:LARGEST]]
     samples = samples[torch.cat(jackknife.groups(len(samples), seed))[:LARGEST]]
     with_groups = len(samples) >= jackknife.SMALLEST
-    parts = directions(samples.shape[1]).to(samples).split(AT_ONCE)
+    parts = directions(samples.shape[1], NUM_DIRECTIONS).to(samples).split(AT_ONCE)
     found = [_of_directions(part @ reference.T, part @ samples.T, with_groups) for part in parts]
     factor = samples.shape[1] / NUM_DIRECTIONS
     plain, value, *left_out = (factor * torch.stack(found).sum(0)).tolist()
@@ -38,7 +38,7 @@ def sliced_distance(reference: Tensor, samples: Tensor, seed: int = 0) -> dict:
     return told | {"plain": plain, "left_out": left_out}
 
 
-def directions(dim: int, number: int = NUM_DIRECTIONS) -> Tensor:
+def directions(dim: int, number: int) -> Tensor:
     """Unit vectors [number, dim], orthogonal to each other as far as there is room for that."""
     draw = torch.Generator().manual_seed(0)
     bases = [
