@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..judge.names import INCEPTION_FILE
+from ..judge.names import DINOV2_FILE, INCEPTION_FILE
 from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
 from .parse import aside, fixed, flag, part, sampling
 
@@ -33,6 +33,7 @@ class FeatureFlags:
 
     features: str = flag("lite0", "what is compared", table=FEATURES)
     inception_weights: str = aside("", f"{INCEPTION_FILE} of pytorch-fid")
+    dinov2_weights: str = aside("", f"{DINOV2_FILE} of DINOv2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class CompareFlags(FeatureFlags):
 
     runs: str = flag("", "folders of the runs, separated by commas")
     reference: str = flag("", "real images, npz or folder, to measure distances to; empty: none")
+    train_data: str = flag("", "images trained on, npz or folder, to look for copies; empty: none")
+    heldout_data: str = flag("", "images of that source not trained on, for the same; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +240,7 @@ class StudyFlags:
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
+    dinov2_weights: str = flag("", f"{DINOV2_FILE} of DINOv2")
     sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
     filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
