@@ -17,7 +17,7 @@ import torch
 
 from ..chain import probe
 from ..flags import config
-from ..models import factories, networks, run_util
+from ..models import networks, run_util
 from ..quantization import int8, packing, static
 from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
@@ -49,7 +49,7 @@ def quantized(model, flags, folder):
         yield quant
         return
     explained.check(quant, flags)
-    calibration = Calibration(model, _training_chain(path, flags), flags)
+    calibration = Calibration(model, networks.chain_of(path, flags), flags)
     layers, weights = _rounded(model, path, quant, calibration)
     with torch.no_grad():
         _keep(model, layers, weights, quant, flags, folder)
@@ -94,7 +94,7 @@ def rounded(model, path, flags):
     with contextlib.ExitStack() as held:
         if hasattr(flags, "quant"):
             quant = settings(flags.quant, path, flags.given)
-            calibration = Calibration(model, _training_chain(path, flags), flags)
+            calibration = Calibration(model, networks.chain_of(path, flags), flags)
             rounded = _rounded(model, path, quant, calibration)
             held.enter_context(_at(*rounded, quant, calibration))
         yield
@@ -267,23 +267,13 @@ def _subject(model, flags):
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
     images = *probe.images_of(dataset, num_images, seed), dataset.num_images
     path = flags.sample.model_path
-    given = "", path, model, _training_chain(path, flags), images
+    given = "", path, model, networks.chain_of(path, flags), images
     sizes = {"seed": seed, "batch_size": flags.sample.batch_size}
 
     def call(*args, **kwargs):  # which `forward` there is, `static.told` may have changed
         return model.forward(*args, **kwargs)
 
     return of_chain(*given, **sizes, dtype=networks.dtype_of(flags), call=call)
-
-
-def _training_chain(path, flags):
-    """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
-    trained, source = checkpoint.config_of(path)
-    chain, known = flags.diffusion, trained.get("diffusion", {})
-    if known:
-        chain = config.as_trained(type(chain), known, flags.given, source)
-    steps = known.get("timestep_respacing", "")
-    return factories.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
 @arithmetic(tf32=False)

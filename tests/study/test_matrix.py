@@ -170,3 +170,14 @@ def test_an_average_is_trained_and_its_file_measured(data, register):
     assert "--averages" in training.argv and training.flags["averages"] == "toy every=2"
     path = models[1].cells["LPF"].aside["model_path"]
     assert path == f"{training.folder}/average_toy_every=2_000040.pt"
+
+
+def test_moved_weights_are_sampled_where_a_study_asks_for_them(data):
+    assert "perturbed" not in models_of(data)[0].cells
+    text = "climb rho=0.1,quantized"
+    told = ("--moves", text, "--features", "digits", "--sampling_steps", "7", "--sampler", "euler")
+    cell = models_of(data, *told)[0].cells["perturbed"]
+    assert cell.argv[0] == "perturbed-samples" and cell.leaves == "perturbed_samples.json"
+    flags = dict(zip(cell.argv[1::2], cell.argv[2::2]))
+    expected = {"--moves": text, "--features": "digits", "--timestep_respacing": "7"}
+    assert flags.items() >= (expected | {"--sampler": "euler"}).items()
