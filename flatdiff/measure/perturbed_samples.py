@@ -7,6 +7,7 @@ number: how the first and the last go together over kinds and lengths of moves.
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,13 +76,14 @@ class Sampled:
         look = {"unit": "image", "leave": False, "disable": dist_util.rank() > 0 or subject.hidden}
         with tqdm(desc=f"{subject.name}, {told}", total=sum(map(len, mine)), **look) as bar:
             for indices in mine:
+                most = None if indices[0] < ALONG else 1
                 with subject.autocast():
-                    steps = [x.float().cpu() for x in self.walk(indices)]
+                    steps = torch.stack([*deque(self.walk(indices), maxlen=most)]).float().cpu()
                 finite.check(steps[-1], f"pixels of {subject.name} at {told}")
                 pixels = to_uint8(steps[-1]).permute(0, 3, 1, 2).to(self.features.device)
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
-                paths.append(torch.stack(steps if indices[0] < ALONG else steps[-1:]))
+                paths.append(steps)
                 bar.update(len(indices))
         return Walked(gather(pools), paths)
 
