@@ -68,11 +68,15 @@ class Sampled:
         """What comes of its own weights."""
         return self.walked("w")
 
+    @property
+    def batches(self) -> list[list[int]]:
+        """The indices of this rank's batches: every n-th of n ranks."""
+        rows = torch.arange(self.num_samples).split(self.batch_size)
+        return [part.tolist() for part in rows[dist_util.rank() :: dist_util.world_size()]]
+
     def walked(self, told: str) -> Walked:
         """Walk all chains with the weights as they stand, all ranks together."""
-        rows = [list(part) for part in torch.arange(self.num_samples).split(self.batch_size)]
-        mine = [list(map(int, part)) for part in rows[dist_util.rank() :: dist_util.world_size()]]
-        subject, pools, paths = self.start.subject, [], []
+        subject, mine, pools, paths = self.start.subject, self.batches, [], []
         look = {"unit": "image", "leave": False, "disable": dist_util.rank() > 0 or subject.hidden}
         with tqdm(desc=f"{subject.name}, {told}", total=sum(map(len, mine)), **look) as bar:
             for indices in mine:
@@ -181,7 +185,7 @@ def _moved(subject: Sampled, move: Move) -> dict:
         walked = subject.walked(str(move))
     apart = [_apart(a, b) for a, b in zip(walked.paths, own.paths)]
     ends = gather([part[-1] for part in apart])
-    whole = gather([part.T if len(part) > 1 else part[:0].T for part in apart])
+    whole = gather([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
     found = {"distance": float(distance), "rises": packed(rises)} | subject.distance(walked.pool)
     return found | {"divergence": _mean(ends), "path": _mean(whole)}
 
