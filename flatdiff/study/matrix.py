@@ -234,8 +234,8 @@ class Cells:
     def _distance(self, kind: str, samples: list[str], more: dict, made_of: dict) -> Cell:
         flags = {"features": axes.features_of(self.flags)} | more
         aside = {"json": os.path.join(FOLDER, "distance.json")}
-        if weights := self.study.inception_weights:
-            aside["inception_weights"] = weights
+        names = ("inception_weights", "dinov2_weights")
+        aside |= {k: v for k in names if (v := getattr(self.study, k))}
         made_of = made_of | {"reference": self.reference.key}
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
