@@ -87,4 +87,3 @@ def test_a_compiled_network_is_asked_as_it_is_written():
         torch._foreach_copy_(run.weights, before)
     assert run.model._compiled_call_impl is compiled
     assert "update_curvature" in logger.getkvs()
-
