@@ -81,13 +81,24 @@ def run_name(folder: str) -> str:
 def samples_of(folder: str) -> dict[str, str]:
     """The newest samples_NxHxWx3.npz of each kind: "", and those that more is said of in the name,
     as quantized weights ("w8", "w4a8"); in the order of tables."""
-    files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
-    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
-    found = {match[1]: file for match, file in named if match}
+    found = dict(_files(os.path.join(folder, "samples_*.npz")))
     if not found:
         where = os.path.abspath(folder)
         raise ValueError(f"no samples_*.npz in {where}: draw some with scripts/image_sample.py")
     return {kind: found[kind] for kind in sorted(found, key=_order)}
+
+
+def repeats_of(folder: str) -> list[tuple[str, str]]:
+    """Kind and file of all samples in the folders of the run's folder: of other generation seeds
+    and checkpoints."""
+    return sorted(_files(os.path.join(folder, "*", "samples_*.npz")))
+
+
+def _files(pattern: str) -> list[tuple[str, str]]:
+    """Kind and path of samples, the oldest first."""
+    files = sorted(glob.glob(pattern), key=os.path.getmtime)
+    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
+    return [(match[1], file) for match, file in named if match]
 
 
 def told(kind: str) -> str:

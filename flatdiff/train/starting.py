@@ -16,6 +16,7 @@ from ..models import factories, networks, objectives
 from ..models.run_util import open_dataset, open_log
 from ..store import checkpoint
 from ..world import dist_util, logger
+from .averages import room
 from .train_util import TrainLoop
 
 
@@ -179,6 +180,7 @@ def describe(flags, loop, dataset):
     if swa := loop.swa:
         averages.append(f"SWA of every {swa.window} steps from step {swa.start}")
     averages += filter(None, train.averages.split(","))
+    averages += [room(loop)] if train.posthoc_ema else []
     until = f"from step {loop.step} to step {loop.end_step}"
     if loop.end_step == math.inf:
         until = "trains until stopped (--end_step N ends it)"

@@ -60,6 +60,7 @@ def resume(loop, path, find_ema):
         file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
         _resume_average(loop, average, file)
+    loop.posthoc_run = rest.get("posthoc_run", 0)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -79,6 +80,8 @@ def _rest(loop):
     rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
+    if loop.posthoc_run:
+        rest["posthoc_run"] = loop.posthoc_run
     known = {label: average.progress() for label, average in loop.averages.items()}
     rest |= {label: progress for label, progress in known.items() if progress}
     if loop.memory:
@@ -93,7 +96,7 @@ def _checked(rest, file):
     if rest is None:
         return {}
     with disk.reading(file):
-        counts = [rest["step"], rest["seed"], rest["global_batch"]]
+        counts = [rest["step"], rest["seed"], rest["global_batch"], rest.get("posthoc_run", 0)]
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()

@@ -15,18 +15,19 @@ from tqdm import tqdm
 from ..chain.resample import UniformSampler, draw
 from ..data import image_files
 from ..flags import choices
-from ..flags.choices import AVERAGES, GRADIENTS, OPTIMIZERS
+from ..flags.choices import GRADIENTS, OPTIMIZERS
 from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
 from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
-from ..weights.averaging import EMA, SWA, caution, parse_rates
+from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import climbing, curvature, train_state
+from .averages import averages_of, snapshot
 from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
@@ -101,7 +102,7 @@ class TrainLoop:
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
         climbing.refuse(self)
-        self.step = self.resume_step = 0
+        self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
         if source := self.resume_checkpoint or self.init_from:
             restore.load_weights(model, dist_util.load_state_dict(source), source)
@@ -158,6 +159,8 @@ class TrainLoop:
                     bar.set_postfix(self.log_step(bar.format_dict["rate"]))
                 if self.sample_interval and (self.step % self.sample_interval == 0 or last):
                     self.draw_samples()
+                if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
+                    snapshot(self, get_blob_logdir())
                 if self.step % self.save_interval == 0 or last:
                     self.save()
 
@@ -278,17 +281,6 @@ class TrainLoop:
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
-
-
-def averages_of(train, weights):
-    """The averages of a TrainFlags by the labels of their files: ema_RATE, swa, average_NAME."""
-    found = {f"ema_{rate}": EMA(weights, rate) for rate in parse_rates(train.ema_rate)}
-    if train.use_swa:
-        found["swa"] = SWA(weights, train.swa_window, train.swa_start)
-    for text in filter(None, map(str.strip, train.averages.split(","))):
-        label = "_".join(["average", *text.split()])
-        found[label] = choices.bound(AVERAGES, text)(weights)
-    return found
 
 
 def end_of(train):

@@ -47,6 +47,8 @@ KNOBS = {  # of measures
     "LPF": dict(sigma="1e-3", noise_scale="absolute", num_draws=4),
     "MC": dict(radius="1e-2", noise_scale="filter", num_draws=4),
     "HESSIAN": dict(num_draws=2, num_eigenvalues=1),
+    "SHARPNESS": dict(noise_scale="canonical", steps=1),
+    "LEAK": dict(num_draws=4),
     "SURFACE": dict(surface_points=3, surface_range=1.0),
 }
 
