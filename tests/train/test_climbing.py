@@ -11,6 +11,7 @@ from flatdiff.chain.resample import create_named_schedule_sampler, draw
 from flatdiff.rng import CLIMB, TRAIN, generator, seed_of
 from flatdiff.train.climbing import mean_over_ranks
 from flatdiff.weights import perturb
+from flatdiff.world import logger
 
 RANKS = """
 import sys, torch
@@ -94,6 +95,15 @@ def test_each_rank_climbs_on_its_own_gradient_or_on_the_mean(ranks, text):
 def test_one_rank_has_no_mean_to_take():
     tensors = [torch.ones(2), torch.zeros(3)]
     assert mean_over_ranks(tensors) is tensors
+
+
+def test_the_length_of_a_climb_by_loss_is_logged(quiet):
+    """It is rise over the length of the step's own gradient."""
+    run, plain = (loop(optimizer=o) for o in ("adam-sam-loss rise=0.05", "adam"))
+    for each in (run, plain):
+        each.run_step(*next(data(0)))
+    norm = float(plain.history[0]["grad_norm"])
+    assert logger.getkvs()["sam_length"] == pytest.approx(0.05 / norm, rel=1e-4)
 
 
 def test_a_radius_of_its_own_and_rho_are_refused(quiet):
