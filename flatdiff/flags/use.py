@@ -209,7 +209,8 @@ class StudyFlags:
     gradient: str = flag(
         "adam,adam-sam",
         "values of --optimizer, separated by commas, each with other flags of training as "
-        "name=value after a blank: adam-sam,adam-sam sam_sync=True",
+        "name=value after a blank: adam-sam,adam-sam sam_sync=True,adam lr_anneal_steps=1400 (its "
+        "rate falls to 0, and it has no SWA)",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
     average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
