@@ -4,7 +4,7 @@ import dataclasses
 
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
 from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part, sampling
+from .parse import aside, fixed, flag, later, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +79,21 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
-    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    bits: str = part(
+        "", "EXPLAIN, ROUNDING: bits of each weight, by commas; empty: 8,6,4, of ROUNDING 8,6,4,3"
+    )
     quantizers: str = part(
-        "minmax",
-        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
-        "its grid, as: minmax,mse granularity=channel",
+        "",
+        "EXPLAIN, ROUNDING: what rounds, by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel,gptq group=32; empty: minmax, of ROUNDING "
+        "all kinds",
         table=QUANTIZERS,
         many=True,
+    )
+    activations: str = part(
+        "none,8,8 bins=4",
+        "ROUNDING: bits of layers' inputs, by commas: none; 8, ranged by image; 8 bins=4, with "
+        "ranges fixed in 4 bins of timesteps",
     )
     layer_bits: str = part(
         "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
@@ -143,15 +151,26 @@ class RoundingFlags:
     quant: int = fixed(0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off")
     quant_granularity: str = fixed(
         "tensor",
-        "what shares a grid: a whole weight tensor, or each output channel of it",
-        choices=("tensor", "channel"),
+        "what shares a grid: a whole weight tensor, each output channel of it, or each group of "
+        "quant_group weights of a channel",
+        choices=("tensor", "channel", "group"),
     )
+    quant_group: int = later(32, "weights of a group, one after the other in a channel", low=2)
     quant_symmetric: bool = fixed(
         False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
     quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
     quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
-    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
+    quant_activations: int = flag(0, "bits of these layers' inputs; 0: off")
+    quant_act_bins: int = flag(
+        0,
+        "bins of timesteps, in each of which an input's range is fixed, as seen on images of "
+        "data_dir; 0: each image's own range",
+        low=0,
+    )
+    quant_calibration: int = flag(
+        128, "gptq, quant_act_bins: images of data_dir, at even timesteps, to calibrate on", low=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +185,9 @@ class QuantFlags(RoundingFlags):
     )
     save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
     num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
+    explain: bool = aside(
+        False, "measure on them why the loss rises, as flatness.py's EXPLAIN; False: off"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
