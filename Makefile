@@ -23,7 +23,7 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .SECONDARY:
 
 demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
-		$(DEMO)/exposure/exposure_bias.json
+		$(DEMO)/flatness/flatness_EXPLAIN.csv $(DEMO)/exposure/exposure_bias.json
 	@echo; echo "What the demo made:"
 	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png)
 
@@ -79,6 +79,11 @@ $(DEMO)/%/samples_500x8x8x3_w4.npz: $(DEMO)/%/state$(STEPS).pt
 $(DEMO)/flatness/flatness_%.csv: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness $* --model_path $(MODELS) \
 		--data_dir $(DEMO)/digits --num_images 256 --log_dir $(DEMO)/flatness
+
+$(DEMO)/flatness/flatness_EXPLAIN.csv: $(TRAINED)
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness EXPLAIN --bits 8,6,4 \
+		--model_path $(MODELS) --data_dir $(DEMO)/digits --num_images 128 --num_draws 8 \
+		--log_dir $(DEMO)/flatness
 
 $(DEMO)/exposure/exposure_bias.json: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/exposure_bias.py --model_path $(MODELS) \

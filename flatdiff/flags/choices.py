@@ -38,9 +38,11 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Gradient(Choice):
-    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match."""
+    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match.
+    `radius`: whether --rho is its own."""
 
     passes: int
+    radius: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +122,33 @@ GRADIENTS: dict[str, Gradient] = {
         "2024)",
         passes=1,
     ),
+    "adam-sam-loss": Gradient(
+        "weights.gradients:by_loss",
+        "where the loss has risen by rise, to first order, in place of a radius: rho is rise over "
+        "the gradient's length, and at most cap times that of the weights (LE-SAM 2026)",
+        passes=2,
+        radius=False,
+    ),
+    "adam-fsam": Gradient(
+        "weights.gradients:friendly",
+        "along the batch's gradient less the mean of those so far (Friendly-SAM, Li et al. 2024)",
+        passes=2,
+    ),
+    "adam-random": Gradient(
+        "weights.gradients:random",
+        "rho in a random direction, in one pass, and the log shows the loss there: a control",
+        passes=1,
+    ),
+    "adam-sam-down": Gradient("weights.gradients:downhill", "rho downhill: a control", passes=2),
 }
-OPTIMIZERS = {"adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)")}
+OPTIMIZERS = {
+    "adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)"),
+    "sgd": Choice("train.optimizers:sgd", "with momentum; weight_decay is in the gradient"),
+    "muon": Choice(
+        "train.muon:muon",
+        "steps of matrices and kernels made orthogonal, AdamW for all else (Jordan et al. 2024)",
+    ),
+}
 AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
@@ -142,6 +169,7 @@ MEASURES: dict[str, Measure] = {
         {
             "LPF": "--sigma {sigma} --num_draws {num_draws}",
             "LPF filter": "--sigma {filter_sigma} --noise_scale filter --num_draws {num_draws}",
+            "LPF weight": "--sigma 0.05 --noise_scale weight --num_draws {num_draws}",
         },
         {
             "loss": Column("LPF", "at_w", "loss at w"),
@@ -149,9 +177,13 @@ MEASURES: dict[str, Measure] = {
             "lpf_filter": Column(
                 "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
             ),
+            "lpf_weight": Column(
+                "LPF weight", "rise", "LPF rise, weight units", "LPF in units of each weight"
+            ),
         },
         "LPF is the rise of the loss at the middle sigma. In filter units, a filter's noise is in "
-        "proportion to its length, so that a network of larger weights does not look flatter.",
+        "proportion to its length, so that a network of larger weights does not look flatter; in "
+        "weight units, at sigma 0.05, a weight's noise is in proportion to its size.",
     ),
     "MC": Measure(
         "measure.curve:MC",
@@ -169,8 +201,34 @@ MEASURES: dict[str, Measure] = {
         {"eigenvalue": Column("HESSIAN", "eigenvalue", "largest eigenvalue", "largest eigenvalue")},
         "The eigenvalue is that of the Hessian of the mean squared error.",
     ),
+    "SHARPNESS": Measure(
+        "measure.sharpness:SHARPNESS",
+        "largest rise within a ball",
+        "flatness",
+        {"SHARPNESS": "--noise_scale weight"},
+        {"sharpness": Column("SHARPNESS", "sharpness", "adaptive sharpness", "adaptive sharpness")},
+        "The adaptive sharpness is the largest rise of the loss where weights move in proportion "
+        "to their sizes, by 0.5 in all (Kwon et al. 2021).",
+    ),
+    "LEAK": Measure(
+        "measure.leak:LEAK", "what these change by where the network does not", "flatness"
+    ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
+    ),
+    "EXPLAIN": Measure(
+        "measure.explain:EXPLAIN",
+        "why rounding hurts: slope, curvature and length of w_q - w",
+        "flatness",
+        {"EXPLAIN": "--bits 4 --layer_bits 0 --num_draws 4"},
+        {
+            "rounding_length": Column("EXPLAIN", "length", "length of rounding to 4 bits"),
+            "rounding_curvature": Column(
+                "EXPLAIN", "kappa", "curvature along it", "curvature along rounding to 4 bits"
+            ),
+        },
+        "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
+        "half of d's squared length times the curvature along d.",
     ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",

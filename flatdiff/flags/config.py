@@ -197,6 +197,12 @@ class TrainFlags:
     )
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = aside(100, "steps between two lines of the log", low=1)
+    curvature_interval: int = aside(
+        0,
+        "steps between two looks at the curvature along the optimizer's step; 200: under 2 in "
+        "100 of the time; 0: none",
+        low=0,
+    )
     save_interval: int = aside(10000, "steps between two checkpoints", low=1)
     keep_last: int = aside(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
     sample_interval: int = aside(0, "steps between two grids of samples; 0: none", low=0)

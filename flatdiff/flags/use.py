@@ -58,13 +58,15 @@ class FlatnessFlags:
     sigma: str = part(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "
-        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
+        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter or weight 0.01,0.02,0.05,0.1,0.2)",
     )
     radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
     noise_scale: str = flag(
         "absolute",
-        "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
-        choices=("absolute", "filter"),
+        "LPF, MC, SHARPNESS: one scale for all weights, or in proportion to each filter (Li et al. "
+        "2018), each weight (Kwon et al. 2021), or, of networks with group norms or attention, as "
+        "their symmetries do not change it",
+        choices=("absolute", "filter", "weight", "canonical"),
     )
     num_draws: int = part(
         20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
@@ -74,6 +76,17 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
+    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    quantizers: str = part(
+        "minmax",
+        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel",
+        table=QUANTIZERS,
+        many=True,
+    )
+    layer_bits: str = part(
+        "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
+    )
     batch_size: int = aside(
         0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )

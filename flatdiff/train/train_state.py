@@ -7,9 +7,12 @@ data are functions of seed and step, and need no bytes.
 
 import os
 
+import torch
+
 from ..store import checkpoint, disk, finite, restore
 from ..weights.averaging import EMA
 from ..world import dist_util, logger
+from . import climbing
 
 DIVERGED = (
     "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
@@ -63,6 +66,8 @@ def resume(loop, path, find_ema):
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
         with disk.reading(state):
             loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
+    if climbing.remembers(loop):
+        loop.memory |= _memory(loop, rest.get("gradient", {}), state)
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
             logger.log(
@@ -79,6 +84,8 @@ def _rest(loop):
         rest["posthoc_run"] = loop.posthoc_run
     known = {label: average.progress() for label, average in loop.averages.items()}
     rest |= {label: progress for label, progress in known.items() if progress}
+    if loop.memory:
+        rest["gradient"] = {name: _named(loop, held) for name, held in loop.memory.items()}
     if hasattr(loop.schedule_sampler, "state_dict"):
         rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
     return rest
@@ -108,6 +115,18 @@ def _resume_average(loop, average, file):
             found = restore.fitting(_named(loop, average.weights), held, file)
         for weight, name in zip(average.weights, loop.names):
             weight.copy_(found[name])
+
+
+def _memory(loop, saved, file):
+    """A gradient's memory, as `_rest` gave it, in the layout of the weights."""
+    memory = {}
+    for name, held in saved.items():
+        with disk.reading(file):
+            found = restore.fitting(_named(loop, loop.weights), held, file)
+        tensors = [torch.empty_like(w, requires_grad=False) for w in loop.weights]
+        torch._foreach_copy_(tensors, [found[name] for name in loop.names])
+        memory[name] = tensors
+    return memory
 
 
 def _correct_number(loop):

@@ -6,7 +6,6 @@ other, and of the optimizer that takes the steps. A step's randomness is a funct
 """
 
 import functools
-import inspect
 import math
 from contextlib import contextmanager, nullcontext
 
@@ -27,8 +26,9 @@ from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import optimizers, train_state
+from . import climbing, curvature, train_state
 from .averages import averages_of, snapshot
+from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
@@ -100,7 +100,8 @@ class TrainLoop:
         self.follow = choices.bound(GRADIENTS, self.optimizer)
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
-        refuse_without_momenta(self)
+        self.memory = {}  # of the gradient: lists of tensors, by name
+        climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
         if source := self.resume_checkpoint or self.init_from:
@@ -177,7 +178,8 @@ class TrainLoop:
             null_label=self.null_label,
         )
         seen, terms = self.gradient(batch_draw)
-        norm, taken = self.optimize()
+        with curvature.watched(self, batch_draw):
+            norm, taken = self.optimize()
         if taken:
             self.average()
         self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
@@ -188,21 +190,14 @@ class TrainLoop:
     def gradient(self, batch_draw):
         """Leave the gradient in `.grad`; returns the loss terms per image, and of which draws.
 
-        They are those of the first pass: at the weights (of adam-msam: at the moved weights).
+        They are those of the first pass: at the weights (of a climb in one pass: where it went).
         """
         closure = functools.partial(self.forward_backward, batch_draw)
         since = self.step - self.sam_start
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        terms = self.follow(
-            closure,
-            self.weights,
-            rho=self.rho,
-            ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
-            momenta=functools.partial(optimizers.momenta, self.opt, self.weights),
-            look=self.climbs,
-        )
+        terms = self.follow(closure, self.weights, **climbing.given(self, seen))
         return seen, terms
 
     def forward_backward(self, batch_draw, sync=True):
@@ -297,23 +292,3 @@ def end_of(train):
             "give lr_anneal_steps of at least end_step, or 0"
         )
     return end
-
-
-def refuse_without_momenta(loop):
-    """ValueError for a gradient along a momentum that the optimizer does not have."""
-    needs = "momenta" in inspect.signature(loop.follow).parameters
-    if needs and not optimizers.keeps_momenta(loop.opt):
-        raise ValueError(
-            f"--optimizer {loop.optimizer} looks along the last momentum, and --base_optimizer "
-            f"{loop.base_optimizer} keeps none: give it a momentum, or take another gradient"
-        )
-
-
-def num_ascent(share, batch_size):
-    """How many images of a batch SAM climbs on; ValueError unless the share is in (0, 1]."""
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"sam_share is {share}; expected the share of the batch that the ascent's gradient is "
-            "of, above 0 and up to 1 (off)"
-        )
-    return math.ceil(share * batch_size)

@@ -72,7 +72,7 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor", "reference"),
+    *("LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
 }
 OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
@@ -89,7 +89,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
+        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure"}),
         (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )
