@@ -89,7 +89,7 @@ def _run(folder: str, flags) -> Run:
             "filled, with its config.json"
         )
     wanted = flags.lengths or flags.rates
-    held = snapshots.snapshots_of(folder, flags.step) if wanted else []
+    held = snapshots.snapshots_of(folder) if wanted else []
     names = {n: int(m[1]) for n in checkpoint.names_in(folder) if (m := MODEL.fullmatch(n))}
     steps = [s.step for s in held] or sorted(names.values())
     step = flags.step or max(steps, default=0)
@@ -97,7 +97,8 @@ def _run(folder: str, flags) -> Run:
         raise ValueError(
             f"{folder} has nothing of step {step}; it has {', '.join(map(str, steps[-10:]))}"
         )
-    models = {s: os.path.join(folder, n) for n, s in sorted(names.items()) if s <= step}
+    held = snapshots.snapshots_of(folder, step) if wanted else []
+    models = {s: os.path.join(folder, n) for n, s in names.items() if s <= step}
     if step not in models:
         raise ValueError(
             f"{folder} has no {checkpoint.model_name(step)}, the last weights that averages are "
