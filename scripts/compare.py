@@ -4,7 +4,8 @@
         --reference runs/demo/digits --features digits
 
 Each run is a folder with a progress.csv and the samples_*.npz of image_sample.py. With --reference,
-the Frechet distance of each run's samples from real images too: a table, distances.csv and .png.
+the distances of each run's samples from real images too: tables, distances.csv, .json and .png.
+Samples in folders of a run's folder, of other --seed or checkpoints, say what scatters how much.
 """
 
 import os
@@ -17,9 +18,7 @@ def main():
 
 
 def compare(flags):
-    from flatdiff.measure import evaluation
     from flatdiff.report import compare
-    from flatdiff.store import disk
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
@@ -27,13 +26,29 @@ def compare(flags):
     out = flags.run.log_dir or os.curdir
     os.makedirs(out, exist_ok=True)
     if flags.compare.reference:
-        judge = evaluation.network(flags.compare.features, flags.compare.inception_weights)
-        rows = evaluation.of_runs(folders, flags.compare.reference, judge)
-        print(evaluation.text(rows))
-        print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
-        print(compare.distances(rows, os.path.join(out, "distances.png")))
+        distances(folders, flags.compare, out)
     print(compare.training_curves(folders, os.path.join(out, "training_curves.png")))
     print(compare.sample_grids(folders, os.path.join(out, "samples.png")))
+
+
+def distances(folders, flags, out):
+    from flatdiff.measure import evaluation
+    from flatdiff.report import compare
+    from flatdiff.store import checkpoint, disk
+    from flatdiff.study import replicates
+
+    judge = evaluation.network(flags.features, flags.inception_weights, flags.dinov2_weights)
+    copies = {"train": flags.train_data or None, "held_out": flags.heldout_data or None}
+    found = evaluation.of_runs(folders, flags.reference, judge, **copies)
+    rows, less = evaluation.rows_of(found), evaluation.differences(found)
+    scatter = replicates.of_runs(found)
+    told = [evaluation.text(rows), less and evaluation.differences_text(less)]
+    told += [replicates.text(scatter), "\n".join(evaluation.block(found))]
+    print("\n\n".join(filter(None, told)))
+    everything = {"rows": rows, "differences": less, "scatter": scatter, "results": found}
+    checkpoint.save_json(everything, os.path.join(out, "distances.json"))
+    print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
+    print(compare.distances(rows, os.path.join(out, "distances.png")))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from ..judge.names import INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part
+from ..judge.names import DINOV2_FILE, INCEPTION_FILE
+from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
+from .parse import aside, fixed, flag, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class FeatureFlags:
 
     features: str = flag("lite0", "what is compared", table=FEATURES)
     inception_weights: str = aside("", f"{INCEPTION_FILE} of pytorch-fid")
+    dinov2_weights: str = aside("", f"{DINOV2_FILE} of DINOv2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class CompareFlags(FeatureFlags):
 
     runs: str = flag("", "folders of the runs, separated by commas")
     reference: str = flag("", "real images, npz or folder, to measure distances to; empty: none")
+    train_data: str = flag("", "images trained on, npz or folder, to look for copies; empty: none")
+    heldout_data: str = flag("", "images of that source not trained on, for the same; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,29 @@ class AveragesFlags(FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
+class PerturbedFlags(SampleFlags, FeatureFlags):
+    """Samples at moved weights against those at the weights themselves."""
+
+    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    moves: str = part(
+        "",
+        "what moves the weights, separated by commas: a name alone at several sizes, with its size "
+        "behind it at that one; empty: all that there are",
+        table=MOVES,
+        many=True,
+    )
+    average_path: str = aside(
+        "", "towards: another file of the network; a bare name is beside each checkpoint"
+    )
+    num_draws: int = part(2, "draws of random moves, in mirrored pairs", low=1)
+    num_samples: int = flag(400, "images that each move makes, of the same noise", low=50)
+    batch_size: int = aside(100, "images per rank and network call", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
+    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
+
+
+@dataclasses.dataclass(frozen=True)
 class ExposureFlags:
     """Exposure bias: the network along the sampling chain, against real images."""
 
@@ -138,6 +164,8 @@ class ExposureFlags:
         "means and standard deviations at which chains begin too, instead of 0:1, as "
         "0.1:1,0.2:1,0:1.1; empty: none",
     )
+    move: str = flag("", "measured at moved weights; empty: at the weights", table=MOVES)
+    average_path: str = aside("", "of --move towards: the file that it leads to")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +241,8 @@ class StudyFlags:
     gradient: str = flag(
         "adam,adam-sam",
         "values of --optimizer, separated by commas, each with other flags of training as "
-        "name=value after a blank: adam-sam,adam-sam sam_sync=True",
+        "name=value after a blank: adam-sam,adam-sam sam_sync=True,adam lr_anneal_steps=1400 (its "
+        "rate falls to 0, and it has no SWA)",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
     average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
@@ -244,11 +273,18 @@ class StudyFlags:
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
+    dinov2_weights: str = flag("", f"{DINOV2_FILE} of DINOv2")
     sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
     filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
+    moves: str = flag(
+        "",
+        "samples at moved weights too, as perturbed_samples.py has them; empty: none",
+        table=MOVES,
+        many=True,
+    )
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
     ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
     jobs: int = flag(1, "jobs at a time on this machine", low=1)

@@ -23,6 +23,7 @@ class DigitFeatures(nn.Module):
     """uint8 [N, 3, H, W] -> {"pool": [N, 32]}, float32. Images are resized to 8x8, and grey."""
 
     dim = 32
+    resize = f"mean of the channels, bilinear with antialiasing to {SIDE}x{SIDE}"
 
     def __init__(self):
         super().__init__()

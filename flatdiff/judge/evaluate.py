@@ -15,13 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import jackknife, kernel_distance, power
 from .features import Features, load_features
 from .files import default_cache_dir, write_atomically
 from .frechet import distance_with_error, floor, frechet_distance, statistics
 from .image_source import check_same_size, open_images
 from .inception_score import inception_score
-from .kernel_distance import kernel_distance
+from .memorization import memorization
 from .precision_recall import NEIGHBOURS, precision_recall
+from .settings import settings
+from .sliced import sliced_distance
 
 
 @dataclass
@@ -48,14 +51,18 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
     transparent: str = "white",
+    train=None,
+    held_out=None,
 ) -> dict:
     """Compare two sets of images, uint8 arrays [N, H, W, 3] or paths of an .npz or a folder.
 
     features: a name ("lite0", "digits"), or what `load_features` returned, to load it once.
     cache_dir: default ~/.cache/flatdiff; "" keeps nothing. seed: of all subsets drawn.
     transparent: pictures of a folder are laid on "white"; "refuse" them; "drop" their alpha.
-    Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, warnings}.
-    A metric that was not possible is absent.
+    train, held_out: images that the model was trained on, and that it was not, to look for copies.
+    Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, left_out:
+    {name: [10]} of `jackknife`, settings: the five texts of `settings`, warnings}. A metric that
+    was not possible is absent.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
     if isinstance(features, str):
@@ -64,17 +71,38 @@ def evaluate(
     check_same_size(reference, samples)
     if samples.num_images == 0:
         raise ValueError(f"{samples.name} has statistics only; the samples must be images in arr_0")
+    others = _opened(train, held_out, samples, transparent)
     known = measure(reference, features, batch_size, cache_dir, progress)
     found = measure(samples, features, batch_size, "", progress, use_statistics=False)
+    metrics, left_out = compare(known, found, features, seed, progress)
+    if others:
+        pools = [measure(x, features, batch_size, cache_dir, progress).pool for x in others]
+        metrics |= copies(*pools, found, features)
     return {
         "features": features.name,
         "feature_dim": features.dim,
         "num_reference": known.num_images,
         "num_samples": found.num_images,
         "reference_cache": known.cached,
-        "metrics": compare(known, found, features, seed, progress),
+        "metrics": metrics,
+        "left_out": left_out,
+        "settings": settings(reference, samples, known, found, features),
         "warnings": cautions(known, found, features),
     }
+
+
+def _opened(train, held_out, samples, transparent):
+    if train is None and held_out is None:
+        return []
+    if train is None or held_out is None:
+        raise ValueError(
+            "a test for copies needs the training images and held-out images of the same source: "
+            f"got only the {'held-out images' if train is None else 'training images'}"
+        )
+    others = [open_images(x, transparent) for x in (train, held_out)]
+    for other in others:
+        check_same_size(other, samples)
+    return others
 
 
 def floor_of(
@@ -156,12 +184,13 @@ def _read_cache(path):
 
 def compare(
     reference: Measured, samples: Measured, features: Features, seed=0, progress=False
-) -> dict[str, float]:
-    """The metrics by name, those without a value left out."""
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The metrics by name, those without a value left out; and what the jackknife left of them."""
     fid, device = features.metric("FID"), features.device
     pool = samples.pool.to(device)
     mu, sigma = reference.mu.to(device), reference.sigma.to(device)
     distance = distance_with_error(mu, sigma, pool, seed)
+    left_out = {fid: distance.pop("left_out")}
     metrics = {fid: distance.pop("value")} | {f"{fid}_{key}": v for key, v in distance.items()}
     if samples.mu_s is not None and reference.mu_s is not None:
         spatial = reference.mu_s, reference.sigma_s, samples.mu_s, samples.sigma_s
@@ -170,11 +199,56 @@ def compare(
         score, deviation = inception_score(pool, features.network.fc.weight)
         metrics |= {"IS": score, "IS_std": deviation}
     if reference.pool is not None and min(len(reference.pool), len(pool)) > NEIGHBOURS:
-        known, kid = reference.pool.to(device), features.metric("KID")
-        metrics[kid], metrics[f"{kid}_std"] = kernel_distance(known, pool, seed)
+        known = reference.pool.to(device)
+        for kind, measured in (("SW", _sliced), ("KID", _kernel)):
+            found, left_out[features.metric(kind)] = measured(known, pool, seed)
+            metrics |= {features.metric(kind) + end: value for end, value in found.items()}
         shares = precision_recall(known, pool, progress=progress)
         metrics |= zip(map(features.metric, ("precision", "recall")), shares)
-    return {key: value for key, value in metrics.items() if not math.isnan(value)}
+    metrics = {key: value for key, value in metrics.items() if not math.isnan(value)}
+    return metrics, {name: values for name, values in left_out.items() if values}
+
+
+def _sliced(known, pool, seed):
+    found = sliced_distance(known, pool, seed)
+    told = {"": found["value"], "_error": found["error"], "_plain": found["plain"]}
+    return told, found["left_out"]
+
+
+def _kernel(known, pool, seed):
+    mean, deviation = kernel_distance.kernel_distance(known, pool, seed)
+    groups = kernel_distance.left_out(known, pool, seed)
+    error = kernel_distance.error(groups, deviation)
+    return {"": mean, "_std": deviation, "_error": error}, groups
+
+
+def copies(train: Tensor | None, held_out: Tensor | None, samples: Measured, features) -> dict:
+    """The metrics of `memorization`: nearer, with its error, and C_T."""
+    if train is None or held_out is None:
+        raise ValueError("a test for copies needs images, and got an npz of statistics only")
+    found = memorization(train, held_out, samples.pool)
+    nearer, statistic = features.metric("nearer"), features.metric("C_T")
+    told = {nearer: found["share"], f"{nearer}_error": found["error"], statistic: found["C_T"]}
+    return {key: value for key, value in told.items() if not math.isnan(value)}
+
+
+def difference(one: dict, other: dict, name: str) -> power.Difference:
+    """How far the metric `name` of one result of `evaluate` is above that of another, with the
+    smallest difference that could have been seen: over images, the reference held fixed."""
+    values, groups = ([r[k].get(name, ()) for r in (one, other)] for k in ("metrics", "left_out"))
+    subsets = [r["metrics"].get(f"{name}_std", 0.0) for r in (one, other)]
+    more = sum(s**2 for s in subsets) / kernel_distance.NUM_SUBSETS
+    paired = one["num_samples"] == other["num_samples"]
+    return power.difference(values[0] - values[1], *groups, paired=paired, more=more)
+
+
+def seen(result: dict) -> dict[str, float]:
+    """The smallest difference, by metric, that could have been seen between this result and that of
+    another set of as many images, of noise of its own and as large an error."""
+    errors = {name: result["metrics"].get(f"{name}_error") for name in result["left_out"]}
+    freedom = 2 * (jackknife.NUM_GROUPS - 1)
+    told = {k: power.test(0, math.sqrt(2) * v, freedom).seen for k, v in errors.items() if v}
+    return told
 
 
 def cautions(reference: Measured, samples: Measured, features: Features) -> list[str]:
@@ -189,5 +263,5 @@ def cautions(reference: Measured, samples: Measured, features: Features) -> list
                 "numbers of images"
             )
     if reference.pool is None:
-        said.append("the reference has no images: no KID, precision and recall")
+        said.append("the reference has no images: no SW, KID, precision and recall")
     return said

@@ -27,6 +27,11 @@ class Features:
         return self.network.dim
 
     @property
+    def resize(self) -> str:
+        """Says how images are brought to its size."""
+        return getattr(self.network, "resize", "as they are")
+
+    @property
     def device(self) -> torch.device:
         """Says where its weights are: the CPU for a network that has none."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
@@ -53,8 +58,9 @@ def load_features(
     inception_weights: str | None = None,
     device: str | None = None,
     cache_dir: str | None = None,
+    dinov2_weights: str | None = None,
 ) -> Features:
-    """Features by name; `inception` by default if its weights are given. ValueError tells how.
+    """Features by name; by default those whose weights are given. ValueError tells how.
 
     device: default CUDA if there is one. cache_dir: where a network that is trained here is kept;
     default ~/.cache/flatdiff, "" keeps nothing.
@@ -64,7 +70,8 @@ def load_features(
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA
         raise ValueError(f"cannot use the device {device!r}, expected cpu or cuda") from error
-    name = name or ("inception" if inception_weights else None)
+    given = {"inception": inception_weights, "dinov2": dinov2_weights}
+    name = name or next((name for name, weights in given.items() if weights), None)
     if name is None or (name == "inception" and not inception_weights):
         raise ValueError(how_to_choose())
     if name not in FEATURES:
@@ -72,7 +79,7 @@ def load_features(
     module, _, function = FEATURES[name][0].partition(":")
     load = getattr(importlib.import_module(f".{module}", __package__), function)
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
-    network = load(weights=inception_weights, cache_dir=cache_dir)
+    network = load(weights=given.get(name), cache_dir=cache_dir)
     fingerprint = _fingerprint(name, network)
     return Features(name, network.requires_grad_(False).to(device), fingerprint)
 

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-NUM_GROUPS = 10
+from . import jackknife
+from .jackknife import NUM_GROUPS
+
 ROWS = 4096  # of features held in float64 at once
 
 
@@ -25,36 +27,57 @@ def frechet_distance(mu_1: Tensor, sigma_1: Tensor, mu_2: Tensor, sigma_2: Tenso
     return _distance(mu_1, _factor(sigma_1), mu_2, sigma_2)
 
 
-def distance_with_error(
-    mu: Tensor, sigma: Tensor, features: Tensor, seed: int = 0
-) -> dict[str, float]:
-    """Distance from the normal (mu, sigma), float64, to samples [N, D]: {value, error, infinity}.
+def distance_with_error(mu: Tensor, sigma: Tensor, features: Tensor, seed: int = 0) -> dict:
+    """Distance from the normal (mu, sigma), float64, to samples [N, D]: {value, error, infinity,
+    left_out}.
 
-    The samples are shuffled into 10 groups.
+    The samples are shuffled into 10 groups; left_out [10]: the distances without one group each.
     error: the standard error by the jackknife, from the distances without one group each. It is
         the scatter that other samples of the same model would show; the reference is held fixed.
     infinity: where the line in 1/N through the distances of all N and of N/2 samples ends. The
         latter is the mean over two halves: they use every sample as often as the former does, so
         that the line adds little noise to the error. It is too low itself at N < 4 D.
-    Both are nan for fewer than 20 samples.
+    Both are nan for fewer than 20 samples, and left_out is empty.
     """
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(features)))
+    moments, distance = _grouped(mu, sigma, features, NUM_GROUPS, seed)
+    value = distance(moments)
+    if len(features) < jackknife.SMALLEST:
+        none = float("nan")
+        return {"value": value, "error": none, "infinity": none, "left_out": []}
+    left_out = _without_each(moments, distance)
+    middle = NUM_GROUPS // 2
+    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
+    found = {"value": value, "error": jackknife.error(left_out)}
+    return found | {"infinity": 2 * value - of_halves, "left_out": left_out}
+
+
+def left_out(
+    mu: Tensor, sigma: Tensor, features: Tensor, num_groups: int, seed: int = 0
+) -> tuple[float, list[float]]:
+    """The distance from the normal (mu, sigma) to samples [N, D], and that without each group.
+
+    The seed deals the rows to the groups: those of two sets of N samples, row by row alike, so that
+    a difference of two distances has the jackknife's error too.
+    """
+    moments, distance = _grouped(mu, sigma, features, num_groups, seed)
+    return distance(moments), _without_each(moments, distance)
+
+
+def _grouped(mu, sigma, features, num_groups, seed):
+    """The moments of each group of samples, and the distance of some groups together."""
     shift = features.double().mean(0)
-    parts = order.to(features.device).tensor_split(NUM_GROUPS)
-    moments = [_moments(features[part], shift) for part in parts]
+    parts = jackknife.groups(len(features), seed, num_groups)
+    moments = [_moments(features[part.to(features.device)], shift) for part in parts]
     factor = _factor(sigma)
 
     def distance(groups):
         return _distance(mu, factor, *_join(groups, shift))
 
-    value = distance(moments)
-    if len(features) < 2 * NUM_GROUPS:
-        return {"value": value, "error": float("nan"), "infinity": float("nan")}
-    left_out = [distance(moments[:i] + moments[i + 1 :]) for i in range(NUM_GROUPS)]
-    error = np.sqrt((NUM_GROUPS - 1) * np.var(left_out))
-    middle = NUM_GROUPS // 2
-    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
-    return {"value": value, "error": float(error), "infinity": 2 * value - of_halves}
+    return moments, distance
+
+
+def _without_each(moments, distance):
+    return [distance(moments[:i] + moments[i + 1 :]) for i in range(len(moments))]
 
 
 def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict[str, list[float]]:

@@ -149,6 +149,7 @@ class Inception(nn.Module):
     """uint8 [N, 3, H, W] -> {"pool": [N, 2048], "spatial": [N, 2023]}, float32."""
 
     dim = 2048
+    resize = f"bilinear without antialiasing to {SIDE}x{SIDE}, as TensorFlow 1 (FID's own)"
 
     def __init__(self):
         super().__init__()

@@ -66,6 +66,7 @@ class Lite0(nn.Module):
     """uint8 [N, 3, H, W] -> {"pool": [N, 320]}, float32. Images are seen at 64 to 224 pixels."""
 
     dim = 320
+    resize = f"bilinear with antialiasing to {SMALLEST} to {LARGEST} pixels a side"
 
     def __init__(self):
         super().__init__()

@@ -24,7 +24,7 @@ def precision_recall(
     is_recalled = [torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in reference]
     for i, x in enumerate(tqdm(reference, "precision and recall", disable=not progress)):
         for j, y in enumerate(samples):
-            distances = _squared_distances(x, y)
+            distances = squared_distances(x, y)
             is_precise[j] |= (distances <= around_reference[i][:, None]).any(0)
             is_recalled[i] |= (distances <= around_samples[j]).any(1)
     return _share(is_precise), _share(is_recalled)
@@ -36,7 +36,7 @@ def _radii(blocks, neighbours, progress):
     for i, x in enumerate(tqdm(blocks, "neighbours", disable=not progress)):
         nearest = x.new_full((len(x), neighbours), torch.inf)
         for j, y in enumerate(blocks):
-            distances = _squared_distances(x, y)
+            distances = squared_distances(x, y)
             if i == j:
                 distances.fill_diagonal_(torch.inf)  # a point is not its own neighbour
             found = torch.cat([nearest, distances], dim=1)
@@ -45,7 +45,7 @@ def _radii(blocks, neighbours, progress):
     return radii
 
 
-def _squared_distances(x, y):
+def squared_distances(x, y):
     distances = torch.addmm(y.square().sum(1), x, y.T, alpha=-2)
     return distances.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
 

@@ -81,13 +81,24 @@ def run_name(folder: str) -> str:
 def samples_of(folder: str) -> dict[str, str]:
     """The newest samples_NxHxWx3.npz of each kind: "", and those that more is said of in the name,
     as quantized weights ("w8", "w4a8"); in the order of tables."""
-    files = sorted(glob.glob(os.path.join(folder, "samples_*.npz")), key=os.path.getmtime)
-    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
-    found = {match[1]: file for match, file in named if match}
+    found = dict(_files(os.path.join(folder, "samples_*.npz")))
     if not found:
         where = os.path.abspath(folder)
         raise ValueError(f"no samples_*.npz in {where}: draw some with scripts/image_sample.py")
     return {kind: found[kind] for kind in sorted(found, key=_order)}
+
+
+def repeats_of(folder: str) -> list[tuple[str, str]]:
+    """Kind and file of all samples in the folders of the run's folder: of other generation seeds
+    and checkpoints."""
+    return sorted(_files(os.path.join(folder, "*", "samples_*.npz")))
+
+
+def _files(pattern: str) -> list[tuple[str, str]]:
+    """Kind and path of samples, the oldest first."""
+    files = sorted(glob.glob(pattern), key=os.path.getmtime)
+    named = [(re.search(r"samples_\d+x\d+x\d+x3_?(.*)\.npz$", f), f) for f in files]
+    return [(match[1], file) for match, file in named if match]
 
 
 def told(kind: str) -> str:
@@ -116,8 +127,8 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     path = os.path.join(folder, "progress.csv")
     if not os.path.exists(path):
         raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")
-    with disk.reading(path), open(path) as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(path)
+    with disk.reading(path):
         keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
         columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
     if not {"step", "loss"} <= columns.keys():
@@ -129,6 +140,19 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     shown = {k: v for k, v in columns.items() if k in CURVES}
     finite.check(shown, path, "The training diverged: leave this run out, or its last rows")
     return columns
+
+
+def series(folder: str, name: str) -> dict[int, float]:
+    """By step, what the rows of a run's progress.csv have in a column; {} without it, or a file."""
+    path = os.path.join(folder, "progress.csv")
+    rows = _rows(path) if os.path.exists(path) else []
+    with disk.reading(path):
+        return {int(float(row["step"])): float(row[name]) for row in rows if row.get(name)}
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    with disk.reading(path), open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def _save(figure, path):

@@ -17,7 +17,7 @@ from ..report import page
 from ..report.text import bullets, markdown
 from ..store import checkpoint
 from ..store.disk import write_csv, writing
-from . import across, claims, objectives, pictures, tables, words
+from . import across, claims, objectives, pictures, replicates, tables, variance, words
 from .axes import features_of
 from .matrix import Model
 from .rows import columns_of, measures_of, rows_of, summary
@@ -47,6 +47,7 @@ def write(models: list[Model], flags) -> list[str]:
     write_csv([{k: v for k, v in row.items() if k not in hidden} for row in rows], paths[2])
     told = {"settings": settings, "rows": rows, "summary": content.summary}
     told["claims"] = [dataclasses.asdict(v) for v in found]
+    told |= {"scatter": content.scatter, "distances_made_by": words.made_by(content)}
     checkpoint.save_json(told, paths[3])
     return paths
 
@@ -89,8 +90,10 @@ class Report:
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary, self.several = summary(rows), len(claims.by_objective(rows)) > 1
         self.distance = metric_name(settings["features"])
-        self.verbs = list(dict.fromkeys(m.verb for m in measures_of().values()))
+        there = (m for m in measures_of().values() if m.cells.keys() & models[0].cells.keys())
+        self.verbs = list(dict.fromkeys(m.verb for m in there))
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
+        self.scatter = replicates.of_models(models, rows)
         self.files: dict[str, bytes] = {}
 
     def markdown(self) -> str:
@@ -116,7 +119,10 @@ class Report:
         floor = (self.models[0].cells["floor"].result() or {}).get("floor")  # of all models
         quality = tables.quality(self.summary, self.distance, floor, seconds, samples)
         told = tables.claims(self.found)
-        found = {"Quality and cost": markdown(quality)}
+        ways = {c: f"{self.distance}, {tables.way(self.summary, c)}" for c in self.scatter}
+        block = bullets(f"{name}: {text}" for name, text in words.made_by(self).items())
+        found = {"Quality and cost": self._with_less(markdown(quality), ways) + f"\n\n{block}"}
+        found["What scatters how much"] = self._scattered(ways)
         found["The claims"] = markdown(told, left=(0, 1, 2, len(told[0]) - 1))
         for verb in self.verbs:
             columns, title = columns_of(verb), words.measured(verb)
@@ -126,10 +132,25 @@ class Report:
                 bits = {c: c.removeprefix("rise_w") for c in claims.rounding(self.rows)}
                 more = {c: f"{self.distance} lost at {n} bits" for c, n in bits.items()}
             below = words.underfitting(self.summary) if claims.GAPS.keys() & columns else ""
-            table = markdown(tables.measured(self.summary, verb, more))
+            titles = tables.titles_of(verb, more)
+            table = self._with_less(markdown(tables.measured(self.summary, verb, more)), titles)
             above = across.WITHIN if self.several else ""
+            below = f"{below}\n\n{block}" if more else below
             found[title] = f"{above}\n\n{table}\n\n{below}".strip()
         return found
+
+    def _with_less(self, table: str, titles: dict[str, str]) -> str:
+        """The table, and under it the differences that it shows."""
+        rows = tables.less(self.summary, self.rows, titles)
+        return f"{table}\n\n{words.LESS}\n\n{markdown(rows, (0, 1))}" if len(rows) > 1 else table
+
+    def _scattered(self, ways: dict[str, str]) -> str:
+        """The components of variance of each distance."""
+        rows = [["", *variance.table([])[0]]]
+        for column, parts in self.scatter.items():
+            found = variance.table([variance.Component(**part) for part in parts])[1:]
+            rows += [[ways[column], *row] for row in found]
+        return f"{markdown(rows, (0, 1))}\n\n{words.SCATTER}"
 
     def figures(self) -> list[str]:
         """Each a link to its picture."""
@@ -138,6 +159,8 @@ class Report:
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
+        if curvature := pictures.curvature(self.models):
+            drawn["curvature"] = curvature, "How sharp the loss is along the steps of training."
         if self.several:
             drawn |= across.figures(self)
         self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}

@@ -90,6 +90,8 @@ def measured(model: Model) -> dict[str, float | None]:
     """The columns of all measures, by name."""
     row = {}
     for kind, measure in measures_of().items():
+        if measure.asked and not measure.cells.keys() & model.cells.keys():
+            continue
         records = {cell: record_of(model, kind, cell) for cell in measure.cells}
         shown = {cell: measure.load().shown(record) for cell, record in records.items() if record}
         for name, column in measure.columns.items():

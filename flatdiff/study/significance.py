@@ -4,19 +4,18 @@ Means of paired differences by Student's t. A correlation over models by permuti
 models of one training are no independent draws. Knows no studies, only arrays.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
+from ..judge import power
+from ..judge.power import LEVEL, POWER
 from ..rng import seed_of
 
-LEVEL = 0.95
-POWER = 0.8
 MOST = 10_000  # permutations
 
 
@@ -61,17 +60,9 @@ def mean_of(differences: Sequence[float]) -> Mean:
     return Mean(value, value - half, value + half, p, seen_in_errors(n) * error)
 
 
-@functools.cache
 def seen_in_errors(n: int) -> float:
-    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %. Of
-    the noncentral t distribution (Cohen 1988, chapter 2): 5.7 for three values, 2.8 for many."""
-    freedom = n - 1
-    edge = stats.t.ppf((1 + LEVEL) / 2, freedom)
-
-    def too_often(shift):  # found on the wrong side: less than one in a thousand, left out
-        return stats.nct.sf(edge, freedom, shift) - POWER
-
-    return float(optimize.brentq(too_often, 0.1, 2 + 1.5 * edge))
+    """The true mean, in its standard errors, that a two-sided t-test of n values finds in 80 %."""
+    return power.in_errors(n - 1)
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -2,10 +2,12 @@
 
 import math
 
+from ..judge import power
 from ..report.compare import REAL
 from ..report.text import Rows
 from .claims import Verdict, of, plus
-from .rows import columns_of, distances, mean_and_half
+from .rows import KIND, columns_of, distances, mean_and_half, paired
+from .significance import mean_of
 
 
 def with_error(mean: float | None, error: float | None) -> str:
@@ -48,6 +50,34 @@ def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str
     return rows
 
 
+def less(summary: list[dict], rows: list[dict], titles: dict[str, str]) -> Rows:
+    """Each kind less another, by the columns of `titles`: the mean over seeds of the paired
+    differences with its interval, ties told as such, and in brackets the smallest difference that
+    could have been seen. That other is the first gradient with all else alike, or the first kind of
+    the objective."""
+    found = [["", "less", *titles.values()]]
+    for row in summary:
+        first = next(r for r in summary if r["objective"] == row["objective"])
+        alike = {k: row[k] for k in ("objective", "input_pertub", "average")}
+        base = next(r for r in summary if r.items() >= alike.items())
+        base = first if base is row else base
+        if base is not row:
+            a, b = ({k: side[k] for k in KIND} for side in (row, base))
+            differences = [paired(rows, a, b, column) for column in titles]
+            found.append([label(row), label(base), *map(_told_difference, differences)])
+    return found
+
+
+def _told_difference(differences: list[float]) -> str:
+    if len(differences) < 2:
+        return f"{differences[0]:+.3g} (one seed: none)" if differences else ""
+    found = mean_of(differences)
+    verdict = power.HIGHER if found.low > 0 else power.LOWER if found.high < 0 else power.TIE
+    sign = "+" if found.value > 0 else ""
+    told = with_error(found.value, (found.high - found.low) / 2)
+    return f"{sign}{told}: {verdict} ({found.seen:.2g})"
+
+
 def way(summary: list[dict], column: str) -> str:
     """How the samples of a distance came about: steps, sampler, and network calls where these are
     not the steps."""
@@ -69,9 +99,14 @@ def told(row: dict, name: str) -> str:
     return with_error(row[name], row[f"{name}_half"])
 
 
+def titles_of(verb: str, more: dict[str, str]) -> dict[str, str]:
+    """The titles of what the measures of one command say by column, and `more`."""
+    return {k: column.title for k, column in columns_of(verb).items() if column.title} | more
+
+
 def measured(summary: list[dict], verb: str, more: dict[str, str]) -> Rows:
     """What the measures of one command say, and `more` columns by their titles."""
-    titles = {k: column.title for k, column in columns_of(verb).items() if column.title} | more
+    titles = titles_of(verb, more)
     rows = [[label(row), *(told(row, name) for name in titles)] for row in summary]
     return [["", *titles.values()], *rows]
 

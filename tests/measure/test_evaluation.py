@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from flatdiff.report import compare
 
 pytestmark = pytest.mark.slow
 
+KINDS = ("FD-digits", "SW-digits", "KD-digits")
 DIGITS = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 
 
@@ -68,6 +70,12 @@ def test_runs_are_measured_by_their_bits(tmp_path):
     ]
     assert 0 < float(rows[3]["value"]) < float(rows[1]["value"]) and float(rows[3]["error"]) > 0
     assert "real images: as many of the reference's own" in done.stdout
+    assert re.search(r"a +w8 +a fp32 +FD-digits", done.stdout) and "tie: nothing" in done.stdout
+    assert "reference: 80 of" in done.stdout and "generation seed" in done.stdout
+    told = json.loads((tmp_path / "distances.json").read_text())
+    assert {d["verdict"] for d in told["differences"]} <= {"lower", "higher", "tie"}
+    assert len(told["differences"]) == 6 and told["scatter"].keys() == {*KINDS}
+    assert told["results"][0]["settings"]["resize"].startswith("8x8, mean of the channels")
     for row, kind in zip(rows, ("", "_w8", "_w8a8")):
         samples = tmp_path / "a" / f"samples_40x8x8x3{kind}.npz"
         expected = distances(samples, tmp_path / "reference.npz")

@@ -1,0 +1,39 @@
+"""The five settings of a distance, from what files say of themselves."""
+
+import json
+import zipfile
+
+import numpy as np
+
+from flatdiff.judge import settings
+
+
+def written(path, said):
+    np.savez(path, arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = said.encode()
+    return str(path)
+
+
+def test_samples_of_ours_say_how_they_were_drawn(tmp_path):
+    groups = {"sample": {"sampler": "ddim"}, "run": {"seed": 3}, "rounding": {"quant": 8}}
+    groups["diffusion"] = {"timestep_respacing": "20", "eps_scaler": 1.0}
+    said = json.dumps({"flags": groups, "files": [["0123456789abcdef", {}]]})
+    path = written(tmp_path / "a.npz", said)
+    assert settings.weights(path) == "checkpoint 0123456789ab, 8 bits"
+    assert settings.drawn(path) == "sampler ddim, timestep_respacing 20, seed 3, quant 8"
+
+
+def test_of_other_files_nothing_is_known(tmp_path):
+    for said in ("", "words", "[1]", '{"files": []}', '{"flags": {}}'):
+        path = written(tmp_path / "a.npz", said)
+        assert settings.weights(path) == settings.drawn(path) == settings.UNKNOWN
+    assert settings.weights("nowhere") == settings.weights(str(tmp_path)) == settings.UNKNOWN
+
+
+def test_a_block_tells_what_several_share_once():
+    one = dict.fromkeys(settings.NAMES, "same")
+    both = settings.common([one, one | {"weights": "other"}])
+    lines = settings.lines(both, {"+-": "over samples"})
+    assert lines[0] == "weights:   same; other" and lines[1] == "samples:   same"
+    assert len(lines) == 6
