@@ -104,6 +104,38 @@ class FlatnessFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class AveragesFlags(FeatureFlags):
+    """Averages of one training, and whether another's last weights are flatter than the best."""
+
+    model_path: str = aside(
+        "",
+        "folder of a run, or of two, as runs/adam,runs/adam-sam: the last weights of the last are "
+        "held against the averages of the first",
+    )
+    lengths: str = flag(
+        "0.02,0.05,0.1,0.15,0.2,0.25",
+        "power-function EMAs, of snapshots by --posthoc_ema: their widths as shares of the "
+        "training (sigma_rel), below 0.2887; empty: none",
+    )
+    rates: str = flag("", "EMAs of constant rate, of snapshots too, as 0.99,0.995; empty: none")
+    kept: str = flag(
+        "uniform,lawa 5,soup",
+        "means of kept model files: of all, of the newest K, or of those that lower the loss on "
+        "images that are not reported; empty: none",
+    )
+    step: int = flag(0, "the step of snapshots and model files that averages end at; 0: the newest")
+    measure: bool = flag(True, "measure and draw them; False: only write them")
+    num_images: int = flag(128, "images that are reported, and as many others to choose by", low=6)
+    num_samples: int = flag(500, "samples that are reported, and as many to choose by", low=20)
+    sampling_steps: int = flag(20, "steps of the chain for these", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    sigma: str = flag("2e-3", "standard deviation of the LPF's weight noise")
+    num_draws: int = flag(20, "draws of it, in mirrored pairs", low=4)
+    bits: int = flag(4, "bits of the weights that are rounded, 2 to 8", low=2)
+    batch_size: int = aside(64, "images per network call", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class PerturbedFlags(SampleFlags, FeatureFlags):
     """Samples at moved weights against those at the weights themselves."""
 
