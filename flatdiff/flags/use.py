@@ -195,10 +195,22 @@ class StudyFlags:
     )
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
+    generation_seeds: int = flag(
+        1,
+        "sets of samples of each model, in the first of sampling_steps, from --seed, --seed + 1, "
+        "...: the report splits the scatter; 1: the first alone",
+        low=1,
+    )
+    checkpoints: int = flag(
+        1,
+        "last checkpoints of each training that are sampled so, --save_interval apart (of swa the "
+        "last alone); 1: the last",
+        low=1,
+    )
     features: str = flag(
         "",
-        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
-        "there are inception_weights, else lite0",
+        "what a Frechet distance compares; empty: digits for --preset digits, inception or dinov2 "
+        "where there are weights of it, else lite0",
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
