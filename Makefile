@@ -23,9 +23,10 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .SECONDARY:
 
 demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
-		$(DEMO)/exposure/exposure_bias.json
+		$(DEMO)/flatness/flatness_EXPLAIN.csv $(DEMO)/exposure/exposure_bias.json \
+		$(DEMO)/perturbed/perturbed_samples.json
 	@echo; echo "What the demo made:"
-	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png)
+	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png perturbed/*.png)
 
 check: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
@@ -80,9 +81,19 @@ $(DEMO)/flatness/flatness_%.csv: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness $* --model_path $(MODELS) \
 		--data_dir $(DEMO)/digits --num_images 256 --log_dir $(DEMO)/flatness
 
+$(DEMO)/flatness/flatness_EXPLAIN.csv: $(TRAINED)
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/flatness.py --flatness EXPLAIN --bits 8,6,4 \
+		--model_path $(MODELS) --data_dir $(DEMO)/digits --num_images 128 --num_draws 8 \
+		--log_dir $(DEMO)/flatness
+
 $(DEMO)/exposure/exposure_bias.json: $(TRAINED)
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/exposure_bias.py --model_path $(MODELS) \
 		--data_dir $(DEMO)/digits --timestep_respacing 20 --log_dir $(DEMO)/exposure
+
+$(DEMO)/perturbed/perturbed_samples.json: $(TRAINED)
+	$(BIN)/mpirun -n 2 $(BIN)/python scripts/perturbed_samples.py --model_path $(MODELS) \
+		--average_path model$(STEPS).pt --data_dir $(DEMO)/digits --features digits \
+		--num_samples 200 --timestep_respacing 10 --num_images 128 --log_dir $(DEMO)/perturbed
 
 $(DEMO)/distances.png: $(foreach run,adam adam-sam,$(foreach bits,3 3_w8 3_w4, \
 		$(DEMO)/$(run)/samples_500x8x8x$(bits).npz))

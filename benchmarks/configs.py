@@ -28,9 +28,9 @@ CPU = {
     "F": Config("F", "--preset ffhq64", batch=8, repeats=2),
 }
 GPU = {
-    "cifar10": Config("cifar10", "--preset cifar10", batch=128, repeats=11, chain=100),
-    "lsun_tower64": Config("lsun_tower64", "--preset lsun_tower64", 32, repeats=11, chain=100),
-    "ffhq64": Config("ffhq64", "--preset ffhq64", batch=64, repeats=11, chain=100),
+    "cifar10": Config("cifar10", "--preset cifar10", batch=128, repeats=11, chain=20),
+    "lsun_tower64": Config("lsun_tower64", "--preset lsun_tower64", 32, repeats=11, chain=20),
+    "ffhq64": Config("ffhq64", "--preset ffhq64", batch=64, repeats=11, chain=20),
 }
 
 

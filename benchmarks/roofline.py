@@ -54,7 +54,7 @@ EAGER, COMPILED = 6e-6, 2e-6  # s, a kernel on the host: Python, autograd, launc
 # When compiled, all operators between two of these become one kernel.
 OWN = ("conv", "mm", "attention", "norm", "_fused", "_foreach", "randn")
 
-SAMPLES, STEPS, IMAGES = 500, 100, 50_000
+SAMPLES, STEPS, IMAGES = 500, 20, 50_000
 CHAIN = 7  # steps that are counted: they and x_T take the eight noises that are drawn at once
 ROWS = {  # optimizer or "" to sample, dtype, norms fused, compiled
     "train step, flatdiff, norms unfused": ("adam", "fp32", False, False),

@@ -63,11 +63,13 @@ def exposure(**more):
     return {"noise_norm": 10.0, "timesteps": [0, 5, 9], "models": [model | more]}
 
 
+ROUNDED = {"bits": 4, "length": 6.0, "terms": {"kappa": [0.002, 1e-4], "rise": [0.04, 1e-3]}}
 RESULTS = {
     "LPF": curve(0.01),
     "LPF filter": curve(0.02),
     "MC": curve(0.03, "MC"),
     "HESSIAN": {"HESSIAN": {"models": [{"eigenvalues": [5.0]}]}},
+    "EXPLAIN": {"EXPLAIN": {"models": [{"explained": [ROUNDED]}]}},
     "exposure": exposure(),
     "fd_20": {
         "features": "lite0",

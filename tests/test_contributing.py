@@ -188,25 +188,25 @@ def test_a_gradient_and_an_optimizer_train(flatdiff_run, folder, tmp_path):
 
 
 def test_an_average(flatdiff_run, folder, tmp_path):
-    """Of weights 1, 2, ..., n it is their mean with shares (t/n)^(gamma + 1) - ((t-1)/n)^...."""
-    average = choices.bound(choices.AVERAGES, "power gamma=1")([torch.zeros(1)])
+    """Of weights 1, 2, ..., n and eta 1 it is their mean with shares 2 t / (n (n + 1))."""
+    average = choices.bound(choices.AVERAGES, "polynomial eta=1")([torch.zeros(1)])
     n = 5
     for t in range(1, n + 1):
         average.update([torch.tensor([float(t)])])
-    shares = [(t / n) ** 2 - ((t - 1) / n) ** 2 for t in range(1, n + 1)]
+    shares = [2 * t / (n * (n + 1)) for t in range(1, n + 1)]
     mean = math.fsum(share * t for t, share in enumerate(shares, 1))
     assert average.weights[0].item() == pytest.approx(mean)
-    assert "power: power function EMA" in flatdiff_run("scripts/image_train.py", "--help")
-    flags = ["--averages", "power gamma=1", "--save_interval", "1"]
-    assert "power gamma=1" in train(flatdiff_run, folder, tmp_path, *flags)
+    assert "polynomial: polynomial decay" in flatdiff_run("scripts/image_train.py", "--help")
+    flags = ["--averages", "polynomial eta=1", "--save_interval", "1"]
+    assert "polynomial eta=1" in train(flatdiff_run, folder, tmp_path, *flags)
     first, second, mean = (
         checkpoint.load(str(tmp_path / name))["out.2.bias"]
-        for name in ("model000001.pt", "model000002.pt", "average_power_gamma=1_000002.pt")
+        for name in ("model000001.pt", "model000002.pt", "average_polynomial_eta=1_000002.pt")
     )
-    assert torch.allclose(mean, 0.25 * first + 0.75 * second, atol=1e-7)
+    assert torch.allclose(mean, first / 3 + 2 / 3 * second, atol=1e-7)
     more = ["--end_step", "3", "--resume", "auto"]
     train(flatdiff_run, folder, tmp_path, *flags, *more)
-    assert checkpoint.load(str(tmp_path / "state000003.pt"))["average_power_gamma=1"] == {
+    assert checkpoint.load(str(tmp_path / "state000003.pt"))["average_polynomial_eta=1"] == {
         "count": 3
     }
 

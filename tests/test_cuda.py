@@ -38,7 +38,7 @@ def on(device, model):
 
 
 def deviation(value, reference):
-    value, reference = value.detach().float().cpu(), reference.detach().float().cpu()
+    value, reference = value.detach().double().cpu(), reference.detach().double().cpu()
     return ((value - reference).norm() / reference.norm()).item()
 
 
@@ -83,6 +83,7 @@ def test_training_step(made, dtype, limit, optimizer):
     expected = step("cpu", made, "fp32", optimizer)
     losses, gradient, weights = step(DEVICE, made, dtype, optimizer)
     assert deviation(losses, expected[0]) < limit
-    assert deviation(gradient.norm(), expected[1].norm()) < limit
+    norms = [g.double().norm() for g in (gradient, expected[1])]  # in fp32, 1e-4 off on a CPU
+    assert deviation(*norms) < limit
     assert deviation(gradient, expected[1]) < 2 * limit  # it is rounded on both ways
     assert deviation(weights, expected[2]) < limit

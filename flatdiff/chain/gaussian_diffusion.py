@@ -200,24 +200,27 @@ class GaussianDiffusion(Noising):
         clip_denoised: bool = True,
         model_kwargs: dict | None = None,
         randn: Callable = torch.randn_like,
+        at_once: int = 1,
     ) -> Terms:
         """The variational bound in bits per dimension, term by term.
 
         vb, xstart_mse, mse: [N, T], from t = T-1 down to 0, with fresh noise (from `randn`, called
         with x_start) at each; prior_bpd: [N], the KL of x_T from N(0, I); total_bpd: [N], the sum
         of vb and prior_bpd. mse is that of the noise which the clamped pred_xstart implies.
+        at_once: timesteps in a call of the network; they change nothing but rounding.
         """
-        columns = {"vb": [], "xstart_mse": [], "mse": []}
-        for i in reversed(range(self.num_timesteps)):
-            t = torch.full((len(x_start),), i, device=x_start.device)
-            noise = randn(x_start)
-            x_t = self.q_sample(x_start, t, noise)
-            terms = self._vb_terms_bpd(model, x_start, x_t, t, clip_denoised, model_kwargs)
+        n, columns = len(x_start), {"vb": [], "xstart_mse": [], "mse": []}
+        for steps in torch.arange(self.num_timesteps, device=x_start.device).flip(0).split(at_once):
+            t, x_0 = steps.repeat_interleave(n), _repeated(x_start, len(steps))
+            noise = torch.cat([randn(x_start) for _ in steps])
+            given = {k: _repeated(v, len(steps)) for k, v in (model_kwargs or {}).items()}
+            x_t = self.q_sample(x_0, t, noise)
+            terms = self._vb_terms_bpd(model, x_0, x_t, t, clip_denoised, given)
             eps = self._predict_eps_from_xstart(x_t, t, terms["pred_xstart"])
             columns["vb"].append(terms["output"])
-            columns["xstart_mse"].append(mean_flat((terms["pred_xstart"] - x_start) ** 2))
+            columns["xstart_mse"].append(mean_flat((terms["pred_xstart"] - x_0) ** 2))
             columns["mse"].append(mean_flat((eps - noise) ** 2))
-        terms = {name: torch.stack(column, dim=1) for name, column in columns.items()}
+        terms = {name: torch.cat(column).view(-1, n).T for name, column in columns.items()}
         prior_bpd = self._prior_bpd(x_start)
         return {"total_bpd": terms["vb"].sum(dim=1) + prior_bpd, "prior_bpd": prior_bpd, **terms}
 
@@ -277,3 +280,9 @@ class GaussianDiffusion(Noising):
             share, low = (values + 1.0) / 2.0, self._at("posterior_log_variance_clipped", t, x)
             values = share * self._at("log_betas", t, x) + (1.0 - share) * low
         return values.exp(), values
+
+
+def _repeated(value, count: int):
+    """A tensor [N, ...] -> [count N, ...], the whole of it again and again; else as it is."""
+    many = torch.is_tensor(value) and count > 1
+    return value.repeat(count, *[1] * (value.ndim - 1)) if many else value

@@ -72,6 +72,12 @@ class Plan:
         weight = self.weight * group
         return weight * (values - self._mean(values, group)) / weight.sum()
 
+    def deviations(self, values: Tensor) -> Tensor:
+        """[N]: what each image adds to the error of the mean over all timesteps; where no image is
+        used again, the squares add up to that of `errors`."""
+        _, rest, count = self._rest(values, torch.ones(len(values), dtype=torch.bool))
+        return rest * ((count - 1) / count).sqrt()
+
     def _mean(self, values: Tensor, group: Tensor) -> float:
         weight = self.weight[group]
         total = math.fsum((weight * values[group]).tolist())
@@ -80,6 +86,17 @@ class Plan:
     def _error(self, values: Tensor, group: Tensor) -> float:
         if self.image[group].unique().numel() < 2:
             return math.nan
+        sums, rest, count = self._rest(values, group)
+        once = rest.square() * (count - 1) / count
+        variance, images = once.sum(), self.image.unique().numel()
+        if images < len(self.image):
+            again = sums(rest, self.image).square().sum() - (rest.square() - once).sum()
+            variance = max(variance, again * images / (images - 1))
+        return math.sqrt(variance)
+
+    def _rest(self, values: Tensor, group: Tensor) -> tuple[Callable, Tensor, Tensor]:
+        """How parts are summed by another's numbers; the shares less their stratum's mean [N], and
+        how many images their stratum has [N]."""
         shares = self.shares(values, group)
 
         def sums(parts: Tensor, of: Tensor) -> Tensor:
@@ -88,12 +105,7 @@ class Plan:
         count = sums(torch.ones_like(shares), self.stratum)[self.stratum]
         rest = shares - sums(shares, self.stratum)[self.stratum] / count
         rest *= count / (count - 1)  # the products of two images' are now without bias
-        once = rest.square() * (count - 1) / count
-        variance, images = once.sum(), self.image.unique().numel()
-        if images < len(self.image):
-            again = sums(rest, self.image).square().sum() - (rest.square() - once).sum()
-            variance = max(variance, again * images / (images - 1))
-        return math.sqrt(variance)
+        return sums, rest, count
 
 
 def plan(

@@ -5,42 +5,29 @@ it costs and what a study shows of it are read from these tables. A name may be 
 `name knob=value knob=value`: the keyword arguments of its function that have a default.
 """
 
-import argparse
 import dataclasses
-import difflib
-import functools
-import importlib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from ..judge.names import FEATURES as JUDGED
-
-BOOLEANS = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(
-    ("no", "false", "f", "n", "0"), False
-)
-EXPECTED = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """`where`: "module:name", the module in flatdiff; imported when it is used."""
-
-    where: str
-    help: str
-
-    def load(self) -> Any:
-        """What stands there."""
-        module, _, name = self.where.partition(":")
-        home = importlib.import_module(f".{module}", __package__.rpartition(".")[0])
-        return functools.reduce(getattr, name.split("."), home)
+from .lookup import BOOLEANS as BOOLEANS
+from .lookup import EXPECTED as EXPECTED
+from .lookup import Choice
+from .lookup import Table as Table
+from .lookup import bound as bound
+from .lookup import chosen as chosen
+from .lookup import entry as entry
+from .lookup import knobs as knobs
+from .lookup import named as named
+from .lookup import read as read
+from .lookup import told as told
 
 
 @dataclasses.dataclass(frozen=True)
 class Gradient(Choice):
-    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match."""
+    """`passes`: gradients of a batch in one step, from which a study knows what is a fair match.
+    `radius`: whether --rho is its own."""
 
     passes: int
+    radius: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +52,7 @@ class Column:
 @dataclasses.dataclass(frozen=True)
 class Measure(Choice):
     """`where`: a `measure.frame.Measure`. `verb`: the command `flatdiff VERB` that runs it.
+    `asked`: the flag of a study without which it is left out; "": none.
     `cells`: by name, the flags with which a study runs it on each model; {sigma} stands for the
     study's --sigma. `columns`: by name, what a study shows of it. `note`: how to read these."""
 
@@ -72,9 +60,19 @@ class Measure(Choice):
     cells: dict[str, str] = dataclasses.field(default_factory=dict)
     columns: dict[str, Column] = dataclasses.field(default_factory=dict)
     note: str = ""
+    asked: str = ""
 
 
-Table = Mapping[str, Choice]
+@dataclasses.dataclass(frozen=True)
+class Move(Choice):
+    """`knob`: that of how far it goes; `sizes`: its values where none is named; `random`: whether
+    another draw is another move."""
+
+    knob: str
+    sizes: tuple[float, ...]
+    random: bool = False
+
+
 NORMS = {"training": "in training", "sampling": "in sampling", "gap": "size of the gap"}
 
 NETWORKS: dict[str, Choice] = {
@@ -120,15 +118,63 @@ GRADIENTS: dict[str, Gradient] = {
         "2024)",
         passes=1,
     ),
+    "adam-sam-loss": Gradient(
+        "weights.gradients:by_loss",
+        "where the loss has risen by rise, to first order, in place of a radius: rho is rise over "
+        "the gradient's length, and at most cap times that of the weights (LE-SAM 2026)",
+        passes=2,
+        radius=False,
+    ),
+    "adam-fsam": Gradient(
+        "weights.gradients:friendly",
+        "along the batch's gradient less the mean of those so far (Friendly-SAM, Li et al. 2024)",
+        passes=2,
+    ),
+    "adam-random": Gradient(
+        "weights.gradients:random",
+        "rho in a random direction, in one pass, and the log shows the loss there: a control",
+        passes=1,
+    ),
+    "adam-sam-down": Gradient("weights.gradients:downhill", "rho downhill: a control", passes=2),
 }
-OPTIMIZERS = {"adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)")}
+OPTIMIZERS = {
+    "adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)"),
+    "sgd": Choice("train.optimizers:sgd", "with momentum; weight_decay is in the gradient"),
+    "muon": Choice(
+        "train.muon:muon",
+        "steps of matrices and kernels made orthogonal, AdamW for all else (Jordan et al. 2024)",
+    ),
+}
 AVERAGES = {
     "ema": Choice("weights.averaging:EMA", "exponential moving average, by --ema_rate too"),
     "swa": Choice("weights.averaging:SWA", "mean of the ends of windows, by --use_swa too"),
+    "power": Choice(
+        "weights.averaging:Power",
+        "power-function EMA, sigma_rel of the training wide (Karras 2024)",
+    ),
 }
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
+}
+MOVES: dict[str, Move] = {
+    "gaussian": Move(
+        "measure.moves:gaussian", "noise, as LPF's", "sigma", (2e-3, 5e-3, 1e-2), random=True
+    ),
+    "sphere": Move(
+        "measure.moves:sphere", "random directions, as MC's", "radius", (3, 7, 15), random=True
+    ),
+    "climb": Move("measure.moves:climb", "up the gradient, as SAM", "rho", (0.03, 0.1, 0.3)),
+    "descent": Move("measure.moves:descent", "down the gradient", "rho", (0.03, 0.1, 0.3)),
+    "eigenvector": Move(
+        "measure.moves:eigenvector",
+        "along the Hessian's largest, + uphill",
+        "length",
+        (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0),
+    ),
+    "quantized": Move("measure.moves:quantized", "weights of few bits", "bits", (8, 6, 4, 3, 2)),
+    "pruned": Move("measure.moves:pruned", "the least to zero", "share", (0.1, 0.3, 0.5)),
+    "towards": Move("measure.moves:towards", "to --average_path", "share", (0.5, 1.0)),
 }
 MEASURES: dict[str, Measure] = {
     "LPF": Measure(
@@ -138,6 +184,7 @@ MEASURES: dict[str, Measure] = {
         {
             "LPF": "--sigma {sigma} --num_draws {num_draws}",
             "LPF filter": "--sigma {filter_sigma} --noise_scale filter --num_draws {num_draws}",
+            "LPF weight": "--sigma 0.05 --noise_scale weight --num_draws {num_draws}",
         },
         {
             "loss": Column("LPF", "at_w", "loss at w"),
@@ -145,9 +192,13 @@ MEASURES: dict[str, Measure] = {
             "lpf_filter": Column(
                 "LPF filter", "rise", "LPF rise, filter units", "LPF in units of each filter"
             ),
+            "lpf_weight": Column(
+                "LPF weight", "rise", "LPF rise, weight units", "LPF in units of each weight"
+            ),
         },
         "LPF is the rise of the loss at the middle sigma. In filter units, a filter's noise is in "
-        "proportion to its length, so that a network of larger weights does not look flatter.",
+        "proportion to its length, so that a network of larger weights does not look flatter; in "
+        "weight units, at sigma 0.05, a weight's noise is in proportion to its size.",
     ),
     "MC": Measure(
         "measure.curve:MC",
@@ -165,8 +216,49 @@ MEASURES: dict[str, Measure] = {
         {"eigenvalue": Column("HESSIAN", "eigenvalue", "largest eigenvalue", "largest eigenvalue")},
         "The eigenvalue is that of the Hessian of the mean squared error.",
     ),
+    "SHARPNESS": Measure(
+        "measure.sharpness:SHARPNESS",
+        "largest rise within a ball",
+        "flatness",
+        {"SHARPNESS": "--noise_scale weight"},
+        {"sharpness": Column("SHARPNESS", "sharpness", "adaptive sharpness", "adaptive sharpness")},
+        "The adaptive sharpness is the largest rise of the loss where weights move in proportion "
+        "to their sizes, by 0.5 in all (Kwon et al. 2021).",
+    ),
+    "LEAK": Measure(
+        "measure.leak:LEAK", "what these change by where the network does not", "flatness"
+    ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
+    ),
+    "EXPLAIN": Measure(
+        "measure.explain:EXPLAIN",
+        "why rounding hurts: slope, curvature and length of w_q - w",
+        "flatness",
+        {"EXPLAIN": "--bits 4 --layer_bits 0 --num_draws 4"},
+        {
+            "rounding_length": Column("EXPLAIN", "length", "length of rounding to 4 bits"),
+            "rounding_curvature": Column(
+                "EXPLAIN", "kappa", "curvature along it", "curvature along rounding to 4 bits"
+            ),
+        },
+        "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
+        "half of d's squared length times the curvature along d.",
+    ),
+    "perturbed": Measure(
+        "measure.perturbed_samples:PERTURBED",
+        "samples at moved weights",
+        "perturbed-samples",
+        {
+            "perturbed": "--moves {moves} --features {features} "
+            "--timestep_respacing {sampling_steps[0]}"
+        },
+        {"moved_r": Column("perturbed", "correlation", "rise of loss with that of distance, r")}
+        | {
+            f"moved_{kind}": Column("perturbed", kind, f"distance lost to moves: {kind}")
+            for kind in MOVES
+        },
+        asked="moves",
     ),
     "exposure": Measure(
         "measure.exposure:EXPOSURE",
@@ -184,66 +276,3 @@ MEASURES: dict[str, Measure] = {
 }
 FLATNESS = {name: measure for name, measure in MEASURES.items() if measure.verb == "flatness"}
 FEATURES = {name: Choice(f"judge.{where}", told) for name, (where, told) in JUDGED.items()}
-
-
-def told(table: Table) -> str:
-    """The choices as a flag's help."""
-    return "; ".join(f"{name}: {choice.help}" for name, choice in table.items())
-
-
-def named(table: Table, text: str) -> tuple[str, dict[str, str]]:
-    """Text as "adam-sam rho=0.1" -> ("adam-sam", {"rho": "0.1"}); ValueError for a name that is
-    not in the table, and for what is no knob."""
-    name, *knobs = text.split() or [""]
-    if name not in table:
-        near = difflib.get_close_matches(name, table, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"got {name!r}, expected one of {', '.join(table)}{hint}")
-    pairs = [knob.partition("=") for knob in knobs]
-    if bad := [knob for knob, (k, _, v) in zip(knobs, pairs) if not (k and v)]:
-        raise ValueError(f"got {bad[0]!r} behind {name}, expected knob=value")
-    return name, {k: v for k, _, v in pairs}
-
-
-def entry(table: Table, text: str) -> Any:
-    """The table's Choice that the text names."""
-    return table[named(table, text)[0]]
-
-
-def bound(table: Table, text: str) -> Callable:
-    """What the text names, called with its knobs."""
-    function, knobs = chosen(table, text)
-    return functools.partial(function, **knobs)
-
-
-def knobs(table: Table, name: str) -> dict[str, Any]:
-    """The knobs of what has the name, with their defaults."""
-    parameters = inspect.signature(table[name].load()).parameters.values()
-    return {p.name: p.default for p in parameters if type(p.default) in EXPECTED}
-
-
-def chosen(table: Table, text: str, given: Iterable[str] = ()) -> tuple[Any, dict[str, Any]]:
-    """What the text names, and its knobs as values; ValueError for a knob that it does not have.
-
-    `given`: arguments that the caller gives itself, by flags of their own, which are no knobs.
-    """
-    name, texts = named(table, text)
-    known = {knob: value for knob, value in knobs(table, name).items() if knob not in given}
-    values = {}
-    for knob, value in texts.items():
-        if knob not in known:
-            of = f"it has {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"{name} has no knob {knob!r}; {of}")
-        try:
-            values[knob] = read(type(known[knob]), value)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"{name}, {knob}: {error}") from None
-    return table[name].load(), values
-
-
-def read(kind: type, text: str) -> Any:
-    """Text -> a value of the kind; ArgumentTypeError says what is expected."""
-    try:
-        return BOOLEANS[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None

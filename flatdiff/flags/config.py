@@ -189,8 +189,20 @@ class TrainFlags:
     swa_start: int = flag(0, "step of the first window, if nothing was resumed", low=0)
     swa_lr_min: float = flag(1e-6, "lr at the end of a window, if lr_anneal_steps > 0", low=0)
     averages: str = flag("", "more averages, by commas; empty: none", table=AVERAGES, many=True)
+    posthoc_ema: int = flag(
+        0,
+        "steps between snapshots of two power EMAs in fp32, never deleted, of which averages.py "
+        "makes an average of any length; 0: none",
+        low=0,
+    )
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = aside(100, "steps between two lines of the log", low=1)
+    curvature_interval: int = aside(
+        0,
+        "steps between two looks at the curvature along the optimizer's step; 200: under 2 in "
+        "100 of the time; 0: none",
+        low=0,
+    )
     save_interval: int = aside(10000, "steps between two checkpoints", low=1)
     keep_last: int = aside(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
     sample_interval: int = aside(0, "steps between two grids of samples; 0: none", low=0)

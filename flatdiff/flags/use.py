@@ -3,8 +3,8 @@
 import dataclasses
 
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part
+from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
+from .parse import aside, fixed, flag, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +61,15 @@ class FlatnessFlags:
     sigma: str = part(
         "",
         "LPF: standard deviations of the noise, separated by commas; empty: "
-        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter 0.01,0.02,0.05,0.1,0.2)",
+        "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter or weight 0.01,0.02,0.05,0.1,0.2)",
     )
     radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
     noise_scale: str = flag(
         "absolute",
-        "LPF, MC: one scale for all weights, or in proportion to each filter (Li et al. 2018)",
-        choices=("absolute", "filter"),
+        "LPF, MC, SHARPNESS: one scale for all weights, or in proportion to each filter (Li et al. "
+        "2018), each weight (Kwon et al. 2021), or, of networks with group norms or attention, as "
+        "their symmetries do not change it",
+        choices=("absolute", "filter", "weight", "canonical"),
     )
     num_draws: int = part(
         20, "LPF, MC: perturbations, in mirrored pairs; HESSIAN: probes of the trace", low=2
@@ -77,9 +79,43 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
+    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    quantizers: str = part(
+        "minmax",
+        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel",
+        table=QUANTIZERS,
+        many=True,
+    )
+    layer_bits: str = part(
+        "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
+    )
     batch_size: int = aside(
         0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PerturbedFlags(SampleFlags, FeatureFlags):
+    """Samples at moved weights against those at the weights themselves."""
+
+    model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
+    moves: str = part(
+        "",
+        "what moves the weights, separated by commas: a name alone at several sizes, with its size "
+        "behind it at that one; empty: all that there are",
+        table=MOVES,
+        many=True,
+    )
+    average_path: str = aside(
+        "", "towards: another file of the network; a bare name is beside each checkpoint"
+    )
+    num_draws: int = part(2, "draws of random moves, in mirrored pairs", low=1)
+    num_samples: int = flag(250, "images that each move makes, of the same noise", low=50)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
+    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +132,8 @@ class ExposureFlags:
         "means and standard deviations at which chains begin too, instead of 0:1, as "
         "0.1:1,0.2:1,0:1.1; empty: none",
     )
+    move: str = flag("", "measured at moved weights; empty: at the weights", table=MOVES)
+    average_path: str = aside("", "of --move towards: the file that it leads to")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +258,12 @@ class StudyFlags:
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
     num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
     num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
+    moves: str = flag(
+        "",
+        "samples at moved weights too, as perturbed_samples.py has them; empty: none",
+        table=MOVES,
+        many=True,
+    )
     measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
     ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
     jobs: int = flag(1, "jobs at a time on this machine", low=1)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import jackknife
-from .jackknife import NUM_GROUPS
+from .jackknife import NUM_GROUPS, SMALLEST, error, groups
 
 ROWS = 4096  # of features held in float64 at once
 
@@ -39,24 +38,44 @@ def distance_with_error(mu: Tensor, sigma: Tensor, features: Tensor, seed: int =
         that the line adds little noise to the error. It is too low itself at N < 4 D.
     Both are nan for fewer than 20 samples, and left_out is empty.
     """
+    moments, distance = _grouped(mu, sigma, features, NUM_GROUPS, seed)
+    value = distance(moments)
+    if len(features) < SMALLEST:
+        none = float("nan")
+        return {"value": value, "error": none, "infinity": none, "left_out": []}
+    left_out = _without_each(moments, distance)
+    middle = NUM_GROUPS // 2
+    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
+    infinity = 2 * value - of_halves
+    return {"value": value, "error": error(left_out), "infinity": infinity, "left_out": left_out}
+
+
+def jackknife(
+    mu: Tensor, sigma: Tensor, features: Tensor, num_groups: int, seed: int = 0
+) -> tuple[float, list[float]]:
+    """The distance from the normal (mu, sigma) to samples [N, D], and that without each group.
+
+    The seed deals the rows to the groups: those of two sets of N samples, row by row alike, so that
+    a difference of two distances has the jackknife's error too.
+    """
+    moments, distance = _grouped(mu, sigma, features, num_groups, seed)
+    return distance(moments), _without_each(moments, distance)
+
+
+def _grouped(mu, sigma, features, num_groups, seed):
+    """The moments of each group of samples, and the distance of some groups together."""
     shift = features.double().mean(0)
-    parts = jackknife.groups(len(features), seed)
-    moments = [_moments(features[part.to(features.device)], shift) for part in parts]
+    parts = groups(len(features), seed, num_groups)
     factor = _factor(sigma)
 
     def distance(groups):
         return _distance(mu, factor, *_join(groups, shift))
 
-    value = distance(moments)
-    if len(features) < jackknife.SMALLEST:
-        none = float("nan")
-        return {"value": value, "error": none, "infinity": none, "left_out": []}
-    left_out = [distance(moments[:i] + moments[i + 1 :]) for i in range(NUM_GROUPS)]
-    error = jackknife.error(left_out)
-    middle = NUM_GROUPS // 2
-    of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
-    infinity = 2 * value - of_halves
-    return {"value": value, "error": error, "infinity": infinity, "left_out": left_out}
+    return [_moments(features[part.to(features.device)], shift) for part in parts], distance
+
+
+def _without_each(moments, distance):
+    return [distance(moments[:i] + moments[i + 1 :]) for i in range(len(moments))]
 
 
 def floor(features: Tensor, number: int, draws: int = 10, seed: int = 0) -> dict[str, list[float]]:

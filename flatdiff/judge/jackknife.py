@@ -16,10 +16,10 @@ NUM_GROUPS = 10
 SMALLEST = 2 * NUM_GROUPS  # images, below which there is no error
 
 
-def groups(number: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """The indices [number], shuffled, in 10 groups that differ in size by at most one."""
+def groups(number: int, seed: int = 0, num_groups: int = NUM_GROUPS) -> tuple[Tensor, ...]:
+    """The indices [number], shuffled, in groups that differ in size by at most one."""
     order = np.random.default_rng(seed).permutation(number)
-    return torch.from_numpy(order).tensor_split(NUM_GROUPS)
+    return torch.from_numpy(order).tensor_split(num_groups)
 
 
 def error(left_out: Sequence[float]) -> float:

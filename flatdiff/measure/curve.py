@@ -20,12 +20,13 @@ from torch import Tensor
 from ..models import rounding_log
 from ..report.text import table
 from ..weights import perturb
-from . import frame, paired
+from . import frame, paired, units
 from .frame import number
 from .paired import mean_and_error, pairs
 from .subject import TERM, by_term, unpacked
 
 SIGMAS = {"absolute": "5e-4,1e-3,2e-3,5e-3,1e-2", "filter": "0.01,0.02,0.05,0.1,0.2"}
+SIGMAS |= {"weight": SIGMAS["filter"], "canonical": SIGMAS["absolute"]}
 LENGTH = "length of the perturbation of the weights"
 Noise = Callable[[float, int, int, bool], perturb.Perturbation]  # of size, seed, draw, filterwise
 
@@ -68,7 +69,8 @@ class Curve(frame.Measure):
 
     def tasks(self, subject) -> dict[str, frame.Task]:
         """Give the losses at each draw of each size; warn where the dtype sees other moves."""
-        of_noise = functools.partial(perturbation, type(self).noise, seed=subject.seed)
+        noise = units.noise(type(self).noise, subject, self.noise_scale)
+        of_noise = functools.partial(perturbation, noise, seed=subject.seed)
         move = functools.partial(of_noise, filterwise=self.noise_scale == "filter")
         moves = ((size, move(size, draw=0)) for size in self.sizes)
         rounding_log.warn_of_small_moves(subject, subject.dtype, self.size, moves)

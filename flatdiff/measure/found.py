@@ -100,7 +100,8 @@ def flatness(
     :param seed: of the moves of the weights; None: the subject's.
     :param sigma, radius: a size or several; empty: five, as the script has them.
     :param num_draws: moves of each size, in mirrored pairs, 4 or more.
-    :param noise_scale: "absolute", or "filter", noise in proportion to each filter's length.
+    :param noise_scale: "absolute"; "filter", "weight": moves in proportion to each filter's or
+        weight's length; "canonical": as the network's symmetries leave them (`measure.units`).
     :param folder: where finished moves are kept, so that a call that was interrupted goes on; "":
         nowhere.
     :raises ValueError: for what makes no sense, before long work.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
-from ..models.generate import ImageNoise
+from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
 from ..store import finite
 from ..world import dist_util, logger
@@ -36,7 +36,8 @@ def evaluate(
 
     N is num_samples, or all images if there are fewer: one that came again would be no new one. On
     every rank the same. Terms are in calc_bpd_loop's order: from timestep T-1 down to 0.
-    `batch_size`: images per rank and network call; `autocast` opens the network's arithmetic.
+    `batch_size`: images per rank at once, of which a network call has as many timesteps as fit;
+    `autocast` opens the network's arithmetic.
     """
     device = dist_util.dev()
     order = torch.randperm(dataset.num_images, generator=generator(seed, BOUND))
@@ -57,7 +58,8 @@ def evaluate(
                 cond["y"] = torch.from_numpy(dataset.labels[chosen]).to(device)
             randn = ImageNoise(seed, indices.tolist(), device)
             with autocast():
-                terms = diffusion.calc_bpd_loop(model, images, clip_denoised, cond, randn=randn)
+                how = {"randn": randn, "at_once": max(1, PIXELS_AT_ONCE // images[:, 0].numel())}
+                terms = diffusion.calc_bpd_loop(model, images, clip_denoised, cond, **how)
             total[indices] = terms["total_bpd"].double().cpu()
             sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()
             bar.update(len(indices))

@@ -18,7 +18,7 @@ import torch
 from ..chain import probe
 from ..flags import config
 from ..flags.choices import QUANTIZERS, chosen
-from ..models import factories, networks, run_util
+from ..models import networks, run_util
 from ..quantization import int8, packing
 from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
@@ -249,12 +249,7 @@ def _subject(model, flags):
 
 def _training_chain(flags):
     """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
-    trained, source = checkpoint.config_of(flags.sample.model_path)
-    chain, known = flags.diffusion, trained.get("diffusion", {})
-    if known:
-        chain = config.as_trained(type(chain), known, flags.given, source)
-    steps = known.get("timestep_respacing", "")
-    return factories.create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
+    return networks.chain_of(flags.sample.model_path, flags)
 
 
 @arithmetic(tf32=False)

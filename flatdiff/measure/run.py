@@ -4,6 +4,7 @@ Randomness is a function of the seed, an image's and a draw's number, so network
 common random numbers, and a record does not depend on the number of ranks or on interruptions.
 """
 
+import contextlib
 import functools
 import os
 
@@ -20,7 +21,8 @@ from ..store.model_paths import find_models, short_names
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import exposure as exposures
-from . import frame, quantized, sources
+from . import frame, moves, quantized, sources
+from .chains import of_chain
 from .finished import Finished
 from .found import made, measured
 from .subject import Subject
@@ -110,8 +112,9 @@ def exposure(flags, folder: str) -> dict:
     "error"}: numbers, or lists over timesteps (least noise first) or channels. ValueError, before
     any chain is begun, for flags, files and networks that do not go together.
     """
-    measure = made("exposure", flags.exposure)
-    paths = find_models(flags.exposure.model_path)
+    measure, f = made("exposure", flags.exposure), flags.exposure
+    move = moves.one(f.move, bool(f.average_path)) if f.move else None
+    paths = find_models(f.model_path)
     flags = quantized.without_quant(flags)
     names = short_names(paths)
     loaded = {n: networks.from_checkpoint(p, flags) for n, p in zip(names, paths)}
@@ -120,10 +123,27 @@ def exposure(flags, folder: str) -> dict:
     casting, models = networks.autocast(flags, dist_util.dev()), []
     with Finished(os.path.join(folder, "exposure_parts")) as finished:
         for path, (name, network) in zip(paths, loaded.items()):
-            with quantized.rounded(network[0], path, flags), casting():
+            with contextlib.ExitStack() as held:
+                held.enter_context(quantized.rounded(network[0], path, flags))
+                if move:
+                    start = _start(name, path, network[0], x_start, labels, flags)
+                    distance = float(held.enter_context(moves.held(start, move)))
+                    logger.log(f"{name} moved by {move}: ||w' - w|| is {distance:.4g}")
+                held.enter_context(casting())
                 subject = _chains(name, path, *network, x_start, labels, flags)
+                subject.key += f" {start.key_of(move)}" if move else ""
                 models.append(measured(measure, subject, finished, len(paths))[0])
     return {"settings": settings(flags)} | exposures.about(x_start, labels, network[1], models)
+
+
+def _start(name, path, model, x_start, labels, flags) -> moves.Start:
+    """What --move begins at: the network, its training's loss on the images of the study, and the
+    weights of --average_path."""
+    labels = labels if model.num_classes is not None else {}
+    how = {"seed": flags.run.seed, "batch_size": flags.exposure.batch_size}
+    images, chain = (x_start, labels, len(x_start)), networks.chain_of(path, flags)
+    subject = of_chain(name, path, model, chain, images, dtype=networks.dtype_of(flags), **how)
+    return moves.Start(subject, sources.average(flags.exposure.average_path, path, model, flags))
 
 
 def write_exposure(flags, record: dict, folder: str) -> list[str]:

@@ -49,6 +49,22 @@ def weights_at(path: str, flags) -> list[Tensor]:
         return [w.detach().clone() for w in model.parameters()]
 
 
+def average(file: str, path: str, model, flags) -> list[Tensor] | None:
+    """Load the weights of another file of the network of `path`, beside it if `file` is a bare
+    name; None for no file. ValueError if it is another network's."""
+    if not file:
+        return None
+    file = file if os.path.dirname(file) else os.path.join(os.path.dirname(path), file)
+    other, _ = networks.from_checkpoint(file, flags, flag="average_path")
+    shapes = [[(name, w.shape) for name, w in m.named_parameters()] for m in (model, other)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"--average_path {file} is of another network than {path}: expected an average, or "
+            "another step, of the same training"
+        )
+    return [w.detach() for w in other.parameters()]
+
+
 def subject_of(name: str, path: str, model, diffusion, flags, images) -> Subject:
     """Put the network of a checkpoint on the images of a study: `images` as `load_images`."""
     f, dtype, key = flags.flatness, networks.dtype_of(flags), functools.partial(key_of, flags)

@@ -162,6 +162,15 @@ class HESSIAN(frame.Measure):
 def _lanczos(subject, count: int, exact: bool) -> dict:
     """Find eigenvalues, residuals and what each image adds. The second derivative of the loss along
     a vector, found without gradients, is another answer: a residual has the difference, too."""
+    values, residuals, vectors = top(subject, count, exact)
+    each = torch.stack([subject.curvatures(v, exact) for v in vectors])
+    means = subject.means(each, [subject.terms[0]] * len(each))[:, 0]
+    residuals = torch.hypot(residuals, means - values).tolist()
+    return {"eigenvalues": values.tolist(), "residuals": residuals, "each": [*map(packed, each)]}
+
+
+def top(subject, count: int, exact: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `hessian.top_eigenvalues` of the headline: by all ranks together, with a bar."""
     product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
     hidden = subject.hidden or dist_util.rank() > 0
@@ -174,9 +183,4 @@ def _lanczos(subject, count: int, exact: bool) -> dict:
 
         place = (dist_util.rank(), dist_util.world_size(), dist_util.all_reduce_sum)
         place = Place(*place, subject.device, torch.float32)
-        found = hessian.top_eigenvalues(counted, size, count, subject.seed, steps, place=place)
-    values, residuals, vectors = found
-    each = torch.stack([subject.curvatures(v, exact) for v in vectors])
-    means = subject.means(each, [subject.terms[0]] * len(each))[:, 0]
-    residuals = torch.hypot(residuals, means - values).tolist()
-    return {"eigenvalues": values.tolist(), "residuals": residuals, "each": [*map(packed, each)]}
+        return hessian.top_eigenvalues(counted, size, count, subject.seed, steps, place=place)

@@ -181,22 +181,22 @@ class Subject:
         gradients, or `exact`, twice differentiated."""
 
         def of(step: Tensor, part: tuple[Any, Tensor]) -> Tensor:
-            given = functools.partial(self._mean_of, part), self.weights, step
+            given = functools.partial(self.mean_of, part), self.weights, step
             if exact:
                 return hessian.hessian_vector_product(*given)
             return differences.of_gradients(*given, self.spare)
 
-        summed = functools.partial(self._summed, of, self._parts(exact))
+        summed = functools.partial(self.summed, of, self.parts(exact))
         if exact:
             return summed
         return differences.product(summed, float(self.at_w[0, 0]), self.weights)
 
-    def _mean_of(self, part: tuple[Any, Tensor]) -> Tensor:
+    def mean_of(self, part: tuple[Any, Tensor]) -> Tensor:
         """What a part of the draws adds to the mean of the headline, for autograd."""
         draws, weight = part
         return (self.headline_of(draws) * weight).sum() / self.size
 
-    def _summed(self, of: Callable, parts: list, vector: Tensor) -> Tensor:
+    def summed(self, of: Callable, parts: list, vector: Tensor) -> Tensor:
         """Sum of(vector, part) [n] over batches in their order, whichever rank has computed one,
         in the vector's dtype and on its device."""
         total, nothing = torch.zeros_like(vector), torch.zeros_like(vector, device=self.device)
@@ -210,7 +210,7 @@ class Subject:
     def curvatures(self, vector: Tensor, exact: bool = False) -> Tensor:
         """Return v . H_i v, float64 [N], of the headline of each example; by all ranks together: by
         differences of losses, or `exact`, twice differentiated."""
-        parts = [draws for draws, _ in self._parts(exact)]
+        parts = [draws for draws, _ in self.parts(exact)]
         factor = 1.0  # from the first examples on every rank, so that all take the same
         if not exact:
             first = functools.partial(self.headline_of, parts[0])
@@ -226,7 +226,7 @@ class Subject:
             return hessian.curvatures(losses, self.weights, step).double()
         return differences.curvatures(losses, self.weights, step, self.spare)
 
-    def _parts(self, exact: bool) -> list[tuple[Any, Tensor]]:
+    def parts(self, exact: bool) -> list[tuple[Any, Tensor]]:
         """Return the draws in batches, each with the weights of its examples."""
         weight = self.plan.weight.float().to(self.device)
         count = self._hessian_batch if exact else self._gradient_batch

@@ -81,6 +81,29 @@ def sample_images(
     `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None. `cond_fn`:
     guidance, as in `samplers`. `model_kwargs`: tensors [N, ...] for the network and cond_fn.
     """
+    how = {"seed": seed, "sampler": sampler, "labels": labels}
+    how |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn}
+    x = last(walks(model, diffusion, indices, shape, **how, **model_kwargs))
+    x = x.cpu()  # the one wait of a batch
+    finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
+    return to_uint8(x).numpy()
+
+
+def walks(
+    model,
+    diffusion,
+    indices,
+    shape,
+    *,
+    seed=0,
+    sampler="ddpm",
+    labels=None,
+    clip_denoised=True,
+    cond_fn=None,
+    **model_kwargs,
+):
+    """What the sampler gives for images of these indices at t = T-1 .. 0, as `samplers.walk`; the
+    arguments are those of `sample_images`."""
     device = dist_util.dev()
     noise = ImageNoise(seed, indices, device)
     step, knobs = step_of(sampler)
@@ -89,10 +112,7 @@ def sample_images(
     given = {name: value.to(device) for name, value in model_kwargs.items()}
     x_t = begun(diffusion, noise(torch.empty(len(indices), *shape, device=device)))
     knobs |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn, "model_kwargs": given}
-    x = last(walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs))
-    x = x.cpu()  # the one wait of a batch
-    finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
-    return to_uint8(x).numpy()
+    return walk(diffusion, step, model, x_t.shape, x_t, device=device, randn=noise, **knobs)
 
 
 def draw_labels(indices, seed, labels):

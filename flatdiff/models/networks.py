@@ -1,5 +1,6 @@
 """Flags or a checkpoint -> network and chain, placed on this rank's device."""
 
+import dataclasses
 import functools
 import getpass
 import math
@@ -120,6 +121,17 @@ class _Compiled:
         if not torch.is_tensor(value) or value.shape[:1] != (count,):
             return value
         return torch.cat([value] * math.ceil(self.largest / count))[: self.largest]
+
+
+def chain_of(path, flags, steps=None):
+    """The chain of a checkpoint at its training's timesteps, whatever the flags sample at; or as
+    `steps`, a --timestep_respacing, says."""
+    trained, source = checkpoint.config_of(path)
+    chain, known = flags.diffusion, trained.get("diffusion", {})
+    if known:
+        chain = config.as_trained(type(chain), known, flags.given, source)
+    steps = known.get("timestep_respacing", "") if steps is None else steps
+    return create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
 def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):

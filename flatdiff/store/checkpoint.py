@@ -87,7 +87,7 @@ def _folder(path: str) -> str:
     return bf.dirname(path) or "."
 
 
-def _names(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
     """The names in a folder; none if there is no such folder. blobfile's listdir also looks at the
     files, of which another rank's may be gone by then."""
     listdir = bf.listdir if is_remote(folder) else os.listdir
@@ -241,7 +241,7 @@ def _contents(folder: str) -> str:
     steps = complete_steps(folder)
     if steps:
         return f"complete steps in {folder}: {', '.join(map(str, steps[-10:]))}"
-    names = [name for name in _names(folder) if name.endswith((".pt", ".safetensors"))]
+    names = [name for name in names_in(folder) if name.endswith((".pt", ".safetensors"))]
     return f"{folder} has no complete step; its checkpoints: {', '.join(names[-10:]) or 'none'}"
 
 
@@ -253,7 +253,7 @@ def complete_steps(folder: str) -> list[int]:
 
 def step_files(folder: str) -> dict[str, int]:
     """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
-    return {n: int(found[1]) for n in _names(folder) if (found := STEP_FILE.fullmatch(n))}
+    return {n: int(found[1]) for n in names_in(folder) if (found := STEP_FILE.fullmatch(n))}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:
@@ -282,6 +282,6 @@ def prune(folder: str, keep_last: int, keep: Iterable[str] = ()) -> None:
 
 def clean(folder: str) -> None:
     """Delete what a killed `save` left unfinished. For the start of a run, on one rank."""
-    for name in _names(folder):
+    for name in names_in(folder):
         if name.endswith(PART):
             bf.remove(bf.join(folder, name))

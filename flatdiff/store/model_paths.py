@@ -35,7 +35,9 @@ def _of_diffusers(folder: str) -> bool:
 def _may_be_weights(path: str) -> bool:
     """Whether a file is none of the others of a run, which a * takes in too."""
     name = os.path.basename(path)
-    return name.endswith((".pt", ".safetensors")) and not name.startswith(("opt", "state"))
+    return name.endswith((".pt", ".safetensors")) and not name.startswith(
+        ("opt", "state", "snapshot")
+    )
 
 
 def short_names(paths: list[str]) -> list[str]:

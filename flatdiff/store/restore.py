@@ -156,9 +156,9 @@ def load_optimizer(
         raise ValueError("this is not an optimizer file: it has no param_groups. Give opt*.pt")
     groups = optimizer.state_dict()["param_groups"]
     saved, live = ({n for g in gs for n in g} for gs in (state_dict["param_groups"], groups))
-    for own, other in ((saved, live), (live, saved)):
-        if "betas" in own - other and "momentum" in other - own:
-            raise ValueError("it is of another kind of optimizer: give its --base_optimizer")
+    kinds = [{"betas", "momentum"} & of for of in (saved, live)]
+    if kinds[0] != kinds[1] and all(kinds):
+        raise ValueError("it is of another kind of optimizer: give its --base_optimizer")
     count = sum(len(group["params"]) for group in state_dict["param_groups"])
     state, is_adam = state_dict["state"], isinstance(optimizer, torch.optim.AdamW)
     if is_adam and count == 2 and len(named) != 2:
@@ -169,12 +169,21 @@ def load_optimizer(
             " another network. Use that network's flags, or start with --init_from"
         )
     if not is_adam:
-        return optimizer.load_state_dict({"state": state, "param_groups": groups})
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+        return _lay_out(optimizer)
     placed = {
         i: {key: _like(*named[i], key, entry[key]) for key in ("step", "exp_avg", "exp_avg_sq")}
         for i, entry in state.items()
     }
     optimizer.load_state_dict({"state": placed, "param_groups": groups})
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give each tensor of its state that is like a weight that weight's memory layout."""
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.shape == weight.shape:
+                state[key] = torch.empty_like(weight, requires_grad=False).copy_(value)
 
 
 def _split_flat(state: Mapping[int, Any], named: list[tuple[str, Tensor]]) -> dict[int, Any]:

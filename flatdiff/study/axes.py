@@ -31,7 +31,13 @@ def gradients(flags) -> list[dict[str, Any]]:
     named = {}
     for text in parse.parts(flags.study.gradient):
         changed = entry("gradient", text, config.TrainFlags, NOT_FOR_STUDIES)
-        crossed = changed["optimizer"] != PLAIN and "rho" not in changed
+        radius = choices.entry(choices.GRADIENTS, changed["optimizer"]).radius
+        if "rho" in changed and not radius:
+            raise ValueError(
+                f"--gradient {text!r}: {changed['optimizer'].split()[0]} finds its radius itself: "
+                "leave rho out"
+            )
+        crossed = changed["optimizer"] != PLAIN and "rho" not in changed and radius
         for each in [changed | {"rho": rho} for rho in radii] if crossed else [changed]:
             named[name_of(each)] = each
     if not named:
@@ -168,7 +174,8 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
 
 def climbs(train: config.TrainFlags) -> bool:
     """Whether its gradient is another than plain Adam's."""
-    return train.optimizer != PLAIN and train.rho > 0
+    by_rho = choices.entry(choices.GRADIENTS, train.optimizer).radius
+    return train.optimizer != PLAIN and (train.rho > 0 or not by_rho)
 
 
 def cost(train: config.TrainFlags) -> float:

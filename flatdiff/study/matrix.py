@@ -30,7 +30,12 @@ VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
 LOOKED_AT = 1000  # images in the fingerprint of the data
-LEFT = {"flatness": "flatness.json", "exposure": "exposure_bias.json"}  # by the verbs of measures
+LEFT = {  # by the verbs of measures
+    "flatness": "flatness.json",
+    "exposure": "exposure_bias.json",
+    "perturbed-samples": "perturbed_samples.json",
+}
+SAMPLING = {"exposure": config.ExposureFlags, "perturbed": config.PerturbedFlags}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +202,9 @@ class Cells:
             if training.objective or self.study.sampler:
                 calls[f"fd_{name}"] = objectives.calls(chain, what[0], what[2])
         cells |= self._again(training, average, first, made_of, aside)
-        for kind, measure in MEASURES.items():
-            more = _unless_default(config.ExposureFlags, first) if kind == "exposure" else {}
+        asked = ((k, m) for k, m in MEASURES.items() if not m.asked or vars(self.study)[m.asked])
+        for kind, measure in asked:
+            more = _unless_default(SAMPLING[kind], first) if kind in SAMPLING else {}
             for name, text in measure.cells.items():
                 cells[name] = self._measured(kind, measure, text, more, made_of, aside)
         return Model(training, average, cells | {"floor": self.floor}, calls)
@@ -262,12 +268,14 @@ class Cells:
 
     def _measured(self, kind, measure: Measure, text: str, told: dict, made_of, aside) -> Cell:
         """A measure of the registry, with the flags of one of its `cells`, and those `told`."""
-        study = vars(self.study) | self.lists
+        study = vars(self.study) | self.lists | {"features": axes.features_of(self.flags)}
         words = [word.format(**study) for word in text.split()]
         own = {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2])}
         counted, more = changed(self.flags.data)
         flags = self.measured | counted | {"num_images": self.study.num_images} | own | told
         flags |= {"flatness": kind} if measure.verb == "flatness" else {}
+        if "features" in own and self.study.inception_weights:
+            more["inception_weights"] = self.study.inception_weights
         what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
         return Cell(kind, *what, LEFT[measure.verb])
 

@@ -90,7 +90,8 @@ class Report:
         self.models, self.rows, self.found, self.settings = models, rows, found, settings
         self.summary, self.several = summary(rows), len(claims.by_objective(rows)) > 1
         self.distance = metric_name(settings["features"])
-        self.verbs = list(dict.fromkeys(m.verb for m in measures_of().values()))
+        there = (m for m in measures_of().values() if m.cells.keys() & models[0].cells.keys())
+        self.verbs = list(dict.fromkeys(m.verb for m in there))
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
         self.scatter = replicates.of_models(models, rows)
         self.files: dict[str, bytes] = {}

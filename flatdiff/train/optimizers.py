@@ -15,6 +15,19 @@ def adamw(weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.
     return _AdamW(weights, lr=lr, weight_decay=weight_decay, fused=True)
 
 
+def sgd(
+    weights: list[Tensor],
+    lr: float,
+    weight_decay: float,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """PyTorch's stochastic gradient descent (Sutskever et al. 2013); weight_decay is a term of the
+    gradient, not AdamW's."""
+    how = {"weight_decay": weight_decay, "momentum": momentum, "nesterov": nesterov}
+    return torch.optim.SGD(weights, lr=lr, **how)
+
+
 class _AdamW(torch.optim.AdamW):
     """AdamW that shows its fused kernel channels_last weights in the order of memory.
 

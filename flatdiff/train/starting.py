@@ -9,11 +9,14 @@ import os
 
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
+from ..flags import choices
+from ..flags.choices import GRADIENTS
 from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
 from ..models.run_util import open_dataset, open_log
 from ..store import checkpoint
 from ..world import dist_util, logger
+from .averages import room
 from .train_util import TrainLoop
 
 
@@ -177,6 +180,7 @@ def describe(flags, loop, dataset):
     if swa := loop.swa:
         averages.append(f"SWA of every {swa.window} steps from step {swa.start}")
     averages += filter(None, train.averages.split(","))
+    averages += [room(loop)] if train.posthoc_ema else []
     until = f"from step {loop.step} to step {loop.end_step}"
     if loop.end_step == math.inf:
         until = "trains until stopped (--end_step N ends it)"
@@ -212,14 +216,14 @@ def _objective(diffusion):
 
 
 def _gradient(train):
-    """ "adam-sam with rho 0.1, every 5 steps"."""
-    if train.optimizer == "adam":
-        return "adam"
-    climbs = train.sam_share < 1 and train.optimizer != "adam-msam"
+    """ "adam-sam with rho 0.1, every 5 steps"; what is not AdamW's steps behind it."""
+    gradient = choices.entry(GRADIENTS, train.optimizer)
+    climbs = gradient is not GRADIENTS["adam"]
     parts = {
-        f"{train.optimizer} with rho {train.rho}": True,
-        f"every {train.sam_every} steps": train.sam_every > 1,
-        f"from step {train.sam_start} on": train.sam_start > 0,
-        f"climbing on {train.sam_share:g} of the batch": climbs,
+        train.optimizer + (f" with rho {train.rho}" if climbs and gradient.radius else ""): True,
+        f"every {train.sam_every} steps": climbs and train.sam_every > 1,
+        f"from step {train.sam_start} on": climbs and train.sam_start > 0,
+        f"climbing on {train.sam_share:g} of the batch": train.sam_share < 1 < gradient.passes,
+        f"steps of {train.base_optimizer}": train.base_optimizer != TrainFlags.base_optimizer,
     }
     return ", ".join(text for text, told in parts.items() if told)

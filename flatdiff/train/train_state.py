@@ -7,9 +7,12 @@ data are functions of seed and step, and need no bytes.
 
 import os
 
+import torch
+
 from ..store import checkpoint, disk, finite, restore
 from ..weights.averaging import EMA
 from ..world import dist_util, logger
+from . import climbing
 
 DIVERGED = (
     "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
@@ -57,11 +60,14 @@ def resume(loop, path, find_ema):
         file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
         _resume_average(loop, average, file)
+    loop.posthoc_run = rest.get("posthoc_run", 0)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
         with disk.reading(state):
             loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
+    if climbing.remembers(loop):
+        loop.memory |= _memory(loop, rest.get("gradient", {}), state)
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
             logger.log(
@@ -74,8 +80,12 @@ def _rest(loop):
     rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
+    if loop.posthoc_run:
+        rest["posthoc_run"] = loop.posthoc_run
     known = {label: average.progress() for label, average in loop.averages.items()}
     rest |= {label: progress for label, progress in known.items() if progress}
+    if loop.memory:
+        rest["gradient"] = {name: _named(loop, held) for name, held in loop.memory.items()}
     if hasattr(loop.schedule_sampler, "state_dict"):
         rest["schedule_sampler"] = loop.schedule_sampler.state_dict()
     return rest
@@ -86,7 +96,7 @@ def _checked(rest, file):
     if rest is None:
         return {}
     with disk.reading(file):
-        counts = [rest["step"], rest["seed"], rest["global_batch"]]
+        counts = [rest["step"], rest["seed"], rest["global_batch"], rest.get("posthoc_run", 0)]
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
@@ -105,6 +115,18 @@ def _resume_average(loop, average, file):
             found = restore.fitting(_named(loop, average.weights), held, file)
         for weight, name in zip(average.weights, loop.names):
             weight.copy_(found[name])
+
+
+def _memory(loop, saved, file):
+    """A gradient's memory, as `_rest` gave it, in the layout of the weights."""
+    memory = {}
+    for name, held in saved.items():
+        with disk.reading(file):
+            found = restore.fitting(_named(loop, loop.weights), held, file)
+        tensors = [torch.empty_like(w, requires_grad=False) for w in loop.weights]
+        torch._foreach_copy_(tensors, [found[name] for name in loop.names])
+        memory[name] = tensors
+    return memory
 
 
 def _correct_number(loop):

@@ -6,7 +6,6 @@ other, and of the optimizer that takes the steps. A step's randomness is a funct
 """
 
 import functools
-import inspect
 import math
 from contextlib import contextmanager, nullcontext
 
@@ -16,18 +15,20 @@ from tqdm import tqdm
 from ..chain.resample import UniformSampler, draw
 from ..data import image_files
 from ..flags import choices
-from ..flags.choices import AVERAGES, GRADIENTS, OPTIMIZERS
+from ..flags.choices import GRADIENTS, OPTIMIZERS
 from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
 from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
-from ..weights.averaging import EMA, SWA, caution, parse_rates
+from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import optimizers, train_state
+from . import climbing, curvature, train_state
+from .averages import averages_of, snapshot
+from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
@@ -99,8 +100,9 @@ class TrainLoop:
         self.follow = choices.bound(GRADIENTS, self.optimizer)
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
-        refuse_without_momenta(self)
-        self.step = self.resume_step = 0
+        self.memory = {}  # of the gradient: lists of tensors, by name
+        climbing.refuse(self)
+        self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
         if source := self.resume_checkpoint or self.init_from:
             restore.load_weights(model, dist_util.load_state_dict(source), source)
@@ -157,6 +159,8 @@ class TrainLoop:
                     bar.set_postfix(self.log_step(bar.format_dict["rate"]))
                 if self.sample_interval and (self.step % self.sample_interval == 0 or last):
                     self.draw_samples()
+                if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
+                    snapshot(self, get_blob_logdir())
                 if self.step % self.save_interval == 0 or last:
                     self.save()
 
@@ -174,7 +178,8 @@ class TrainLoop:
             null_label=self.null_label,
         )
         seen, terms = self.gradient(batch_draw)
-        norm, taken = self.optimize()
+        with curvature.watched(self, batch_draw):
+            norm, taken = self.optimize()
         if taken:
             self.average()
         self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
@@ -185,21 +190,14 @@ class TrainLoop:
     def gradient(self, batch_draw):
         """Leave the gradient in `.grad`; returns the loss terms per image, and of which draws.
 
-        They are those of the first pass: at the weights (of adam-msam: at the moved weights).
+        They are those of the first pass: at the weights (of a climb in one pass: where it went).
         """
         closure = functools.partial(self.forward_backward, batch_draw)
         since = self.step - self.sam_start
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        terms = self.follow(
-            closure,
-            self.weights,
-            rho=self.rho,
-            ascent=functools.partial(self.forward_backward, seen, sync=self.sam_sync),
-            momenta=functools.partial(optimizers.momenta, self.opt, self.weights),
-            look=self.climbs,
-        )
+        terms = self.follow(closure, self.weights, **climbing.given(self, seen))
         return seen, terms
 
     def forward_backward(self, batch_draw, sync=True):
@@ -285,17 +283,6 @@ class TrainLoop:
             train_state.save(self, get_blob_logdir())
 
 
-def averages_of(train, weights):
-    """The averages of a TrainFlags by the labels of their files: ema_RATE, swa, average_NAME."""
-    found = {f"ema_{rate}": EMA(weights, rate) for rate in parse_rates(train.ema_rate)}
-    if train.use_swa:
-        found["swa"] = SWA(weights, train.swa_window, train.swa_start)
-    for text in filter(None, map(str.strip, train.averages.split(","))):
-        label = "_".join(["average", *text.split()])
-        found[label] = choices.bound(AVERAGES, text)(weights)
-    return found
-
-
 def end_of(train):
     """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
     end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
@@ -305,23 +292,3 @@ def end_of(train):
             "give lr_anneal_steps of at least end_step, or 0"
         )
     return end
-
-
-def refuse_without_momenta(loop):
-    """ValueError for a gradient along a momentum that the optimizer does not have."""
-    needs = "momenta" in inspect.signature(loop.follow).parameters
-    if needs and not optimizers.keeps_momenta(loop.opt):
-        raise ValueError(
-            f"--optimizer {loop.optimizer} looks along the last momentum, and --base_optimizer "
-            f"{loop.base_optimizer} keeps none: give it a momentum, or take another gradient"
-        )
-
-
-def num_ascent(share, batch_size):
-    """How many images of a batch SAM climbs on; ValueError unless the share is in (0, 1]."""
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"sam_share is {share}; expected the share of the batch that the ascent's gradient is "
-            "of, above 0 and up to 1 (off)"
-        )
-    return math.ceil(share * batch_size)

@@ -1,8 +1,8 @@
 """Averages of weights along training: average <- lerp(average, weights, coefficient).
 
 EMA keeps the share `rate` of itself: coefficient 1 - rate. SWA is the equal-weight mean of what it
-has been shown: coefficient 1 / (count + 1). An average sees a list of tensors, and knows neither
-their names nor when it is updated.
+has been shown: coefficient 1 / (count + 1). Power is an EMA whose memory grows with the training.
+An average sees a list of tensors, and knows neither their names nor when it is updated.
 """
 
 import math
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .posthoc import gamma_of
 
 STALE = 0.05  # share of its first weights above which an EMA is none of the later ones
 
@@ -118,6 +120,26 @@ class SWA(Average):
     @property
     def coefficient(self) -> float:
         return 1 / (self.count + 1)
+
+
+class Power(Average):
+    """Power-function EMA (Karras et al. 2024, section 3.1): update t keeps (1 - 1/t)^(gamma + 1).
+
+    The weights given at the start are only a shape; the first update replaces them.
+    sigma_rel: its width as a share of the updates so far, in (0, 0.2887): see `posthoc.gamma_of`.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], sigma_rel: float = 0.1):
+        super().__init__(weights)
+        self.sigma_rel, self.gamma = sigma_rel, gamma_of(sigma_rel)
+
+    @property
+    def started(self) -> bool:
+        return self.count > 0
+
+    @property
+    def coefficient(self) -> float:
+        return 1 - (1 - 1 / (self.count + 1)) ** (self.gamma + 1)
 
 
 def caution(rate: float, updates: int) -> str:

@@ -52,6 +52,31 @@ def curvatures(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: 
         return torch.autograd.grad(slope, factors)[0]
 
 
+def along(
+    losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(g_i . v, v . H_i v), both [N]: slope and curvature along v of each of losses() [N].
+
+    As `curvatures`, with the slopes, which are linear in c too, for one more pass.
+    """
+    with twice_differentiable():
+        each = losses()
+        factors = torch.ones_like(each, requires_grad=True)
+        slope = _slope((factors * each).sum(), weights, vector)
+        (slopes,) = torch.autograd.grad(slope, factors, retain_graph=True)
+        (twice,) = torch.autograd.grad(_slope(slope, weights, vector), factors)
+    return slopes, twice
+
+
+def slopes(losses: Callable[[], Tensor], weights: Sequence[Tensor], vector: Tensor) -> Tensor:
+    """g_i . v [N], g_i the gradient of each of losses() [N] at the weights."""
+    with twice_differentiable():
+        each = losses()
+        factors = torch.ones_like(each, requires_grad=True)
+        slope = _slope((factors * each).sum(), weights, vector)
+        return torch.autograd.grad(slope, factors)[0]
+
+
 def top_eigenvalues(
     product: Product,
     size: int,

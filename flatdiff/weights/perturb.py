@@ -143,10 +143,10 @@ def noise(
     key = seed_of(seed, PERTURB, draw)
     for i, w in enumerate(weights):
         z = add_(torch.zeros(w.shape, dtype=torch.float32, device=w.device), 1.0, key, stream=i)
-        yield z * (_filter_norms(w) / _filter_norms(z)) if filterwise else z
+        yield z * (filter_norms(w) / filter_norms(z)) if filterwise else z
 
 
-def _filter_norms(w: Tensor) -> Tensor:
+def filter_norms(w: Tensor) -> Tensor:
     """Norms of the slices w[k], shaped [K, 1, ..., 1]; of the whole if w has one dimension."""
     dims = tuple(range(1, w.ndim)) or None
     return torch.linalg.vector_norm(w.detach(), dim=dims, keepdim=True)

@@ -3,6 +3,7 @@
     SAM  (Foret et al. 2021, eq. 2):  g(w + eps),  eps = rho g / ||g||
     ASAM (Kwon et al. 2021, Alg. 1):  g(w + eps),  eps = rho w^2 g / || |w| g ||
     MSAM (Becker et al. 2024, Alg. 1):  g(w + eps),  eps = -rho m / ||m||,  m the momentum
+    LE-SAM (arXiv 2605.10183):  rho = rise / ||g||, which a rise of the loss gives, not a length
 
 It knows a list of weights and a closure: no batch, no loss, no ranks.
 """
@@ -19,6 +20,7 @@ from .perturb import Perturbation, along, at
 
 Result = TypeVar("Result")
 Look = Callable[[list[Tensor], list[Tensor]], None]
+Radius = Callable[[Tensor, list[Tensor]], Tensor]  # of the gradient's norm and the weights
 
 
 def sam_gradient(
@@ -45,6 +47,21 @@ def sam_gradient(
     _check(rho)
     if rho == 0:
         return closure()
+    return ridge_gradient(closure, weights, lambda g, _: climb(g, rho, adaptive), ascent, look)
+
+
+def ridge_gradient(
+    closure: Callable[[], Result],
+    weights: Sequence[Tensor],
+    climb_of: Callable[[list[Tensor], list[Tensor]], Perturbation],
+    ascent: Callable[[], Result] | None = None,
+    look: Look | None = None,
+) -> Result:
+    """Leave in `.grad` the gradient at the perturbation that `climb_of` makes of the first one.
+
+    climb_of: of the first gradients, which it may use up, and of the weights that have one. All
+    else is as in `sam_gradient`.
+    """
     result = (closure if ascent is None else ascent)()
     moving = [w for w in weights if w.grad is not None]
     if not moving:
@@ -55,7 +72,7 @@ def sam_gradient(
     grads = [w.grad for w in moving]
     for w in moving:
         w.grad = None
-    with _ridge(moving, climb(grads, rho, adaptive), look):
+    with ridge(moving, climb_of(grads, moving), look):
         closure()
     return result
 
@@ -76,7 +93,7 @@ def msam_gradient(
     _check(rho)
     if not momenta:
         return closure()
-    with _ridge(list(weights), climb(list(torch._foreach_neg(momenta)), rho), look):
+    with ridge(list(weights), climb(list(torch._foreach_neg(momenta)), rho), look):
         return closure()
 
 
@@ -86,7 +103,7 @@ def _check(rho: float) -> None:
 
 
 @contextlib.contextmanager
-def _ridge(weights: list[Tensor], move: Perturbation, look: Look | None) -> Iterator[None]:
+def ridge(weights: list[Tensor], move: Perturbation, look: Look | None) -> Iterator[None]:
     """Hold the weights at w + eps inside the block."""
     saved = [torch.empty_like(w) for w in weights]
     with at(weights, move, saved, measure=False):
@@ -95,16 +112,17 @@ def _ridge(weights: list[Tensor], move: Perturbation, look: Look | None) -> Iter
         yield
 
 
-def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbation:
+def climb(grads: list[Tensor], rho: float | Radius, adaptive: bool = False) -> Perturbation:
     """w' = w + eps. Uses `grads` up: overwrites them and empties the list, to free their memory."""
 
     def move(weights: list[Tensor]) -> None:
         if adaptive:
             torch._foreach_mul_(grads, weights)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        radius = rho(norm, weights) if callable(rho) else rho
         # A norm of 0 climbs nowhere. One of inf or NaN goes on into every weight and so into every
         # gradient: rho / inf would be 0, and an overflow would pass for a plain gradient.
-        scale = torch.where(norm.isfinite() & (norm > 0), rho / norm, norm)
+        scale = torch.where(norm.isfinite() & (norm > 0), radius / norm, norm)
         if adaptive:
             torch._foreach_mul_(grads, weights)
         if scale.is_cpu:  # where a number is at hand: one pass less
@@ -115,3 +133,25 @@ def climb(grads: list[Tensor], rho: float, adaptive: bool = False) -> Perturbati
         grads.clear()
 
     return move
+
+
+def radius_of(rise: float, cap: float, adaptive: bool = False, scale: float = 1.0) -> Radius:
+    """rho = rise / ||g|| (LE-SAM), by which the loss rises by `rise` to first order: rho ||g||.
+
+    With `adaptive`, ||g|| is || |w| g ||. Where the gradient vanishes rho would have no end: it is
+    at most `cap` times ||w||, or of ASAM, whose ball is in units of |w|, cap sqrt(number of
+    weights). scale: the loss scale that is in g. ValueError unless rise and cap are above 0.
+    """
+    for name, value in (("rise", rise), ("cap", cap)):
+        if not 0 < value < math.inf:
+            told = {"rise": "of the loss, to first order", "cap": "of ||w||, the longest climb"}
+            raise ValueError(f"{name} {value}: the {name} {told[name]}, must be above 0, finite")
+
+    def radius(norm: Tensor, weights: list[Tensor]) -> Tensor:
+        if adaptive:
+            size = norm.new_tensor(math.sqrt(sum(w.numel() for w in weights)))
+        else:
+            size = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(weights)))
+        return torch.minimum(rise * scale / norm, cap * size)
+
+    return radius

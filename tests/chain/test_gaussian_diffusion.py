@@ -270,11 +270,13 @@ def test_bpd_of_a_network_that_knows_the_image():
     assert (terms["xstart_mse"] == 0).all() and (terms["mse"] < 1e-5).all()
 
 
-def test_bpd_counts_down_and_adds_up():
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_bpd_counts_down_and_adds_up(at_once):
     diffusion = chain("ddim20", loss=LossType.KL)  # it ends well before pure noise
     noises = [torch.randn_like(X_START) for _ in range(20)]
     queue = iter(noises)
-    terms = diffusion.calc_bpd_loop(toy, X_START, clip_denoised=False, randn=lambda x: next(queue))
+    given = {"clip_denoised": False, "randn": lambda x: next(queue), "at_once": at_once}
+    terms = diffusion.calc_bpd_loop(toy, X_START, **given)
     for column, noise in enumerate(noises):
         t = torch.full((2,), 19 - column)
         expected = diffusion.training_losses(toy, X_START, t, noise=noise)["loss"]

@@ -281,3 +281,13 @@ def test_families_that_reach_far_enough_share_their_levels():
         probe.plan_of_log_snr(64, 9, 12, 0)
     with pytest.raises(ValueError, match="there are 5 images; expected 6 or more"):
         probe.plan_of_log_snr(5, -9, 9, 0)
+
+
+@pytest.mark.parametrize("num_images", [6, 41, 200])
+def test_the_squares_of_deviations_are_that_of_the_error(num_images):
+    plan = probe.plan(num_images, 100, 100, seed=1)
+    values = torch.rand(num_images, dtype=torch.float64) * (1 + plan.t)
+    (error,) = plan.errors(values, [torch.ones(num_images).bool()])
+    assert float(plan.deviations(values).norm()) == pytest.approx(error)
+    double = plan.deviations(2 * values + 5)
+    torch.testing.assert_close(double, 2 * plan.deviations(values))

@@ -6,6 +6,7 @@ import shlex
 import pytest
 
 from flatdiff.flags import config
+from flatdiff.flags.choices import GRADIENTS
 
 GROUPS = {
     "model": config.ModelFlags,
@@ -46,7 +47,7 @@ def test_what_was_typed_is_told_from_what_a_preset_brings(preset):
         ("--end_step 1e5", "got '1e5', expected a whole number"),
         ("--learn_sigma on", "got 'on', expected True or False"),
         ("--use_swa", "a boolean flag needs its value"),
-        ("--optimizer adam_sam", "expected one of adam, adam-sam, adam-asam, adam-msam; did you"),
+        ("--optimizer adam_sam", f"expected one of {', '.join(GRADIENTS)}; did you"),
         ("--batch_size 0", "expected 1 or more"),
         ("--rho nan", "expected 0 or more"),
         ("--rho inf", "got 'inf', expected a finite number"),

@@ -47,6 +47,8 @@ KNOBS = {  # of measures
     "LPF": dict(sigma="1e-3", noise_scale="absolute", num_draws=4),
     "MC": dict(radius="1e-2", noise_scale="filter", num_draws=4),
     "HESSIAN": dict(num_draws=2, num_eigenvalues=1),
+    "SHARPNESS": dict(noise_scale="canonical", steps=1),
+    "LEAK": dict(num_draws=4),
     "SURFACE": dict(surface_points=3, surface_range=1.0),
 }
 
@@ -84,7 +86,8 @@ def loop_of(optimizer, dtype, **flags):
     """A training that has taken one step."""
     model, diffusion = network(**flags)
     kept = {"ema_rate": "0.9", "use_swa": True, "swa_window": 1, "end_step": 99}
-    how = {"log_interval": 100, "save_interval": 100, "batch_size": BATCH, "lr": 1e-3, "rho": 0.1}
+    how = {"log_interval": 100, "save_interval": 100, "batch_size": BATCH, "lr": 1e-3}
+    how |= {"rho": 0.1} if GRADIENTS[optimizer].radius else {}
     given = {"model": model, "diffusion": diffusion, "optimizer": optimizer, "dtype": dtype}
     loop = TrainLoop(data=None, **given, **how, **kept)
     loop.rho, rho = 0, loop.rho  # one pass makes the tables and the optimizer's state, too

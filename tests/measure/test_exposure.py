@@ -205,6 +205,24 @@ def test_an_interrupted_study_goes_on(record, folder, tmp_path, monkeypatch):
     assert len(seen) == 34 + 4 * 8, "another sampler's chains are others"
 
 
+def test_all_the_way_to_another_file_is_that_file(record, folder, tmp_path):
+    """Chains, norms and losses at the moved weights are those of the other network."""
+    path, other = (str(folder / f"runs/{name}/model000007.pt") for name in "ab")
+    more = {"model_path": path, "average_path": other, "move": "towards share=1"}
+    with logger.scoped_configure(dir=str(tmp_path), format_strs=["log"]):
+        found = run.exposure(flags_of(folder, **more), str(tmp_path))["models"][0]
+    expected = record["models"][1]
+    for name in ("training", "sampling", "delta"):
+        np.testing.assert_allclose(found[name]["value"], expected[name]["value"], rtol=1e-4)
+    assert "moved by towards share=1: ||w' - w|| is" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("move", ["climb", "climb rho=0", "towards share=1"])
+def test_a_move_that_is_none_is_refused_first(folder, move):
+    with pytest.raises(ValueError, match="no one size|expected a number, not 0|--average_path"):
+        run.exposure(flags_of(folder, move=move, model_path="nowhere.pt"), "")
+
+
 def test_batches_go_back_in_order(monkeypatch):
     parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
     ranks = [parts[rank::3] for rank in range(3)]

@@ -7,7 +7,8 @@ from studies import flags_of, models_of, parse
 
 from flatdiff.flags import choices, config
 from flatdiff.study import axes
-from flatdiff.train.train_util import learning_rate, num_ascent
+from flatdiff.train.climbing import num_ascent
+from flatdiff.train.train_util import learning_rate
 
 
 @pytest.mark.parametrize("flag", ["eps_scaler", "eps_scaler_slope", "timestep_respacing", "resume"])

@@ -90,7 +90,7 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "exposure", "floor", "reference"),
+    *("LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
 }
 OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
@@ -107,7 +107,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "exposure"}),
+        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure"}),
         (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )
@@ -188,3 +188,14 @@ def test_an_average_is_trained_and_its_file_measured(data, register):
     assert "--averages" in training.argv and training.flags["averages"] == "toy every=2"
     path = models[1].cells["LPF"].aside["model_path"]
     assert path == f"{training.folder}/average_toy_every=2_000040.pt"
+
+
+def test_moved_weights_are_sampled_where_a_study_asks_for_them(data):
+    assert "perturbed" not in models_of(data)[0].cells
+    text = "climb rho=0.1,quantized"
+    told = ("--moves", text, "--features", "digits", "--sampling_steps", "7", "--sampler", "euler")
+    cell = models_of(data, *told)[0].cells["perturbed"]
+    assert cell.argv[0] == "perturbed-samples" and cell.leaves == "perturbed_samples.json"
+    flags = dict(zip(cell.argv[1::2], cell.argv[2::2]))
+    expected = {"--moves": text, "--features": "digits", "--timestep_respacing": "7"}
+    assert flags.items() >= (expected | {"--sampler": "euler"}).items()

@@ -72,3 +72,12 @@ def test_underfitting_is_a_norm_in_training_below_nine_tenths_of_the_noises():
     (row,) = rows.rows_of([model_of()])
     assert rows.underfits(row, "start") and not rows.underfits(row, "mean")
     assert not rows.underfits(row | {"noise_norm": None}, "start")
+
+
+def test_moved_weights_are_columns_of_models_that_were_moved():
+    assert not any(name.startswith("moved") for name in rows.rows_of([model_of()])[0])
+    moves = [{"kind": "climb", "fd_rise": rise, "distance": 1.0} for rise in (0.5, 1.5)]
+    model = {"correlation": {"spearman": 0.8}, "moves": moves}
+    found = {"models": [model], "correlation": {"spearman": 0.1}}
+    (row,) = rows.rows_of([model_of({"perturbed": found})])
+    assert (row["moved_r"], row["moved_climb"], row["moved_pruned"]) == (0.8, 1.0, None)

@@ -66,19 +66,9 @@ def test_the_rate_stands_where_the_loop_sets_it(name):
     assert w.tolist() == [1, 1, 1]
 
 
-class Sgd(choices.Choice):
-    """PyTorch's own, as a line of the registry."""
-
-    def load(self):
-        return lambda weights, lr, weight_decay, momentum=0.9: torch.optim.SGD(
-            weights, lr=lr, weight_decay=weight_decay, momentum=momentum
-        )
-
-
 @pytest.fixture
-def sgd(monkeypatch, quiet):
+def sgd(quiet):
     """A function that makes a training whose steps SGD takes."""
-    monkeypatch.setitem(choices.OPTIMIZERS, "sgd", Sgd("", ""))
     return functools.partial(loop, base_optimizer="sgd")
 
 

@@ -222,6 +222,11 @@ RESUMED = {
     "loss-aware": dict(schedule_sampler="loss-second-moment"),
     "bf16": dict(dtype="bf16", optimizer="adam-sam", rho=0.2, dropout=0.4),
     "fp16": dict(dtype="fp16", optimizer="adam-sam", rho=0.2),
+    "loss": dict(dtype="bf16", optimizer="adam-sam-loss rise=0.05", microbatch=3, dropout=0.4),
+    "friendly": dict(optimizer="adam-fsam decay=0.8", rho=0.2, sam_every=2, sam_share=0.5),
+    "random": dict(microbatch=3, optimizer="adam-random", rho=0.2, sam_start=2),
+    "down": dict(optimizer="adam-sam-down", rho=0.2, base_optimizer="sgd", dropout=0.4),
+    "muon": dict(optimizer="adam-msam", rho=0.2, base_optimizer="muon", weight_decay=0.1),
 }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flatdiff.weights.averaging import EMA, SWA, caution
+from flatdiff.weights.averaging import EMA, SWA, Power, caution
 
 
 def walk(steps=20):
@@ -81,7 +81,7 @@ def test_weights_are_fp32_copies_in_the_same_layout():
     assert not any(a.requires_grad for a in average.weights)
 
 
-@pytest.mark.parametrize("make", [lambda w: EMA(w, 0.9), SWA])
+@pytest.mark.parametrize("make", [lambda w: EMA(w, 0.9), SWA, Power])
 def test_saved_and_loaded_it_goes_on_bitwise(make):
     start, *path = walk()
     whole, first = make(start), make(start)
@@ -120,3 +120,25 @@ def test_an_ema_that_still_holds_its_start_is_told():
 def test_rate_out_of_range(rate):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         EMA([torch.zeros(1)], rate)
+
+
+@pytest.mark.parametrize("sigma_rel", [0.05, 0.2])
+def test_power_is_the_sum_over_its_density(sigma_rel):
+    """Update t of n has the share (t^(g + 1) - (t - 1)^(g + 1)) / n^(g + 1)."""
+    start, *path = walk()
+    power, n = Power(start, sigma_rel), len(path)
+    for weights in path:
+        power.update(weights)
+    g, t = power.gamma, torch.arange(n + 1, dtype=torch.float64)
+    shares = ((t / n) ** (g + 1)).diff()
+    for i, average in enumerate(power.weights):
+        expected = sum(share * w[i].double() for share, w in zip(shares, path))
+        torch.testing.assert_close(average.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_power_has_begun_with_its_first_update():
+    start, first = walk(2)
+    power = Power(start)
+    assert not power.started
+    power.update(first)
+    assert power.started and all(torch.equal(a, b) for a, b in zip(power.weights, first))
