@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .jackknife import NUM_GROUPS, SMALLEST, error, groups
+from . import jackknife
+from .jackknife import NUM_GROUPS
 
 ROWS = 4096  # of features held in float64 at once
 
@@ -40,17 +41,17 @@ def distance_with_error(mu: Tensor, sigma: Tensor, features: Tensor, seed: int =
     """
     moments, distance = _grouped(mu, sigma, features, NUM_GROUPS, seed)
     value = distance(moments)
-    if len(features) < SMALLEST:
+    if len(features) < jackknife.SMALLEST:
         none = float("nan")
         return {"value": value, "error": none, "infinity": none, "left_out": []}
     left_out = _without_each(moments, distance)
     middle = NUM_GROUPS // 2
     of_halves = (distance(moments[:middle]) + distance(moments[middle:])) / 2
-    infinity = 2 * value - of_halves
-    return {"value": value, "error": error(left_out), "infinity": infinity, "left_out": left_out}
+    found = {"value": value, "error": jackknife.error(left_out)}
+    return found | {"infinity": 2 * value - of_halves, "left_out": left_out}
 
 
-def jackknife(
+def left_out(
     mu: Tensor, sigma: Tensor, features: Tensor, num_groups: int, seed: int = 0
 ) -> tuple[float, list[float]]:
     """The distance from the normal (mu, sigma) to samples [N, D], and that without each group.
@@ -65,13 +66,14 @@ def jackknife(
 def _grouped(mu, sigma, features, num_groups, seed):
     """The moments of each group of samples, and the distance of some groups together."""
     shift = features.double().mean(0)
-    parts = groups(len(features), seed, num_groups)
+    parts = jackknife.groups(len(features), seed, num_groups)
+    moments = [_moments(features[part.to(features.device)], shift) for part in parts]
     factor = _factor(sigma)
 
     def distance(groups):
         return _distance(mu, factor, *_join(groups, shift))
 
-    return [_moments(features[part.to(features.device)], shift) for part in parts], distance
+    return moments, distance
 
 
 def _without_each(moments, distance):

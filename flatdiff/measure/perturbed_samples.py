@@ -88,7 +88,7 @@ class Sampled:
     def distance(self, pool: Tensor) -> dict:
         """Return the Frechet distance of the features, "fd", and those without a group each."""
         given = [x.to(self.features.device) for x in (*self.reference, pool)]
-        fd, parts = frechet.jackknife(*given, GROUPS, self.start.subject.seed)
+        fd, parts = frechet.left_out(*given, GROUPS, self.start.subject.seed)
         return {"fd": fd, "fd_parts": parts}
 
 

@@ -10,7 +10,7 @@ from flatdiff.judge.frechet import (
     distance_with_error,
     floor,
     frechet_distance,
-    jackknife,
+    left_out,
     statistics,
 )
 
@@ -131,7 +131,7 @@ def test_the_distance_does_not_depend_on_the_groups():
 def test_without_each_group_is_the_distance_of_the_others():
     features = tensors(RNG.standard_normal((60, 3)))[0]
     mu, sigma = tensors(np.ones(3), np.eye(3))
-    value, without = jackknife(mu, sigma, features, 5, seed=2)
+    value, without = left_out(mu, sigma, features, 5, seed=2)
     assert value == pytest.approx(frechet_distance(*statistics(features), mu, sigma))
     groups = np.array_split(np.random.default_rng(2).permutation(60), 5)
     for group, found in zip(groups, without):
@@ -146,7 +146,7 @@ def test_the_jackknife_of_a_rise_is_the_scatter_of_other_samples():
     for _ in range(100):
         start = 0.3 + RNG.standard_normal((200, 4))
         moved = 1.2 * start + 0.2 + 0.5 * RNG.standard_normal((200, 4))
-        found = [jackknife(mu, sigma, *tensors(x), 25) for x in (moved, start)]
+        found = [left_out(mu, sigma, *tensors(x), 25) for x in (moved, start)]
         (a, a_parts), (b, b_parts) = found
         rises.append(a - b)
         errors.append(np.sqrt(24 * np.var(np.subtract(a_parts, b_parts))))
