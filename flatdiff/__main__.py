@@ -14,6 +14,7 @@ VERBS = {
     "sample-quant": "scripts/image_sample_quant.py",
     "flatness": "scripts/flatness.py",
     "exposure": "scripts/exposure_bias.py",
+    "exposure-bench": "scripts/exposure_bench.py",
     "perturbed-samples": "scripts/perturbed_samples.py",
     "nll": "scripts/image_nll.py",
     "evaluate": "evaluations/evaluator.py",
