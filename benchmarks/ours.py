@@ -70,6 +70,19 @@ class Flatdiff(Peer):
         if self.loop.climbs.num_climbs == climbs:
             raise RuntimeError("a step of SAM did not climb")
 
+    def step(self, gradient: str = "adam", base: str = "adamw", look: bool = False):
+        """A step along any gradient, by any optimizer, which stays; `look`: at its curvature."""
+        self.follow(gradient)
+        adamw, self.loop.opt = self.loop.opt, self.optimizer(base)
+        self.loop.curvature_interval = int(look)
+        self.loop.run_step(self.images, {})
+        self.loop.opt, self.loop.curvature_interval = adamw, 0
+
+    @functools.cache  # noqa: B019 - as long as the contender
+    def optimizer(self, base: str):
+        made = choices.bound(choices.OPTIMIZERS, base)
+        return self.loop.opt if base == "adamw" else made(self.loop.weights, 1e-4, 0.0)
+
     def loaded_steps(self, count: int):
         """Training steps on batches of the loader."""
         self.follow("adam")

@@ -125,6 +125,21 @@ def sam(team: Team):
     yield cost(team, "SAM step", "Adam step", *times, SAM, flops)
 
 
+def climbs(team: Team):
+    """A step of every other gradient and optimizer, and one whose curvature is looked at, over our
+    own Adam step; what a gradient costs is near its passes."""
+    from flatdiff.flags.choices import GRADIENTS, OPTIMIZERS
+
+    others = {f"{name} step": (name,) for name in GRADIENTS if name != "adam"}
+    others |= {f"{name} step": ("adam", name) for name in OPTIMIZERS if name != "adamw"}
+    others["step with a look at its curvature"] = ("adam", "adamw", True)
+    calls = {"adam": ("flatdiff", "step")}
+    calls |= {name: ("flatdiff", "step", *what) for name, what in others.items()}
+    seconds = team.interleave(calls, warmup=2)
+    for name in others:
+        yield cost(team, name, "Adam step", seconds[name], seconds["adam"], {})
+
+
 def int8(team: Team):
     """Sampling with integer convolutions; they must be as near to fp32 as their simulation.
 

@@ -13,6 +13,7 @@ CPU = {  # row -> its function, and the configs that it is measured of
     "train": (rows.train, "SCF"),
     "bf16": (rows.bf16, "SCF"),
     "sam": (rows.sam, "SC"),
+    "climbs": (rows.climbs, "S"),
     "sample": (rows.sample, "SCF"),
     "int8": (rows.int8, "SC"),
     "flatness": (rows.flatness, "SC"),

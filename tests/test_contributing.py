@@ -170,15 +170,15 @@ def test_a_gradient():
 
 
 def test_a_gradient_and_an_optimizer_train(flatdiff_run, folder, tmp_path):
-    """The state is that of SGD with this momentum, and a resumed run is the run not stopped."""
+    """The state is that of RMSprop with this momentum, and a resumed run is the run not stopped."""
     help = flatdiff_run("scripts/image_train.py", "--help")
-    assert "adam-extra: rho downhill" in help and "sgd: with momentum" in help
-    flags = ["--optimizer", "adam-extra", "--base_optimizer", "sgd momentum=0.5"]
+    assert "adam-extra: rho downhill" in help and "rmsprop: in units of the" in help
+    flags = ["--optimizer", "adam-extra", "--base_optimizer", "rmsprop momentum=0.5"]
     told = train(flatdiff_run, folder, tmp_path, *flags)
     assert "gradient: adam-extra with rho 0.05" in told
     kept = checkpoint.load(str(tmp_path / "opt000002.pt"))
     assert kept["param_groups"][0]["momentum"] == 0.5
-    assert all(s.keys() == {"momentum_buffer"} for s in kept["state"].values())
+    assert all("momentum_buffer" in s for s in kept["state"].values())
     more = ["--end_step", "4", "--resume", "auto"]
     assert "saved" in train(flatdiff_run, folder, tmp_path, *flags, *more)
     whole = tmp_path / "whole"

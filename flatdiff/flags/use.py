@@ -111,8 +111,8 @@ class PerturbedFlags(SampleFlags, FeatureFlags):
         "", "towards: another file of the network; a bare name is beside each checkpoint"
     )
     num_draws: int = part(2, "draws of random moves, in mirrored pairs", low=1)
-    num_samples: int = flag(250, "images that each move makes, of the same noise", low=50)
-    batch_size: int = aside(125, "images per rank and network call", low=1)
+    num_samples: int = flag(400, "images that each move makes, of the same noise", low=50)
+    batch_size: int = aside(100, "images per rank and network call", low=1)
     sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
     timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
     num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
@@ -228,7 +228,8 @@ class StudyFlags:
     gradient: str = flag(
         "adam,adam-sam",
         "values of --optimizer, separated by commas, each with other flags of training as "
-        "name=value after a blank: adam-sam,adam-sam sam_sync=True",
+        "name=value after a blank: adam-sam,adam-sam sam_sync=True,adam lr_anneal_steps=1400 (its "
+        "rate falls to 0, and it has no SWA)",
     )
     rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
     average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")

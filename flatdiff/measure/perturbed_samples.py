@@ -7,6 +7,7 @@ number: how the first and the last go together over kinds and lengths of moves.
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -67,21 +68,26 @@ class Sampled:
         """What comes of its own weights."""
         return self.walked("w")
 
+    @property
+    def batches(self) -> list[list[int]]:
+        """The indices of this rank's batches: every n-th of n ranks."""
+        rows = torch.arange(self.num_samples).split(self.batch_size)
+        return [part.tolist() for part in rows[dist_util.rank() :: dist_util.world_size()]]
+
     def walked(self, told: str) -> Walked:
         """Walk all chains with the weights as they stand, all ranks together."""
-        rows = [list(part) for part in torch.arange(self.num_samples).split(self.batch_size)]
-        mine = [list(map(int, part)) for part in rows[dist_util.rank() :: dist_util.world_size()]]
-        subject, pools, paths = self.start.subject, [], []
+        subject, mine, pools, paths = self.start.subject, self.batches, [], []
         look = {"unit": "image", "leave": False, "disable": dist_util.rank() > 0 or subject.hidden}
         with tqdm(desc=f"{subject.name}, {told}", total=sum(map(len, mine)), **look) as bar:
             for indices in mine:
+                most = None if indices[0] < ALONG else 1
                 with subject.autocast():
-                    steps = [x.float().cpu() for x in self.walk(indices)]
+                    steps = torch.stack([*deque(self.walk(indices), maxlen=most)]).float().cpu()
                 finite.check(steps[-1], f"pixels of {subject.name} at {told}")
                 pixels = to_uint8(steps[-1]).permute(0, 3, 1, 2).to(self.features.device)
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
-                paths.append(torch.stack(steps if indices[0] < ALONG else steps[-1:]))
+                paths.append(steps)
                 bar.update(len(indices))
         return Walked(gather(pools), paths)
 
@@ -179,7 +185,7 @@ def _moved(subject: Sampled, move: Move) -> dict:
         walked = subject.walked(str(move))
     apart = [_apart(a, b) for a, b in zip(walked.paths, own.paths)]
     ends = gather([part[-1] for part in apart])
-    whole = gather([part.T if len(part) > 1 else part[:0].T for part in apart])
+    whole = gather([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
     found = {"distance": float(distance), "rises": packed(rises)} | subject.distance(walked.pool)
     return found | {"divergence": _mean(ends), "path": _mean(whole)}
 

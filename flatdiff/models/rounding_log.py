@@ -39,10 +39,11 @@ class ClimbLog:
 
     It looks at the first climb after each line of the log, and, since a new network has zeros where
     a climb is exact, at climbs 1, 2, 4, 8, ... Once, it warns of a cosine below GOOD. In fp32 it
-    also logs what a GPU's tf32 would see, or does, in convolutions and products.
+    also logs what a GPU's tf32 would see, or does, in convolutions and products. rho: None for a
+    climb that finds its own, whose length is then logged.
     """
 
-    def __init__(self, model: nn.Module, dtype: str, device, rho: float):
+    def __init__(self, model: nn.Module, dtype: str, device, rho: float | None):
         self.rho, self.model, self.dtype, self.device = rho, model, dtype, device
         self.num_climbs, self.due, self.warned = 0, True, False
 
@@ -61,6 +62,8 @@ class ClimbLog:
             if name == "seen" and cosine < GOOD and not self.warned:
                 self.warned = True
                 self.warn(arithmetic, length, cosine, enough(start, moved, formats, GOOD))
+        if self.rho is None:
+            logger.logkv("sam_length", float(perturb.distance(moved, start).detach()))
         self.due = False
 
     def _views(self) -> dict[str, tuple[str, dict]]:
@@ -76,11 +79,14 @@ class ClimbLog:
 
     def warn(self, arithmetic: str, length: float, cosine: float, factor: float) -> None:
         away = {"tf32": "export NVIDIA_TF32_OVERRIDE=0"}.get(arithmetic, "train with --dtype fp32")
+        of, more = "", f"a climb {factor:.2g} times as long"
+        if self.rho is not None:
+            of, more = f" of rho {self.rho:g}", f"--rho {self.rho * factor:.2g}"
         logger.warn(
-            f"warning: in {arithmetic} rounding adds noise to SAM's climb of rho {self.rho:g}: the "
-            f"network sees one {length:.3g} times as long, at a cosine of {cosine:.3g} to what was "
-            f"meant (along that, {length * cosine:.3g} of it). Give --rho {self.rho * factor:.2g} "
-            f"or more, where the cosine is {GOOD}, or {away}"
+            f"warning: in {arithmetic} rounding adds noise to SAM's climb{of}: the network sees "
+            f"one {length:.3g} times as long, at a cosine of {cosine:.3g} to what was meant "
+            f"(along that, {length * cosine:.3g} of it). Give {more} or more, where the cosine is "
+            f"{GOOD}, or {away}"
         )
 
 

@@ -127,8 +127,8 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     path = os.path.join(folder, "progress.csv")
     if not os.path.exists(path):
         raise ValueError(f"no progress.csv in {os.path.abspath(folder)}: not the folder of a run")
-    with disk.reading(path), open(path) as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(path)
+    with disk.reading(path):
         keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
         columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
     if not {"step", "loss"} <= columns.keys():
@@ -140,6 +140,19 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     shown = {k: v for k, v in columns.items() if k in CURVES}
     finite.check(shown, path, "The training diverged: leave this run out, or its last rows")
     return columns
+
+
+def series(folder: str, name: str) -> dict[int, float]:
+    """By step, what the rows of a run's progress.csv have in a column; {} without it, or a file."""
+    path = os.path.join(folder, "progress.csv")
+    rows = _rows(path) if os.path.exists(path) else []
+    with disk.reading(path):
+        return {int(float(row["step"])): float(row[name]) for row in rows if row.get(name)}
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    with disk.reading(path), open(path) as file:
+        return list(csv.DictReader(file))
 
 
 def _save(figure, path):

@@ -13,6 +13,7 @@ OF_ENTRIES = {  # of an axis: the flag that each entry begins with, and what oth
     "gradient": ("optimizer", "training", "rho or sam_sync"),
     "objective": ("objective", "the chain", "predicts or noise_levels"),
 }
+STEPS = "base_optimizer", "lr", "weight_decay", "lr_anneal_steps"  # flags of how steps are taken
 NOT_FOR_STUDIES = {  # flags of its command line, and why
     "optimizer": "--gradient says what is trained",
     "use_swa": "--average says what is averaged",
@@ -47,13 +48,17 @@ def gradients(flags) -> list[dict[str, Any]]:
 
 
 def matched(flags, found: list[dict]) -> list[dict]:
-    """Adam of as many `times` the steps as a gradient that climbs costs; none that is found."""
-    trainings = [train_group(flags, gradient) for gradient in found]
-    known, added = [train for train in trainings if not climbs(train)], []
+    """Adam of as many `times` the steps as a gradient that climbs costs, taken as that one takes
+    them; none that is found."""
+    trainings = [(gradient, train_group(flags, gradient)) for gradient in found]
+    known, added = [train for _, train in trainings if not climbs(train)], []
     of_one = cost(train_group(flags, {"optimizer": PLAIN}))
-    for climbing in filter(climbs, trainings):
+    for gradient, climbing in ((g, train) for g, train in trainings if climbs(train)):
         times = float(f"{cost(climbing) / of_one:.3g}")
-        adam = {"optimizer": PLAIN} | ({"times": times} if times != 1 else {})
+        adam = {"optimizer": PLAIN} | {k: v for k, v in gradient.items() if k in STEPS}
+        if adam.get("lr_anneal_steps"):  # of Adam's own end
+            adam["lr_anneal_steps"] = flags.train.end_step or flags.train.lr_anneal_steps
+        adam |= {"times": times} if times != 1 else {}
         train = train_group(flags, adam)
         if train not in known:
             known.append(train)
@@ -89,6 +94,15 @@ def name_of(gradient: dict) -> str:
     others = [f"{k}={v}" for k, v in gradient.items() if k not in ("optimizer", "times")]
     steps = [f"{gradient['times']:g}x steps"] if "times" in gradient else []
     return " ".join([gradient["optimizer"], *others, *steps])
+
+
+def alike(name: str, others: list[str]) -> list[str]:
+    """The names of those that take their steps as the named one does; all, where none does."""
+
+    def steps(of: str) -> set[str]:
+        return {word for word in of.split() if word.partition("=")[0] in STEPS}
+
+    return [other for other in others if steps(other) == steps(name)] or others
 
 
 def averages_of(flags) -> list[str]:
@@ -164,7 +178,12 @@ def train_group(flags, gradient: dict) -> config.TrainFlags:
     steps = round((train.end_step or train.lr_anneal_steps) * times)
     others = [a for a in averages_of(flags) if a not in ("none", "ema", "swa")]
     changed = {"averages": ",".join(others), "end_step": steps, "resume": "auto"}
-    changed["lr_anneal_steps"] = round(train.lr_anneal_steps * times)
+    changed["lr_anneal_steps"] = anneal = round(train.lr_anneal_steps * times)
+    if 0 < anneal < steps:
+        raise ValueError(
+            f"lr falls to 0 at lr_anneal_steps {anneal}, but {name_of(gradient)} ends at step "
+            f"{steps}: give lr_anneal_steps of at least end_step, or 0"
+        )
     if not train.lr_anneal_steps:
         start = round(train.swa_start * times) if "swa_start" in flags.given else steps * 3 // 4
         window = train.swa_window if "swa_window" in flags.given else max(1, (steps - start) // 20)

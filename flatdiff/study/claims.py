@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import significance
+from . import axes, significance
 from .rows import columns_of, paired, underfits
 from .significance import LEVEL
 
@@ -87,14 +87,14 @@ def by_objective(rows: list[dict]) -> dict[str, list[dict]]:
 
 def _of_objective(rows: list[dict]) -> list[Claim]:
     """Makes the claims about every gradient that climbs, against the first that neither does that
-    nor was added for its cost, and against that of equal cost. All without input perturbation, or
-    with the least."""
+    nor was added for its cost, of those that take their steps alike, and against that of equal
+    cost. All without input perturbation, or with the least."""
     plain = [r["gradient"] for r in rows if not r["climbs"] and not r["matched"]]
     found = []
     for sam in climbing(rows):
         name = sam if len(climbing(rows)) > 1 else "SAM"
         if plain:
-            made = Maker(rows, name, sam, plain[0])
+            made = Maker(rows, name, sam, axes.alike(sam, plain)[0])
             found += made.flatness() + made.quantization() + made.exposure()
             found += made.quality("Adam", "main table")
         if equal := of_equal_cost(rows, sam):
@@ -110,6 +110,7 @@ def of_equal_cost(rows: list[dict], sam: str) -> str | None:
     """The gradient without a climb whose cost is next to that of `sam`; None if 2 % off."""
     cost = next(r["images"] for r in rows if r["gradient"] == sam)
     off = {r["gradient"]: abs(r["images"] / cost - 1) for r in rows if not r["climbs"]}
+    off = {name: off[name] for name in axes.alike(sam, list(off))}
     nearest = min(off, key=off.get, default=None)
     return nearest if off and off[nearest] <= SAME_COST else None
 

@@ -136,7 +136,8 @@ def models_of(flags, store: str) -> list[Model]:
     seeds = range(flags.run.seed, flags.run.seed + flags.study.seeds)
     kinds = itertools.product(cells.chains.items(), gradients, shifts, seeds)
     trainings = [cells.training(*each) for each in kinds]
-    return [cells.model(t, a) for t in trainings for a in averages]
+    pairs = itertools.product(trainings, averages)
+    return [cells.model(t, a) for t, a in pairs if a != "swa" or t.cell.flags.get("use_swa")]
 
 
 def fingerprint(dataset: ImageDataset) -> str:

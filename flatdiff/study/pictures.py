@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator
 
 from ..measure import frame
 from ..measure.chains import EDGES
-from ..report.compare import progress
+from ..report.compare import progress, series
 from .claims import of, rounding, sharpness
 from .matrix import Model
 from .rows import columns_of, distances, measures_of, of_levels, record_of
@@ -19,6 +19,10 @@ from .tables import label
 
 STYLES, MARKERS = ("-", "--", ":", "-."), "os^v"  # of averages, in their order
 MIDDLES = [(high + low) / 2 for high, low in itertools.pairwise(EDGES)]  # of rows.LEVELS
+CURVATURE = {  # columns of progress.csv
+    "critical_sharpness": "critical sharpness [1 / learning rate]",
+    "update_curvature": "curvature along the update",
+}
 FEW = 10  # points of a line, that are marked
 
 
@@ -100,6 +104,26 @@ def _progress(axes, group: list[Model], models: list[Model]) -> None:
     thousands = group[0].training.cost / group[0].training.steps / 1000
     for axis, scale in zip(axes, (1, thousands)):
         axis.plot(runs[0]["step"][:length] * scale, losses, **look)
+
+
+def curvature(models: list[Model]) -> str:
+    """The curvature along the optimizer's step in training, by objective; "" where none has it."""
+    kinds = _by_objective([model for model in models if model.average == models[0].average])
+    panels = list(itertools.product(kinds, CURVATURE.items()))
+    figure, axes = frame.panels(len(panels), most=2)
+    drawn = False
+    for axis, (own, (name, told)) in zip(axes, panels):
+        for group in _groups(own):
+            runs = [series(model.training.cell.folder, name) for model in group]
+            steps = sorted(set.intersection(*map(set, runs)))
+            y = [np.mean([run[step] for run in runs]) for step in steps]
+            look = _look(models, group[0], marked=len(y) <= FEW) | {"linestyle": "-"}
+            look["label"] = label(group[0].kind | {"average": "none"})
+            axis.plot(steps, y, **look)
+            drawn = drawn or bool(y)
+        axis.set(xlabel="optimizer steps", ylabel=told, yscale="log")
+        axis.set_title(own[0].training.objective)
+    return _finish(figure, axes) if drawn else ""
 
 
 def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -> str:

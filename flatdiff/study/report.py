@@ -159,6 +159,8 @@ class Report:
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
+        if curvature := pictures.curvature(self.models):
+            drawn["curvature"] = curvature, "How sharp the loss is along the steps of training."
         if self.several:
             drawn |= across.figures(self)
         self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}

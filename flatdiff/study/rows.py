@@ -89,8 +89,9 @@ def record_of(model: Model, kind: str, cell: str) -> dict | None:
 def measured(model: Model) -> dict[str, float | None]:
     """The columns of all measures, by name."""
     row = {}
-    there = (item for item in measures_of().items() if item[1].cells.keys() & model.cells.keys())
-    for kind, measure in there:
+    for kind, measure in measures_of().items():
+        if measure.asked and not measure.cells.keys() & model.cells.keys():
+            continue
         records = {cell: record_of(model, kind, cell) for cell in measure.cells}
         shown = {cell: measure.load().shown(record) for cell, record in records.items() if record}
         for name, column in measure.columns.items():

@@ -94,9 +94,11 @@ class TrainLoop:
         self.weights = list(model.parameters())
         self.device = self.weights[0].device
         self.autocast = casting(dtype, self.device)
-        self.climbs = ClimbLog(model, dtype, self.device, self.rho)
+        gradient = choices.entry(GRADIENTS, self.optimizer)
+        rho = self.rho if gradient.radius else None
+        self.climbs = ClimbLog(model, dtype, self.device, rho)
         self.scale = LossScale(self.fp16_scale_growth) if dtype == "fp16" else None
-        self.passes = choices.entry(GRADIENTS, self.optimizer).passes
+        self.passes = gradient.passes
         self.follow = choices.bound(GRADIENTS, self.optimizer)
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)

@@ -132,6 +132,11 @@ def test_a_move_all_the_way_is_the_other_network(folder, tmp_path):
     (there,), (it,) = (record_of(tmp_path / n)["models"] for n in ("there", "it"))
     (move,) = there["moves"]
     assert move["fd"] == pytest.approx(it["fd"], rel=1e-6)
+    log = (tmp_path / "there/perturbed_samples_parts/rank0.jsonl").read_text()
+    study(arguments(folder, tmp_path / "there", *more[:2], "--average_path", a, *more[4:]))
+    assert record_of(tmp_path / "there")["models"][0]["moves"][0]["distance"] == 0
+    kept = (tmp_path / "there/perturbed_samples_parts/rank0.jsonl").read_text()
+    assert kept.startswith(log) and kept.count("towards") == 2  # another file: another move
     at_w = it["at_w"]["mse"]["losses"][0] - there["at_w"]["mse"]["losses"][0]
     assert move["rise"] == pytest.approx(at_w, rel=1e-5)
 

@@ -13,7 +13,7 @@ from flatdiff.data.image_datasets import to_uint8
 from flatdiff.judge import evaluate
 from flatdiff.judge.features import Features
 from flatdiff.judge.frechet import statistics
-from flatdiff.measure import moves
+from flatdiff.measure import moves, perturbed_samples
 from flatdiff.measure.chains import of_chain
 from flatdiff.measure.finished import Finished
 from flatdiff.measure.found import measured
@@ -148,13 +148,17 @@ def test_distances_are_the_judges_and_losses_those_of_the_subject(found):
     assert move["rise_error"] == pytest.approx(float(own.errors_of(rises)[0, 0]), rel=1e-4)
 
 
-def test_batches_and_draws_make_no_difference(found):
+def test_batches_make_no_difference_but_to_how_many_paths_are_kept(found, monkeypatch):
+    monkeypatch.setattr(perturbed_samples, "ALONG", 60)
     measure = PERTURBED(moves="towards share=1", **ENDS)
     other = found_of(sampled(Exact().eval(), OTHERS, batch_size=33), measure)[0]["moves"][0]
     (move,) = [m for m in found["moves"] if m["kind"] == "towards" and m["size"] == 1]
     for name in ("fd_rise", "fd_rise_error", "rise"):
         assert other[name] == pytest.approx(move[name], rel=1e-4)
     assert other["divergence"]["value"] == pytest.approx(move["divergence"]["value"], rel=1e-5)
+    off = path_of(1.3, 0.5, x_T()[:66]) - path_of(1.0, MEAN, x_T()[:66])
+    rms = np.sqrt((off**2).mean(axis=(2, 3, 4))).mean(axis=1)
+    np.testing.assert_allclose(other["path"]["value"], rms, rtol=2e-4)
 
 
 def test_the_number_is_of_all_moves_and_of_all_networks():

@@ -23,6 +23,8 @@ def test_flags_that_a_study_would_drop_are_refused(data, flag):
         (("--gradient", "adam,adam-sm"), "did you mean adam-sam"),
         (("--gradient", "adam-sam sam_synk=True"), "'sam_synk' is no flag of training"),
         (("--gradient", "adam-sam end_step=3.5"), "expected a whole number"),
+        (("--gradient", "adam-sam-loss rho=0.1"), "finds its radius itself: leave rho out"),
+        (("--gradient", "adam lr_anneal_steps=20"), "lr falls to 0 at lr_anneal_steps 20, but"),
         (("--gradient", ","), "--gradient is empty"),
         (("--rho", "0.1,big"), "--rho is '0.1,big'; expected numbers"),
         (("--input_pertub", "-1"), "--input_pertub is '-1'"),
@@ -67,6 +69,10 @@ def test_features_by_what_was_given(argv, features):
         ("adam-msam", ["adam"]),
         ("adam,adam-sam rho=0", []),
         ("adam,adam end_step=80,adam-sam", []),
+        ("adam,adam-sam-loss rise=0.1,adam-random,adam-sam-down", ["adam 2x steps"]),
+        ("adam,adam-fsam rho=0.1 lr_anneal_steps=40", ["adam lr_anneal_steps=40 2x steps"]),
+        ("adam-sam rho=1 base_optimizer=sgd lr=0.1", ["adam base_optimizer=sgd lr=0.1 2x steps"]),
+        ("adam-sam rho=1 end_step=60 lr_anneal_steps=60", ["adam lr_anneal_steps=40 3x steps"]),
     ],
 )
 def test_each_cost_has_its_adam(data, gradient, matched):
@@ -130,3 +136,33 @@ def test_a_gradient_has_the_price_that_its_line_says(data, register):
     plain, toy, matched = trainings.values()
     assert toy.cost == matched.cost == 3 * plain.cost
     assert toy.cell.flags["optimizer"] == "adam-toy scale=2"
+
+
+def test_a_climb_by_loss_is_not_crossed_with_radii(data):
+    models = models_of(data, "--gradient", "adam,adam-sam-loss,adam-sam", "--rho", "0.1,0.2")
+    trainings = {m.training.gradient: m.training for m in models}
+    asked = ["adam", "adam-sam-loss", "adam-sam rho=0.1", "adam-sam rho=0.2", "adam 2x steps"]
+    assert list(trainings) == asked
+    assert trainings["adam-sam-loss"].climbs and "rho" not in trainings["adam-sam-loss"].cell.flags
+
+
+def test_a_rate_that_falls_to_zero_is_an_arm(data):
+    """Beside arms of a constant rate: these have SWA, and it has none."""
+    models = models_of(data, "--gradient", "adam,adam lr_anneal_steps=40", "--seeds", 1)
+    found = [(m.training.gradient, m.average) for m in models]
+    annealed = "adam lr_anneal_steps=40"
+    assert found == [
+        *(("adam", average) for average in ("none", "ema", "swa")),
+        *((annealed, average) for average in ("none", "ema")),
+    ]
+    plain, last = models[0].training.cell, models[-1].training.cell
+    assert last.flags["lr_anneal_steps"] == 40 and "use_swa" not in last.flags
+    assert plain.key == models_of(data)[0].training.cell.key
+
+
+def test_a_gradient_is_compared_with_those_that_take_its_steps():
+    others = ["adam", "adam lr_anneal_steps=40", "adam base_optimizer=sgd lr=0.1 2x steps"]
+    for name, i in (("adam-sam rho=0.1", 0), ("adam-sam lr_anneal_steps=40 rho=0.1", 1)):
+        assert axes.alike(name, others) == [others[i]]
+    assert axes.alike("adam-sam rho=0.1 lr=0.1 base_optimizer=sgd", others) == others[2:]
+    assert axes.alike("adam-sam lr=5", others) == others

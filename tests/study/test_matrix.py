@@ -90,8 +90,10 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
+    *("LPF", "LPF filter", "LPF weight", "MC", "HESSIAN", "SHARPNESS", "EXPLAIN"),
+    *("exposure", "floor", "reference"),
 }
+OF_LOSSES = {n for n in EVERYTHING if n.isupper() or n.startswith("LPF")} | {"exposure"}
 OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
 
@@ -104,10 +106,10 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--sigma", "0.5"), {"LPF"}),
         (("--radius", "3"), {"MC"}),
         (("--filter_sigma", "0.5"), {"LPF filter"}),
-        (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
+        (("--num_draws", 6), {"LPF", "LPF filter", "LPF weight", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure"}),
+        (("--num_images", 7), OF_LOSSES),
         (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )

@@ -1,8 +1,12 @@
 """Figures: their text stands in the SVG as comments."""
 
+import dataclasses
+from types import SimpleNamespace
+
 from studies import Toy, model_of
 
 from flatdiff.flags import choices
+from flatdiff.report.compare import series
 from flatdiff.study import pictures, rows
 
 
@@ -37,3 +41,21 @@ def test_sharpness_is_drawn_against_the_loss_to_rounding_with_pearsons_r():
         assert f"<!-- 4 bits: r = {r}, 4 models -->" in drawn
     none = [row | {"rise_w4": None} for row in found]
     assert "<!-- 4 bits -->" in pictures.flatness_and_rounding(models, none)
+
+
+def test_curvature_is_drawn_where_trainings_have_measured_it(tmp_path):
+    """Means over seeds at the steps that both have; no picture where none has a column."""
+    rows_of = {0: "100,1,\n200,1,8\n300,1,4\n", 1: "200,1,6\n300,1,\n"}
+    models = []
+    for seed, lines in rows_of.items():
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "progress.csv").write_text(f"step,loss,critical_sharpness\n{lines}")
+        model = model_of(seed=seed)
+        cell = SimpleNamespace(folder=str(folder))
+        training = dataclasses.replace(model.training, cell=cell)
+        models.append(dataclasses.replace(model, training=training))
+    assert series(str(tmp_path / "0"), "critical_sharpness") == {200: 8.0, 300: 4.0}
+    drawn = pictures.curvature(models)
+    assert "<!-- critical sharpness [1 / learning rate] -->" in drawn
+    assert pictures.curvature([model_of(seed=seed) for seed in range(2)]) == ""
