@@ -15,6 +15,7 @@ VERBS = {
     "flatness": "scripts/flatness.py",
     "averages": "scripts/averages.py",
     "exposure": "scripts/exposure_bias.py",
+    "exposure-bench": "scripts/exposure_bench.py",
     "perturbed-samples": "scripts/perturbed_samples.py",
     "nll": "scripts/image_nll.py",
     "evaluate": "evaluations/evaluator.py",

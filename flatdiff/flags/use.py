@@ -177,6 +177,25 @@ class ExposureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExposureBenchFlags(FeatureFlags):
+    """What is done about exposure bias in sampling, by the norm of the noise and by distance."""
+
+    model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
+    chain_steps: str = part("5,10,20,100", "timesteps of the chains, separated by commas")
+    weight_bits: str = part("32,8,4", "bits of the weights, separated by commas; 32: not rounded")
+    scalings: str = part(
+        "0.94,0.96,0.98,1,1.02,1.04",
+        "values of --eps_scaler, among them 1, of which the best is sought, at least four",
+    )
+    window: int = part(30, "time shift: timesteps of its window (Li et al. 2024)", low=1)
+    cutoff: int = part(200, "time shift: the least timestep that it shifts", low=0)
+    num_samples: int = flag(250, "chains of each kind, and images for norms in training", low=40)
+    delta_images: int = flag(64, "of these, chains begun at images, for delta_t", low=3)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+
+
+@dataclasses.dataclass(frozen=True)
 class RoundingFlags:
     """How weights, and inputs of layers, are rounded to few bits."""
 
@@ -288,10 +307,22 @@ class StudyFlags:
     )
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
+    generation_seeds: int = flag(
+        1,
+        "sets of samples of each model, in the first of sampling_steps, from --seed, --seed + 1, "
+        "...: the report splits the scatter; 1: the first alone",
+        low=1,
+    )
+    checkpoints: int = flag(
+        1,
+        "last checkpoints of each training that are sampled so, --save_interval apart (of swa the "
+        "last alone); 1: the last",
+        low=1,
+    )
     features: str = flag(
         "",
-        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
-        "there are inception_weights, else lite0",
+        "what a Frechet distance compares; empty: digits for --preset digits, inception or dinov2 "
+        "where there are weights of it, else lite0",
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
