@@ -82,6 +82,7 @@ NETWORKS: dict[str, Choice] = {
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
     "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "shifted": Choice("chain.shifted:shifted_sample", "DDIM at shifted t (Li et al. 2024)"),
     "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
     "euler": Choice("chain.solvers:euler_sample", "Euler's, on any path the same as ddim"),
     "heun": Choice("chain.solvers:heun_sample", "Heun's, two calls a step (Karras et al. 2022)"),

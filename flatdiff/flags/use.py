@@ -104,6 +104,38 @@ class FlatnessFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class AveragesFlags(FeatureFlags):
+    """Averages of one training, and whether another's last weights are flatter than the best."""
+
+    model_path: str = aside(
+        "",
+        "folder of a run, or of two, as runs/adam,runs/adam-sam: the last weights of the last are "
+        "held against the averages of the first",
+    )
+    lengths: str = flag(
+        "0.02,0.05,0.1,0.15,0.2,0.25",
+        "power-function EMAs, of snapshots by --posthoc_ema: their widths as shares of the "
+        "training (sigma_rel), below 0.2887; empty: none",
+    )
+    rates: str = flag("", "EMAs of constant rate, of snapshots too, as 0.99,0.995; empty: none")
+    kept: str = flag(
+        "uniform,lawa 5,soup",
+        "means of kept model files: of all, of the newest K, or of those that lower the loss on "
+        "images that are not reported; empty: none",
+    )
+    step: int = flag(0, "the step of snapshots and model files that averages end at; 0: the newest")
+    measure: bool = flag(True, "measure and draw them; False: only write them")
+    num_images: int = flag(128, "images that are reported, and as many others to choose by", low=6)
+    num_samples: int = flag(500, "samples that are reported, and as many to choose by", low=20)
+    sampling_steps: int = flag(20, "steps of the chain for these", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    sigma: str = flag("2e-3", "standard deviation of the LPF's weight noise")
+    num_draws: int = flag(20, "draws of it, in mirrored pairs", low=4)
+    bits: int = flag(4, "bits of the weights that are rounded, 2 to 8", low=2)
+    batch_size: int = aside(64, "images per network call", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class PerturbedFlags(SampleFlags, FeatureFlags):
     """Samples at moved weights against those at the weights themselves."""
 
@@ -142,6 +174,25 @@ class ExposureFlags:
     )
     move: str = flag("", "measured at moved weights; empty: at the weights", table=MOVES)
     average_path: str = aside("", "of --move towards: the file that it leads to")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExposureBenchFlags(FeatureFlags):
+    """What is done about exposure bias in sampling, by the norm of the noise and by distance."""
+
+    model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
+    chain_steps: str = part("5,10,20,100", "timesteps of the chains, separated by commas")
+    weight_bits: str = part("32,8,4", "bits of the weights, separated by commas; 32: not rounded")
+    scalings: str = part(
+        "0.94,0.96,0.98,1,1.02,1.04",
+        "values of --eps_scaler, among them 1, of which the best is sought, at least four",
+    )
+    window: int = part(30, "time shift: timesteps of its window (Li et al. 2024)", low=1)
+    cutoff: int = part(200, "time shift: the least timestep that it shifts", low=0)
+    num_samples: int = flag(250, "chains of each kind, and images for norms in training", low=40)
+    delta_images: int = flag(64, "of these, chains begun at images, for delta_t", low=3)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,10 +307,22 @@ class StudyFlags:
     )
     bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
+    generation_seeds: int = flag(
+        1,
+        "sets of samples of each model, in the first of sampling_steps, from --seed, --seed + 1, "
+        "...: the report splits the scatter; 1: the first alone",
+        low=1,
+    )
+    checkpoints: int = flag(
+        1,
+        "last checkpoints of each training that are sampled so, --save_interval apart (of swa the "
+        "last alone); 1: the last",
+        low=1,
+    )
     features: str = flag(
         "",
-        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
-        "there are inception_weights, else lite0",
+        "what a Frechet distance compares; empty: digits for --preset digits, inception or dinov2 "
+        "where there are weights of it, else lite0",
         table=FEATURES,
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")

@@ -62,6 +62,24 @@ def test_the_adam_of_a_cost_is_the_adam_of_its_steps(data):
     assert matched == {m.training.cell.key for m in by_steps} and len(matched) == 3 * 2
 
 
+def test_samples_anew_are_of_other_seeds_and_earlier_checkpoints(data):
+    """They change no cell that a study without them has."""
+    before = models_of(data, "--save_interval", 15)
+    again = ("--generation_seeds", 2, "--checkpoints", 2)
+    models = models_of(data, "--save_interval", 15, *again)
+    assert not [n for n in changed(before, models) if n in EVERYTHING]
+    assert matrix.steps_of(models[0].training, 15) == [40, 30, 15]
+    by_average = {m.average: m.cells for m in models if m.training.cell is models[0].training.cell}
+    assert {n for n in by_average["swa"] if n.startswith("again")} == {"again_0_1"}
+    cells = by_average["ema"]
+    assert {n for n in cells if n.startswith("again")} == {"again_0_1", "again_1_0", "again_1_1"}
+    assert [cells[f"drawn_{n}"].flags["seed"] for n in ("0_1", "1_0", "1_1")] == [1, 0, 1]
+    assert cells["drawn_1_1"].aside["model_path"].endswith("ema_0.9999_000030.pt")
+    assert cells["again_1_1"].argv[2] == cells["drawn_1_1"].file
+    with pytest.raises(ValueError, match="--checkpoints is 9, but a training of 40 steps keeps 3"):
+        models_of(data, "--save_interval", 15, "--checkpoints", 9)
+
+
 def test_keys_of_trainings_are_those_of_the_first_studies():
     """What was trained stays: the key is written down, that of flags and data as they were."""
     cell = matrix.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")
