@@ -13,6 +13,7 @@ VERBS = {
     "sample": "scripts/image_sample.py",
     "sample-quant": "scripts/image_sample_quant.py",
     "flatness": "scripts/flatness.py",
+    "averages": "scripts/averages.py",
     "exposure": "scripts/exposure_bias.py",
     "exposure-bench": "scripts/exposure_bench.py",
     "perturbed-samples": "scripts/perturbed_samples.py",

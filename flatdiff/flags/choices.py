@@ -157,6 +157,11 @@ AVERAGES = {
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
+    "gptq": Choice(
+        "quantization.gptq:GPTQ",
+        "at the extremes, and codes by what the layer's outputs lose on images of data_dir "
+        "(Frantar et al. 2023)",
+    ),
 }
 MOVES: dict[str, Move] = {
     "gaussian": Move(
@@ -245,6 +250,11 @@ MEASURES: dict[str, Measure] = {
         },
         "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
         "half of d's squared length times the curvature along d.",
+    ),
+    "ROUNDING": Measure(
+        "measure.rounding:ROUNDING",
+        "rises by rounding: bits by quantizers by rounded inputs",
+        "flatness",
     ),
     "perturbed": Measure(
         "measure.perturbed_samples:PERTURBED",

@@ -4,7 +4,7 @@ import dataclasses
 
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
 from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part, sampling
+from .parse import aside, fixed, flag, later, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +79,21 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
-    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    bits: str = part(
+        "", "EXPLAIN, ROUNDING: bits of each weight, by commas; empty: 8,6,4, of ROUNDING 8,6,4,3"
+    )
     quantizers: str = part(
-        "minmax",
-        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
-        "its grid, as: minmax,mse granularity=channel",
+        "",
+        "EXPLAIN, ROUNDING: what rounds, by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel,gptq group=32; empty: minmax, of ROUNDING "
+        "all kinds",
         table=QUANTIZERS,
         many=True,
+    )
+    activations: str = part(
+        "none,8,8 bins=4",
+        "ROUNDING: bits of layers' inputs, by commas: none; 8, ranged by image; 8 bins=4, with "
+        "ranges fixed in 4 bins of timesteps",
     )
     layer_bits: str = part(
         "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
@@ -93,6 +101,38 @@ class FlatnessFlags:
     batch_size: int = aside(
         0, "images per network call, halved while memory is short; 0: 64, or all on a GPU", low=0
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragesFlags(FeatureFlags):
+    """Averages of one training, and whether another's last weights are flatter than the best."""
+
+    model_path: str = aside(
+        "",
+        "folder of a run, or of two, as runs/adam,runs/adam-sam: the last weights of the last are "
+        "held against the averages of the first",
+    )
+    lengths: str = flag(
+        "0.02,0.05,0.1,0.15,0.2,0.25",
+        "power-function EMAs, of snapshots by --posthoc_ema: their widths as shares of the "
+        "training (sigma_rel), below 0.2887; empty: none",
+    )
+    rates: str = flag("", "EMAs of constant rate, of snapshots too, as 0.99,0.995; empty: none")
+    kept: str = flag(
+        "uniform,lawa 5,soup",
+        "means of kept model files: of all, of the newest K, or of those that lower the loss on "
+        "images that are not reported; empty: none",
+    )
+    step: int = flag(0, "the step of snapshots and model files that averages end at; 0: the newest")
+    measure: bool = flag(True, "measure and draw them; False: only write them")
+    num_images: int = flag(128, "images that are reported, and as many others to choose by", low=6)
+    num_samples: int = flag(500, "samples that are reported, and as many to choose by", low=20)
+    sampling_steps: int = flag(20, "steps of the chain for these", low=1)
+    sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
+    sigma: str = flag("2e-3", "standard deviation of the LPF's weight noise")
+    num_draws: int = flag(20, "draws of it, in mirrored pairs", low=4)
+    bits: int = flag(4, "bits of the weights that are rounded, 2 to 8", low=2)
+    batch_size: int = aside(64, "images per network call", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,15 +202,26 @@ class RoundingFlags:
     quant: int = fixed(0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off")
     quant_granularity: str = fixed(
         "tensor",
-        "what shares a grid: a whole weight tensor, or each output channel of it",
-        choices=("tensor", "channel"),
+        "what shares a grid: a whole weight tensor, each output channel of it, or each group of "
+        "quant_group weights of a channel",
+        choices=("tensor", "channel", "group"),
     )
+    quant_group: int = later(32, "weights of a group, one after the other in a channel", low=2)
     quant_symmetric: bool = fixed(
         False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
     quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
     quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
-    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
+    quant_activations: int = flag(0, "bits of these layers' inputs; 0: off")
+    quant_act_bins: int = flag(
+        0,
+        "bins of timesteps, in each of which an input's range is fixed, as seen on images of "
+        "data_dir; 0: each image's own range",
+        low=0,
+    )
+    quant_calibration: int = flag(
+        128, "gptq, quant_act_bins: images of data_dir, at even timesteps, to calibrate on", low=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +236,9 @@ class QuantFlags(RoundingFlags):
     )
     save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
     num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
+    explain: bool = aside(
+        False, "measure on them why the loss rises, as flatness.py's EXPLAIN; False: off"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
