@@ -60,8 +60,8 @@ def text(record: dict) -> str:
     return "\n\n".join(told) + (
         f"\nfd: {record['metric']}. gap: ||eps|| along the chain less that in training, in shares "
         "of the noise's norm, mean over steps. Errors over images, paired where they are less "
-        "plain; seen: the smallest difference that four of five such pairs would show. norm, "
-        "distance: the scaling of no gap, or of the least, and that of the least distance; low and high: 95 %"
+        "plain; seen: the smallest difference that four of five such pairs would show. norm: the "
+        "scaling of no gap, or of the least; distance: that of the least; low and high: 95 %"
     )
 
 
