@@ -72,7 +72,8 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
+    *("LPF", "LPF filter", "LPF weight", "SHARPNESS"),
+    *("MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
 }
 OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
@@ -86,10 +87,22 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--sigma", "0.5"), {"LPF"}),
         (("--radius", "3"), {"MC"}),
         (("--filter_sigma", "0.5"), {"LPF filter"}),
-        (("--num_draws", 6), {"LPF", "LPF filter", "MC"}),
+        (("--num_draws", 6), {"LPF", "LPF filter", "LPF weight", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (("--num_images", 7), {"LPF", "LPF filter", "MC", "HESSIAN", "EXPLAIN", "exposure"}),
+        (
+            ("--num_images", 7),
+            {
+                "LPF",
+                "LPF filter",
+                "LPF weight",
+                "SHARPNESS",
+                "MC",
+                "HESSIAN",
+                "EXPLAIN",
+                "exposure",
+            },
+        ),
         (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )
