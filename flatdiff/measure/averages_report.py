@@ -88,6 +88,5 @@ def _draw(axis, name: str, colour: str, rows: list[dict]) -> None:
         look = {"marker": MARKERS[kind], "color": colour, "capsize": 2, "markersize": 5}
         look |= {"linestyle": "-" if kind in ("posthoc", "ema") else "none"}
         look |= {"linewidth": 1.2, "elinewidth": 0.8}
-        if kind == "last":
-            look |= {"markersize": 11}
+        look |= {"last": {"markersize": 11}, "soup": {"markersize": 9, "mfc": "none"}}.get(kind, {})
         axis.errorbar(x, y, yerr=error, label=f"{rows[0]['run']}: {kind}", **look)
