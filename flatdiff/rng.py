@@ -15,10 +15,10 @@ ORDER, JITTER, MATCH, NOISE = range(4)  # which they are, their timesteps in two
 HESSIAN = 3000  # behind it
 START, SIGNS = range(2)  # first vectors of Lanczos, probes of the trace
 INT8 = 5000  # what integer arithmetic is tried on
-CALIBRATE = 8000  # images by whose activations rounding is calibrated
 VALIDATE = 6000  # a classifier's draws on images that it does not learn
 BOUND = 7000  # which images have their bits per dimension measured
 CLIMB = 8000  # a step's random climb
+CALIBRATE = 9000  # images by whose activations rounding is calibrated
 # and those of NumPy's generators, whose keys NumPy mixes otherwise
 EPOCH, CROP = range(2)  # an epoch's order and mirroring; the crop of an image
 

@@ -234,6 +234,9 @@ MEASURES: dict[str, Measure] = {
     "LEAK": Measure(
         "measure.leak:LEAK", "what these change by where the network does not", "flatness"
     ),
+    "MAP": Measure(
+        "measure.blocks:MAP", "rise and curvature by block of the network and log-SNR", "flatness"
+    ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
     ),

@@ -60,8 +60,8 @@ def text(record: dict) -> str:
     return "\n\n".join(told) + (
         f"\nfd: {record['metric']}. gap: ||eps|| along the chain less that in training, in shares "
         "of the noise's norm, mean over steps. Errors over images, paired where they are less "
-        "plain; seen: the smallest difference that four of five such pairs would show. norm, "
-        "distance: the scaling of no gap, and of the least distance; low and high: 95 %"
+        "plain; seen: the smallest difference that four of five such pairs would show. norm: the "
+        "scaling of no gap, or of the least; distance: that of the least; low and high: 95 %"
     )
 
 
@@ -82,8 +82,7 @@ def picture(record: dict):
         for axis in column[:2]:
             axis.set(xlabel="scaling: eps is divided by it")
         column[2].set(xlabel="scaling found by ○ norm, ■ distance")
-        column[2].set_yticks(range(len(kinds)), [_name(*kind) for kind in kinds], fontsize="small")
-        column[2].invert_yaxis()
+        column[2].set_yticks([])
     frame.legend(figure, axes[0, 0], "bars: 95 %; dotted: time shift")
     return figure
 

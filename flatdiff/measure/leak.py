@@ -81,7 +81,8 @@ class LEAK(frame.Measure):
             with units.held(subject.weights, linear):
                 form, found = _seen(subject)
                 outputs = found if outputs is None else outputs
-                check(subject.name, name, outputs, found)
+                if name:
+                    check(subject.name, name, outputs, found)
                 measures = self.measures()
                 tasks = {kind: measure.tasks(form) for kind, measure in measures.items()}
             self.forms[name] = form, measures, {kind: [*of] for kind, of in tasks.items()}

@@ -2,8 +2,8 @@
 
 Ning et al. 2024, "Elucidating the exposure bias in diffusion models", section 4: a sampler whose
 noise is divided by lambda may be led where the norms are those of training. Of a scan of lambda
-the gap of the norms is nearly a line, whose zero is one answer; the distance nearly a parabola,
-whose least is the other. Both are refitted without each group of images, so that they and their
+the gap of the norms and the distance are nearly parabolas: the zero of one is one answer, the least
+of the other is the other. Both are refitted without each group of images, so that they and their
 difference have the jackknife's errors.
 """
 
@@ -35,9 +35,10 @@ def agreement(scalings: Sequence[float], gaps: np.ndarray, distances: np.ndarray
 
 
 def zero(x: Sequence[float], y: np.ndarray) -> float:
-    """Where the line of least squares through (x, y) is 0; nan where that is not near the scan."""
-    slope, level = np.polyfit(np.subtract(x, np.mean(x)), y, 1)
-    return _near(x, -level / slope if slope else np.inf)
+    """Where the parabola of least squares through (x, y) is 0, the nearest to the middle of x; if
+    it is so nowhere, where it is nearest to 0; nan where that is not near the scan."""
+    roots = np.roots(np.polyfit(np.subtract(x, np.mean(x)), y, 2))
+    return _near(x, min(roots, key=abs).real if len(roots) else np.inf)
 
 
 def least(x: Sequence[float], y: np.ndarray) -> float:

@@ -156,8 +156,9 @@ def slope(subject) -> Tensor:
         gradient = torch.autograd.grad(mean, subject.weights, materialize_grads=True)
         return torch.cat([g.reshape(-1) for g in gradient])
 
-    nothing = torch.zeros(subject.num_weights, dtype=subject.weights[0].dtype)
-    return subject.summed(of, subject.parts(exact=False), nothing.to(subject.device))
+    like = {"dtype": subject.weights[0].dtype, "device": subject.device}
+    nothing = torch.zeros(subject.num_weights, **like)
+    return subject.summed(of, subject.parts(exact=False), nothing)
 
 
 def _gain(rises: list[float]) -> float:

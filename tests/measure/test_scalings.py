@@ -13,6 +13,8 @@ def test_a_line_and_a_parabola_are_found_exactly():
     assert zero(SCAN, 3 * (SCAN - 1.013)) == pytest.approx(1.013)
     assert zero(SCAN, -3 * (SCAN - 0.95)) == pytest.approx(0.95)
     assert least(SCAN, 40 * (SCAN - 1.013) ** 2 + 0.5) == pytest.approx(1.013)
+    assert zero(SCAN, (SCAN - 0.99) * (SCAN - 2)) == pytest.approx(0.99)
+    assert zero(SCAN, -((SCAN - 1.02) ** 2) - 0.01) == pytest.approx(1.02)  # nearest to 0
     for nowhere in (zero(SCAN, SCAN + 5), least(SCAN, -((SCAN - 1) ** 2)), zero(SCAN, 0 * SCAN)):
         assert np.isnan(nowhere)
 
