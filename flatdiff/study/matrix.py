@@ -261,11 +261,15 @@ class Cells:
     def _distance(self, kind: str, samples: list[str], more: dict, made_of: dict) -> Cell:
         flags = {"features": axes.features_of(self.flags)} | more
         aside = {"json": os.path.join(FOLDER, "distance.json")}
-        names = ("inception_weights", "dinov2_weights")
-        aside |= {k: v for k in names if (v := getattr(self.study, k))}
+        aside |= self._weights()
         made_of = made_of | {"reference": self.reference.key}
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
+
+    def _weights(self) -> dict[str, str]:
+        """The files of feature networks that were given."""
+        names = ("inception_weights", "dinov2_weights")
+        return {k: v for k in names if (v := getattr(self.study, k))}
 
     def _measured(self, kind, measure: Measure, text: str, told: dict, made_of, aside) -> Cell:
         """A measure of the registry, with the flags of one of its `cells`, and those `told`."""
@@ -275,8 +279,7 @@ class Cells:
         counted, more = changed(self.flags.data)
         flags = self.measured | counted | {"num_images": self.study.num_images} | own | told
         flags |= {"flatness": kind} if measure.verb == "flatness" else {}
-        if "features" in own and self.study.inception_weights:
-            more["inception_weights"] = self.study.inception_weights
+        more |= self._weights() if "features" in own else {}
         what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
         return Cell(kind, *what, LEFT[measure.verb])
 
