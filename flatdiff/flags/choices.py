@@ -237,6 +237,9 @@ MEASURES: dict[str, Measure] = {
     "MAP": Measure(
         "measure.blocks:MAP", "rise and curvature by block of the network and log-SNR", "flatness"
     ),
+    "DENSITY": Measure(
+        "measure.density:DENSITY", "spectral density of the Hessian or Gauss-Newton", "flatness"
+    ),
     "SURFACE": Measure(
         "measure.plane:SURFACE", "the loss on a plane, and between two checkpoints", "flatness"
     ),

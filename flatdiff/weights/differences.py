@@ -28,7 +28,7 @@ def of_gradients(
     """
     found = []
     for sign in (1, -1):
-        with _moved(weights, step, sign, spare):
+        with moved(weights, step, sign, spare):
             gradient = torch.autograd.grad(loss(), weights, materialize_grads=True)
         found.append(torch.cat([g.reshape(-1) for g in gradient]))
     return found[0].sub_(found[1])
@@ -95,12 +95,12 @@ def _sums(losses, weights, step: Tensor, scale: float, spare: Spare) -> Tensor:
             return 2 * losses().double()
         found = []
         for sign in (scale, -scale):
-            with _moved(weights, step, sign, spare):
+            with moved(weights, step, sign, spare):
                 found.append(losses().double())
     return found[0] + found[1]
 
 
-def _moved(weights, step: Tensor, scale: float, spare: Spare):
+def moved(weights, step: Tensor, scale: float, spare: Spare):
     parts = step.to(weights[0]).split([w.numel() for w in weights])
     directions = [part.view(w.shape) for part, w in zip(parts, weights)]
     return perturb.at(weights, perturb.along(directions, scale), spare, measure=False)

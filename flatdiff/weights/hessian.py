@@ -8,7 +8,7 @@ The products here are exact; `differences` has such that cost two gradients. Vec
 neither networks nor ranks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -100,9 +100,26 @@ def top_eigenvalues(
         raise ValueError(
             f"num_eigenvalues is {count}; expected 1 to {steps}, the number of Lanczos steps"
         )
-    basis, matrix = Basis(steps, size, place), torch.zeros(steps, steps, dtype=torch.float64)
-    noise = torch.finfo(place.dtype).eps ** 0.75
+    basis = Basis(steps, size, place)
     start = torch.randn(size, dtype=torch.float64, generator=generator(seed, HESSIAN, START))
+    for matrix, length in lanczos(product, basis, start, steps):
+        values, ritz = torch.linalg.eigh(matrix)
+        values, ritz = values.flip(0)[:count], ritz.flip(1)[:, :count]
+        scale = values[0].abs()
+        settled = (length * ritz[-1].abs() <= tolerance * scale).all() and len(matrix) >= count
+        if settled or length <= noise(place) * scale:
+            break
+    vectors = torch.stack([basis.whole(basis.combined(factors)) for factors in ritz.T])
+    rests = (basis.share(product(v)) - x * basis.share(v) for x, v in zip(values.tolist(), vectors))
+    return values, torch.stack([basis.norm(rest) for rest in rests]), vectors
+
+
+def lanczos(
+    product: Product, basis: Basis, start: Tensor, steps: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield T [k, k] after k = 1, 2, ..., steps products, in the basis that begins with the start
+    [n], and the length of what H adds to it, orthogonalized in full, twice."""
+    matrix = torch.zeros(steps, steps, dtype=torch.float64)
     share = basis.share(start)
     length = basis.norm(share)
     for k in range(steps):
@@ -111,17 +128,14 @@ def top_eigenvalues(
         for _ in range(2):
             share -= basis.combined(basis.dots(share))
         length = basis.norm(share)
-        values, ritz = torch.linalg.eigh(matrix[: k + 1, : k + 1])
-        values, ritz = values.flip(0)[:count], ritz.flip(1)[:, :count]
-        scale = values[0].abs()
-        settled = (length * ritz[k].abs() <= tolerance * scale).all() and k + 1 >= count
-        if settled or length <= noise * scale:
-            break
+        yield matrix[: k + 1, : k + 1], length
         if k + 1 < steps:
             matrix[k, k + 1] = matrix[k + 1, k] = length
-    vectors = torch.stack([basis.whole(basis.combined(factors)) for factors in ritz.T])
-    rests = (basis.share(product(v)) - x * basis.share(v) for x, v in zip(values.tolist(), vectors))
-    return values, torch.stack([basis.norm(rest) for rest in rests]), vectors
+
+
+def noise(place: Place) -> float:
+    """What is rounding, as a share of the largest: where a basis is kept so."""
+    return torch.finfo(place.dtype).eps ** 0.75
 
 
 def signs(size: int, seed: int, draw: int) -> Tensor:
