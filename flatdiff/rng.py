@@ -18,6 +18,7 @@ INT8 = 5000  # what integer arithmetic is tried on
 VALIDATE = 6000  # a classifier's draws on images that it does not learn
 BOUND = 7000  # which images have their bits per dimension measured
 CLIMB = 8000  # a step's random climb
+CALIBRATE = 9000  # images by whose activations rounding is calibrated
 # and those of NumPy's generators, whose keys NumPy mixes otherwise
 EPOCH, CROP = range(2)  # an epoch's order and mirroring; the crop of an image
 

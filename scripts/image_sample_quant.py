@@ -4,7 +4,8 @@
         --timestep_respacing 20 --data_dir DIR
 
 Writes samples_NxHxWx3_w4.npz, and quantization_w4.csv with the error of each layer. With --data_dir
-the loss is measured before and after. --save_quantized FILE.safetensors keeps the packed weights.
+the loss is measured before and after; with --explain True also why it rises, and explained_w4.csv
+and .png are written. --save_quantized FILE.safetensors keeps the packed weights.
 """
 
 import dataclasses

@@ -79,7 +79,7 @@ def test_no_two_streams_are_the_same():
         numbers = [named.pop(name) for name in names]
         assert len(set(numbers)) == len(numbers), names
     twice = [n for n, count in collections.Counter(named.values()).items() if count > 1]
-    assert len(named) == 10 and not twice, {k: v for k, v in named.items() if v in twice}
+    assert len(named) == 12 and not twice, {k: v for k, v in named.items() if v in twice}
 
 
 def test_streams_come_from_the_table():

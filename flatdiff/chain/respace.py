@@ -114,7 +114,8 @@ class SpacedDiffusion(GaussianDiffusion):
     """The chain of `kwargs` (those of GaussianDiffusion) at some of its timesteps only.
 
     t is an index into the kept steps everywhere; only the network and cond_fn see the original one.
-    timestep_map: original index of each kept step, ascending; original_num_steps: the longer T.
+    timestep_map: original index of each kept step, ascending; original_num_steps: the longer T;
+    every_alphas_cumprod: abar of all its steps.
     """
 
     def __init__(self, use_timesteps: Iterable[int], **kwargs):
@@ -127,6 +128,7 @@ class SpacedDiffusion(GaussianDiffusion):
                 f"chain has the timesteps 0 .. {self.original_num_steps - 1}"
             )
         alphas_cumprod = np.cumprod(1.0 - np.asarray(kwargs["betas"], dtype=np.float64))
+        self.every_alphas_cumprod = alphas_cumprod
         kept = alphas_cumprod[self.timestep_map]
         super().__init__(**kwargs | {"betas": 1.0 - kept / np.append(1.0, kept[:-1])})
 

@@ -82,6 +82,7 @@ NETWORKS: dict[str, Choice] = {
 SAMPLERS: dict[str, Choice] = {
     "ddpm": Choice("chain.samplers:p_sample", "ancestral (Ho et al. 2020)"),
     "ddim": Choice("chain.samplers:ddim_sample", "DDIM of eta 0 (Song et al. 2020)"),
+    "shifted": Choice("chain.shifted:shifted_sample", "DDIM at shifted t (Li et al. 2024)"),
     "dpmpp": Choice("chain.samplers:dpmpp_sample", "DPM-Solver++ 2M (Lu et al. 2022)"),
     "euler": Choice("chain.solvers:euler_sample", "Euler's, on any path the same as ddim"),
     "heun": Choice("chain.solvers:heun_sample", "Heun's, two calls a step (Karras et al. 2022)"),
@@ -156,6 +157,11 @@ AVERAGES = {
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),
+    "gptq": Choice(
+        "quantization.gptq:GPTQ",
+        "at the extremes, and codes by what the layer's outputs lose on images of data_dir "
+        "(Frantar et al. 2023)",
+    ),
 }
 MOVES: dict[str, Move] = {
     "gaussian": Move(
@@ -250,6 +256,11 @@ MEASURES: dict[str, Measure] = {
         },
         "Rounding moves the weights by d. But for the slope and higher orders, the loss rises by "
         "half of d's squared length times the curvature along d.",
+    ),
+    "ROUNDING": Measure(
+        "measure.rounding:ROUNDING",
+        "rises by rounding: bits by quantizers by rounded inputs",
+        "flatness",
     ),
     "perturbed": Measure(
         "measure.perturbed_samples:PERTURBED",

@@ -1,8 +1,12 @@
-"""Every knob that makes a model; `use` has those of what is done with one. Imports no torch."""
+"""Every knob that makes a model; `use` has those of what is done with one, `comparing` with many.
+
+Imports no torch.
+"""
 
 import dataclasses
 
 from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .comparing import *  # noqa: F403
 from .parse import (  # noqa: F401
     as_trained,
     aside,

@@ -3,8 +3,8 @@
 import dataclasses
 
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
-from .choices import FEATURES, FLATNESS, MOVES, OBJECTIVES, QUANTIZERS, SAMPLERS
-from .parse import aside, fixed, flag, part, sampling
+from .choices import FEATURES, FLATNESS, MOVES, QUANTIZERS, SAMPLERS
+from .parse import aside, fixed, flag, later, part, sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +34,6 @@ class FeatureFlags:
     features: str = flag("lite0", "what is compared", table=FEATURES)
     inception_weights: str = aside("", f"{INCEPTION_FILE} of pytorch-fid")
     dinov2_weights: str = aside("", f"{DINOV2_FILE} of DINOv2")
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareFlags(FeatureFlags):
-    """Runs drawn side by side, and the distances of their samples from real images."""
-
-    runs: str = flag("", "folders of the runs, separated by commas")
-    reference: str = flag("", "real images, npz or folder, to measure distances to; empty: none")
-    train_data: str = flag("", "images trained on, npz or folder, to look for copies; empty: none")
-    heldout_data: str = flag("", "images of that source not trained on, for the same; empty: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +69,21 @@ class FlatnessFlags:
     num_eigenvalues: int = part(5, "HESSIAN: how many", low=1)
     surface_points: int = part(21, "SURFACE: points along a side of the plane, odd", low=3)
     surface_range: float = part(1.0, "SURFACE: half a side; 1: as long as the weights, by filter")
-    bits: str = part("8,6,4", "EXPLAIN: bits of each weight, separated by commas")
+    bits: str = part(
+        "", "EXPLAIN, ROUNDING: bits of each weight, by commas; empty: 8,6,4, of ROUNDING 8,6,4,3"
+    )
     quantizers: str = part(
-        "minmax",
-        "EXPLAIN: what rounds, separated by commas, each with knobs behind it, of its own or of "
-        "its grid, as: minmax,mse granularity=channel",
+        "",
+        "EXPLAIN, ROUNDING: what rounds, by commas, each with knobs behind it, of its own or of "
+        "its grid, as: minmax,mse granularity=channel,gptq group=32; empty: minmax, of ROUNDING "
+        "all kinds",
         table=QUANTIZERS,
         many=True,
+    )
+    activations: str = part(
+        "none,8,8 bins=4",
+        "ROUNDING: bits of layers' inputs, by commas: none; 8, ranged by image; 8 bins=4, with "
+        "ranges fixed in 4 bins of timesteps",
     )
     layer_bits: str = part(
         "", "EXPLAIN: bits at which layers are rounded alone, too; 0: none; empty: the fewest"
@@ -137,21 +135,51 @@ class ExposureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExposureBenchFlags(FeatureFlags):
+    """What is done about exposure bias in sampling, by the norm of the noise and by distance."""
+
+    model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
+    chain_steps: str = part("5,10,20,100", "timesteps of the chains, separated by commas")
+    weight_bits: str = part("32,8,4", "bits of the weights, separated by commas; 32: not rounded")
+    scalings: str = part(
+        "0.94,0.96,0.98,1,1.02,1.04",
+        "values of --eps_scaler, among them 1, of which the best is sought, at least four",
+    )
+    window: int = part(30, "time shift: timesteps of its window (Li et al. 2024)", low=1)
+    cutoff: int = part(200, "time shift: the least timestep that it shifts", low=0)
+    num_samples: int = flag(250, "chains of each kind, and images for norms in training", low=40)
+    delta_images: int = flag(64, "of these, chains begun at images, for delta_t", low=3)
+    batch_size: int = aside(125, "images per rank and network call", low=1)
+    clip_denoised: bool = flag(True, "clamp the predicted image to [-1, 1] at each step")
+
+
+@dataclasses.dataclass(frozen=True)
 class RoundingFlags:
     """How weights, and inputs of layers, are rounded to few bits."""
 
     quant: int = fixed(0, "bits of each weight of convolutions and linear layers, 2 to 8; 0: off")
     quant_granularity: str = fixed(
         "tensor",
-        "what shares a grid: a whole weight tensor, or each output channel of it",
-        choices=("tensor", "channel"),
+        "what shares a grid: a whole weight tensor, each output channel of it, or each group of "
+        "quant_group weights of a channel",
+        choices=("tensor", "channel", "group"),
     )
+    quant_group: int = later(32, "weights of a group, one after the other in a channel", low=2)
     quant_symmetric: bool = fixed(
         False, "the grid reaches as far below zero as above; False: from least to largest weight"
     )
     quant_range: str = fixed("minmax", "where the grid ends", table=QUANTIZERS)
     quant_skip: str = fixed("", "layers kept in fp32, as out.*,input_blocks.0.0; empty: none")
-    quant_activations: int = flag(0, "bits of these layers' inputs, ranged by image; 0: off")
+    quant_activations: int = flag(0, "bits of these layers' inputs; 0: off")
+    quant_act_bins: int = flag(
+        0,
+        "bins of timesteps, in each of which an input's range is fixed, as seen on images of "
+        "data_dir; 0: each image's own range",
+        low=0,
+    )
+    quant_calibration: int = flag(
+        128, "gptq, quant_act_bins: images of data_dir, at even timesteps, to calibrate on", low=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +194,9 @@ class QuantFlags(RoundingFlags):
     )
     save_quantized: str = aside("", "FILE.safetensors of packed weights, a model_path; empty: none")
     num_images: int = aside(256, "images of data_dir for the loss before and after", low=6)
+    explain: bool = aside(
+        False, "measure on them why the loss rises, as flatness.py's EXPLAIN; False: off"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,70 +231,3 @@ class ExportFlags:
     model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
     out_dir: str = flag("", "folder to make")
     reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyFlags:
-    """A matrix of trainings, and what is measured on each of its models."""
-
-    gradient: str = flag(
-        "adam,adam-sam",
-        "values of --optimizer, separated by commas, each with other flags of training as "
-        "name=value after a blank: adam-sam,adam-sam sam_sync=True,adam lr_anneal_steps=1400 (its "
-        "rate falls to 0, and it has no SWA)",
-    )
-    rho: str = flag("0.1", "radii of the gradients that climb, as 0.05,0.1,0.5")
-    average: str = flag("none,ema,swa", "weights that are measured; ema: of the first rate")
-    input_pertub: str = flag("0", "input perturbations of training, as 0,0.1; 0: off")
-    objective: str = flag(
-        "ddpm",
-        "what networks learn of noise, separated by commas, each with other flags of the chain as "
-        "name=value after a blank: ddpm,flow predicts=x",
-        table=OBJECTIVES,
-        many=True,
-    )
-    seeds: int = flag(3, "trainings of each kind, from seeds --seed, --seed + 1, ...", low=1)
-    matched: bool = flag(True, "beside each gradient that climbs, Adam of equal cost")
-    sampling_steps: str = flag("20,100", "steps of the chain for each Frechet distance")
-    sampler: str = flag(
-        "",
-        "how noise walks back, separated by commas, the first wherever one is enough; empty: that "
-        "of the objective, ddpm of ddpm and euler of the others",
-        table=SAMPLERS,
-        many=True,
-    )
-    bits: str = flag("8,4", "bits of the weights, sampled in the first of sampling_steps")
-    num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
-    features: str = flag(
-        "",
-        "what a Frechet distance compares; empty: digits for --preset digits, inception where "
-        "there are inception_weights, else lite0",
-        table=FEATURES,
-    )
-    inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
-    dinov2_weights: str = flag("", f"{DINOV2_FILE} of DINOv2")
-    sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
-    filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
-    radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")
-    num_draws: int = flag(20, "LPF, MC: perturbations of each size, in mirrored pairs", low=4)
-    num_images: int = flag(512, "images on which flatness and exposure bias are measured", low=6)
-    moves: str = flag(
-        "",
-        "samples at moved weights too, as perturbed_samples.py has them; empty: none",
-        table=MOVES,
-        many=True,
-    )
-    measure_batch: int = flag(64, "images per rank and network call in sampling", low=1)
-    ranks: int = flag(1, "ranks of each job, by mpirun", low=1)
-    jobs: int = flag(1, "jobs at a time on this machine", low=1)
-    cluster: str = flag(
-        "",
-        "where jobs run: a SLURM array, or (local, debug) submitit's stand-ins; empty: right here",
-        choices=("", "slurm", "local", "debug"),
-    )
-    cluster_options: str = flag(
-        "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
-    )
-    store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
-    dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
-    job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

@@ -153,7 +153,7 @@ def differences_text(rows: list[dict]) -> str:
 
 def block(found: list[dict]) -> list[str]:
     """Write the five settings that make these distances, a line each."""
-    known = [r for r in found if "settings" in r]
+    known = [r for r in found if "settings" in r and not r["again"]]
     told = [r["settings"] | {"weights": weights_of(r)} for r in known]
     return settings.lines(settings.common(told)) if told else []
 

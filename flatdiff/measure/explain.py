@@ -35,12 +35,12 @@ class EXPLAIN(frame.Measure):
         self,
         *,
         num_draws: int,
-        bits: str = "8,6,4",
-        quantizers: str = "minmax",
+        bits: str = "",
+        quantizers: str = "",
         layer_bits: str = "",
     ):
         paired.pairs(torch.empty(num_draws))
-        self.pairs, self.kinds = num_draws // 2, listed(quantizers, bits)
+        self.pairs, self.kinds = num_draws // 2, listed(quantizers or "minmax", bits or "8,6,4")
         self.layer_bits = _layer_bits(layer_bits, [b for _, b in self.kinds])
         self.first = None  # network, and its terms by kind
 

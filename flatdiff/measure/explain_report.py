@@ -160,17 +160,17 @@ def _split(first: str, model: dict) -> str:
 def figures(record: dict) -> dict[str, Figure]:
     """Draw the terms as shares of the rise, curvatures, and parts of the gap; and layers."""
     split = [(m["name"], m["split"]) for m in record["models"] if m["split"]]
-    short = _short([m["name"] for m in record["models"]])
+    called = short([m["name"] for m in record["models"]])
     figure, axes = frame.panels(2 + len(split))
     figure.set_figheight(figure.get_figheight() * 1.25)
     rows, of_layers = (
-        [row | {"model": short[row["model"]]} for row in r]
+        [row | {"model": called[row["model"]]} for row in r]
         for r in (record["rows"], layers(record))
     )
     _draw_terms(axes[0], rows)
     _draw_curvatures(axes[1], rows)
     for axis, (name, parts) in zip(axes[2:], split):
-        _draw_split(axis, f"{short[record['models'][0]['name']]} less {short[name]}", parts)
+        _draw_split(axis, f"{called[record['models'][0]['name']]} less {called[name]}", parts)
     return {"": figure} | ({"_layers": _draw_layers(of_layers)} if of_layers else {})
 
 
@@ -271,7 +271,7 @@ def _legend(axis) -> None:
     axis.legend(fontsize="x-small", loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=2)
 
 
-def _short(names: list[str]) -> dict[str, str]:
+def short(names: list[str]) -> dict[str, str]:
     """Return names without the file that all of them have, where the rest tells them apart."""
     parts = [name.rpartition("/") for name in names]
     rest = {folder for folder, _, _ in parts}

@@ -57,7 +57,11 @@ def gap(ours: Series, length: float, theirs: Series, other: float, of: str) -> S
 
 def told(subject, parts: Series) -> list[dict]:
     """Return each part's value, with its error over examples and its 95 % interval, and its share
-    of the gap, with an interval to first order; no share where the gap's interval holds 0."""
+    of the gap, with an interval to first order; no share where the gap's interval holds 0.
+
+    Intervals are normal: of few examples, a few of which curve far more than all others, they are
+    too narrow, and shares of a gap that is hardly seen are of the times when it was large.
+    """
     term = subject.terms[0]
 
     def of(statistic, values: Tensor) -> float:

@@ -96,7 +96,8 @@ def flatness(
 
     :param kinds: LPF (Gaussian weight noise of each deviation `sigma`), MC (random directions of
         each length `radius`), HESSIAN (trace by `num_draws` probes, and `num_eigenvalues`),
-        SURFACE; one or several, each with knobs behind it, as "HESSIAN product=exact".
+        SURFACE, EXPLAIN and ROUNDING (why, and how much, rounding hurts, at knobs `bits` and
+        `quantizers`); one or several, each with knobs behind it, as "HESSIAN product=exact".
     :param seed: of the moves of the weights; None: the subject's.
     :param sigma, radius: a size or several; empty: five, as the script has them.
     :param num_draws: moves of each size, in mirrored pairs, 4 or more.

@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ..exchange.families import inside
-from ..flags import choices
 from ..quantization.grid import Quantizer
 from ..quantization.rounded import Rounded
 from ..weights import perturb, sam
 from . import checks
+from .quantizers import ends_of
 
 Result = TypeVar("Result")
 
@@ -50,16 +49,16 @@ def quantize(
     symmetric: bool = False,
     ends: str = "minmax",
     skip: Sequence[str] = (),
+    group: int = 32,
 ) -> Rounded:
     """Return the perturbation that rounds weights of convolutions and linear layers to `bits`.
 
-    granularity: what shares a grid, "tensor" or "channel". symmetric: the grid reaches as far below
-    zero as above. ends: where it ends, "minmax" or "mse". skip: patterns of layers' names that stay
-    as they are. bits: 2 to 8. They are `image_sample_quant.py`'s.
+    granularity: what shares a grid, "tensor", "channel" or "group", `group` weights of a channel.
+    symmetric: the grid reaches as far below zero as above. ends: where it ends, "minmax" or "mse".
+    skip: patterns of layers' names that stay as they are. bits: 2 to 8. They are
+    `image_sample_quant.py`'s.
     """
-    ends, knobs = choices.chosen(choices.QUANTIZERS, ends)
-    ends = functools.partial(ends, **knobs) if knobs else ends
-    return Rounded(Quantizer(bits, granularity, symmetric, ends), skip)
+    return Rounded(Quantizer(bits, granularity, symmetric, ends_of(ends), group), skip)
 
 
 def sam_gradient(

@@ -22,6 +22,7 @@ from ..quantization.rounded import Rounded
 from ..weights import perturb, pruning
 from . import curve, plane, spectrum
 from .chains import fingerprint
+from .quantizers import ends_of
 from .subject import Subject, cut
 
 AVERAGE = "towards"  # the one that needs another file
@@ -138,7 +139,7 @@ def quantized(
     ends: str = "minmax",
 ) -> perturb.Perturbation:
     """w' = w in so many bits, of convolutions and linear layers, as sampling has it."""
-    return Rounded(Quantizer(bits, granularity, symmetric, choices.bound(choices.QUANTIZERS, ends)))
+    return Rounded(Quantizer(bits, granularity, symmetric, ends_of(ends)))
 
 
 def pruned(start: Start, share: float = 0.3) -> perturb.Perturbation:

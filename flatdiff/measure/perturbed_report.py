@@ -119,7 +119,7 @@ def figures(record: dict) -> dict[str, Figure]:
             axis.set_title(model["name"], fontsize="medium")
         number = f"Spearman's r {short(model['correlation'])}"
         axis.text(0.03, 0.97, number, transform=axis.transAxes, va="top")
-    note = "bars: one standard error over images; what does not rise is on no logarithmic axis"
+    note = "bars: one standard error over images; a rise below half of that is not drawn"
     frame.legend(figure, axes[0], note)
     return {"": figure, "_path": _paths(models, kinds)}
 
@@ -128,7 +128,7 @@ def _scatter(axis, rows: list[dict], kinds: list[str], x: str, y: str) -> None:
     """Draw a point with error bars for each move that rises, a mark and colour for each kind."""
     for k, kind in enumerate(kinds):
         mine = [row for row in rows if row["kind"] == kind]
-        shown = sorted((r for r in mine if r[x] > 0 and r[y] > 0), key=lambda row: row[x])
+        shown = sorted((r for r in mine if _rises(r, x, y)), key=lambda row: row[x])
         columns = [np.array([row[c] for row in shown]) for c in (x, y)]
         bars = {}
         for name, key, values in (("xerr", x, columns[0]), ("yerr", y, columns[1])):
@@ -137,8 +137,13 @@ def _scatter(axis, rows: list[dict], kinds: list[str], x: str, y: str) -> None:
                 bars[name] = np.stack([np.minimum(error, 0.9 * values), error])
         look = {"marker": MARKS[k % len(MARKS)], "color": f"C{k}", "label": kind}
         axis.errorbar(*columns, **bars, **look, linestyle="", markersize=5, elinewidth=0.8)
-    if any(row[x] > 0 and row[y] > 0 for row in rows):
+    if any(_rises(row, x, y) for row in rows):
         axis.set(xscale="log", yscale="log")
+
+
+def _rises(row: dict, *effects: str) -> bool:
+    """Whether each of the effects is above half of its error: else it is anywhere on a log axis."""
+    return all(row[name] > row.get(f"{name}_error", 0.0) / 2 for name in effects)
 
 
 def _paths(models: list[dict], kinds: list[str]) -> Figure:

@@ -89,7 +89,7 @@ def _judge(flags, image_size: int):
     f = flags.sample
     for turn in (dist_util.rank() == 0, dist_util.rank() > 0):
         if turn:
-            features = evaluation.network(f.features, f.inception_weights)
+            features = evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
             dataset = run_util.open_dataset(flags.data, image_size)
             images = open_images(evaluation.reference_of(dataset, flags.run.seed))
             known = evaluate.measure(images, features, cache_dir=default_cache_dir())

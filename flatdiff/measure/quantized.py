@@ -17,19 +17,21 @@ import torch
 
 from ..chain import probe
 from ..flags import config
-from ..flags.choices import QUANTIZERS, chosen
 from ..models import networks, run_util
-from ..quantization import int8, packing
+from ..quantization import int8, packing, static
 from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
 from ..store import checkpoint, disk
 from ..weights import perturb
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
+from . import explained
+from .calibration import Calibration
 from .chains import of_chain
+from .quantizers import ends_of
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
-OF_QUANTIZED = ("quant_activations", "quant_backend", "save_quantized")
+OF_QUANTIZED = ("quant_activations", "quant_act_bins", "quant_backend", "save_quantized", "explain")
 
 
 @contextlib.contextmanager
@@ -46,13 +48,17 @@ def quantized(model, flags, folder):
     if not quant.quant:
         yield quant
         return
-    layers, weights = _rounded(model, path, quant)
+    explained.check(quant, flags)
+    calibration = Calibration(model, networks.chain_of(path, flags), flags)
+    layers, weights = _rounded(model, path, quant, calibration)
     with torch.no_grad():
         _keep(model, layers, weights, quant, flags, folder)
         subject = _subject(model, flags)
-        output = functools.partial(_output, model, _training_chain(flags))
+        output = functools.partial(_output, model, calibration.chain)
         fp32 = quant.quant_backend == "int8" and output()
-    with _at(layers, weights, quant) as hooks:
+    if quant.explain:
+        explained.write(subject, quant, calibration, folder)
+    with _at(layers, weights, quant, calibration) as hooks:
         with torch.no_grad():
             if quant.quant_backend == "int8":
                 _use_int8(output, layers, weights, quant, hooks, fp32)
@@ -67,7 +73,8 @@ def _keep(model, layers, weights, quant, flags, folder):
     tensors = packing.pack(model.state_dict(), weights)
     whole = sum(p.numel() for p in model.parameters())
     share = sum(layer.weight.numel() for layer in layers.values()) / whole
-    grid = f"per {quant.quant_granularity}, {quant.quant_range}"
+    of = f" of {quant.quant_group}" if quant.quant_granularity == "group" else ""
+    grid = f"per {quant.quant_granularity}{of}, {quant.quant_range}"
     logger.log(
         f"quantized: {len(layers)} layers to {quant.quant} bits ({grid}"
         f"{', symmetric' if quant.quant_symmetric else ''}), {share:.1%} of the weights"
@@ -87,7 +94,9 @@ def rounded(model, path, flags):
     with contextlib.ExitStack() as held:
         if hasattr(flags, "quant"):
             quant = settings(flags.quant, path, flags.given)
-            held.enter_context(_at(*_rounded(model, path, quant), quant))
+            calibration = Calibration(model, networks.chain_of(path, flags), flags)
+            rounded = _rounded(model, path, quant, calibration)
+            held.enter_context(_at(*rounded, quant, calibration))
         yield
 
 
@@ -100,9 +109,12 @@ def without_quant(flags):
 
 
 @contextlib.contextmanager
-def _at(layers, weights, quant):
-    """Hold layers at their quantized weights, and quantize their inputs; yields these hooks."""
+def _at(layers, weights, quant, calibration):
+    """Hold layers at their quantized weights, and quantize their inputs; yields the hooks of those
+    that are ranged image by image."""
     with contextlib.ExitStack() as held:
+        bits, bins = quant.quant_activations, quant.quant_act_bins
+        ranges = calibration.ranges(layers, bins) if bins else None
         if getattr(quant, "quant_backend", "") == "packed":
             for name, layer in layers.items():
                 packing.keep_packed(layer, weights[name])
@@ -111,8 +123,10 @@ def _at(layers, weights, quant):
             originals = [layer.weight for layer in layers.values()]
             held.enter_context(perturb.at(originals, rounding, measure=False))
         del weights
-        bits = quant.quant_activations
-        hooks = {name: quantize_inputs(layer, bits) for name, layer in layers.items() if bits}
+        if ranges:
+            held.enter_context(static.held(calibration.model, layers, ranges, bits))
+        by_image = layers.items() if bits and not ranges else ()
+        hooks = {name: quantize_inputs(layer, bits) for name, layer in by_image}
         for hook in hooks.values():
             held.callback(hook.remove)
         yield hooks
@@ -125,16 +139,19 @@ def _round(quantized, weights):
 
 
 @torch.no_grad()
-def _rounded(model, path, quant):
+def _rounded(model, path, quant, calibration):
     """Return the layers that are quantized, and their weights: the file's own if packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
-    return layers, _stored(path) or quantize_weights(layers, _quantizer(quant))
+    if stored := _stored(path):
+        return layers, stored
+    quantizer = _quantizer(quant)
+    grams = calibration.grams(layers) if quantizer.calibrated else None
+    return layers, quantize_weights(layers, quantizer, grams)
 
 
 def _quantizer(quant):
-    ends, knobs = chosen(QUANTIZERS, quant.quant_range)
-    ends = functools.partial(ends, **knobs) if knobs else ends
-    return Quantizer(quant.quant, quant.quant_granularity, quant.quant_symmetric, ends)
+    how = quant.quant_granularity, quant.quant_symmetric, ends_of(quant.quant_range)
+    return Quantizer(quant.quant, *how, quant.quant_group)
 
 
 def suffix(quant):
@@ -154,6 +171,8 @@ def settings(quant, path, given):
         default = getattr(config.QuantFlags, name)
         if not quant.quant and getattr(quant, name, default) != default:
             raise ValueError(f"--{name} is for quantized weights only: give --quant 8 too")
+    if quant.quant_act_bins and not quant.quant_activations:
+        raise ValueError("--quant_act_bins fixes ranges of inputs: give --quant_activations 8 too")
     saved = getattr(quant, "save_quantized", "")
     if saved and not saved.endswith(".safetensors"):
         raise ValueError(f"--save_quantized {saved}: give a name in .safetensors")
@@ -163,6 +182,11 @@ def settings(quant, path, given):
         raise ValueError(
             "--quant_backend int8 multiplies integers centred on zero: give --quant_symmetric True "
             "and --quant_activations 8 too (or 7, on CPUs without VNNI)"
+        )
+    if quant.quant_granularity == "group" or quant.quant_act_bins:
+        raise ValueError(
+            "--quant_backend int8 has one grid a tensor or output channel, and each image's own "
+            "range: leave --quant_granularity group and --quant_act_bins to simulate"
         )
     if dist_util.dev().type != "cpu":
         raise ValueError("--quant_backend int8 is for CPUs; on this device use simulate or packed")
@@ -242,14 +266,14 @@ def _subject(model, flags):
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     num_images = max(probe.LEAST, min(flags.quant.num_images, dataset.num_images))
     images = *probe.images_of(dataset, num_images, seed), dataset.num_images
-    given = "", flags.sample.model_path, model, _training_chain(flags), images
+    path = flags.sample.model_path
+    given = "", path, model, networks.chain_of(path, flags), images
     sizes = {"seed": seed, "batch_size": flags.sample.batch_size}
-    return of_chain(*given, **sizes, dtype=networks.dtype_of(flags), call=model.forward)
 
+    def call(*args, **kwargs):  # which `forward` there is, `static.told` may have changed
+        return model.forward(*args, **kwargs)
 
-def _training_chain(flags):
-    """Make the checkpoint's chain, at the timesteps of its training, not those of the sampling."""
-    return networks.chain_of(flags.sample.model_path, flags)
+    return of_chain(*given, **sizes, dtype=networks.dtype_of(flags), call=call)
 
 
 @arithmetic(tf32=False)

@@ -3,6 +3,7 @@ weights as they round them."""
 
 import argparse
 import functools
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
@@ -11,12 +12,14 @@ from ..exchange.families import inside
 from ..flags import choices, parse
 from ..quantization.grid import BITS, Quantized, Quantizer, layers_of, quantize_weights
 
-OF_GRID = {"granularity": "tensor", "symmetric": False}  # knobs of all, with their defaults
+OF_GRID = {"granularity": "tensor", "symmetric": False, "group": 32}  # knobs of all
 
 
 def ends_of(text: str) -> Callable:
     """Return where a grid ends, by a name of the registry with its knobs behind it."""
     ends, knobs = choices.chosen(choices.QUANTIZERS, text)
+    if inspect.isclass(ends):
+        return ends(**knobs)
     return functools.partial(ends, **knobs) if knobs else ends
 
 
@@ -28,6 +31,8 @@ def quantizer(text: str, bits: int) -> Quantizer:
         grid = {knob: choices.read(type(OF_GRID[knob]), value) for knob, value in grid.items()}
     except argparse.ArgumentTypeError as error:
         raise ValueError(f"{text}: {error}") from None
+    if "group" in grid:
+        grid.setdefault("granularity", "group")
     return Quantizer(bits, ends=ends_of(" ".join([name, *map("=".join, knobs.items())])), **grid)
 
 
@@ -46,9 +51,10 @@ def listed(texts: str, bits: str) -> dict[tuple[str, int], Quantizer]:
 
 
 def layers(subject) -> dict[str, Tensor]:
-    """Return the weights of a subject's convolutions and linear layers by name, each once."""
+    """Return the weights of a subject's convolutions and linear layers by name, each once; without
+    those of the patterns in its `skip`, if it has that."""
     found, seen = {}, set()
-    for name, layer in layers_of(inside(subject.model)).items():
+    for name, layer in layers_of(inside(subject.model), getattr(subject, "skip", ())).items():
         if id(layer.weight) not in seen:
             seen.add(id(layer.weight))
             found[name] = layer.weight
@@ -58,4 +64,7 @@ def layers(subject) -> dict[str, Tensor]:
 def rounded(subject, quantizer: Quantizer) -> dict[str, Quantized]:
     """Return the weights of `layers`, rounded."""
     found = layers_of(inside(subject.model))
-    return quantize_weights({name: found[name] for name in layers(subject)}, quantizer)
+    found, grams = {name: found[name] for name in layers(subject)}, None
+    if quantizer.calibrated and getattr(subject, "calibration", None):
+        grams = subject.calibration.grams(found)
+    return quantize_weights(found, quantizer, grams)

@@ -24,6 +24,7 @@ from ..models import networks, run_util
 from ..store import checkpoint
 from ..world import dist_util, logger
 from . import checks, quantized, subjects
+from .calibration import Calibration
 from .chains import of_chain
 from .subject import Subject
 
@@ -37,7 +38,9 @@ def opened(name: str, path: str, flags, images: Callable) -> Iterator[Subject]:
         return
     model, diffusion = networks.from_checkpoint(path, flags)
     with quantized.rounded(model, path, flags):
-        yield subject_of(name, path, model, diffusion, flags, images)
+        subject = subject_of(name, path, model, diffusion, flags, images)
+        subject.calibration = Calibration(model, diffusion, flags)
+        yield subject
 
 
 def weights_at(path: str, flags) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 Codes below 16 (2 to 4 bits) lie two in a byte, the earlier one in the low half; larger ones one in
 a byte, also those of 5 to 7 bits. In a file the weight NAME is the four tensors NAME.codes (uint8),
-NAME.scale (fp32), NAME.zero (uint8) and NAME.shape (int64), so the tensors alone say what they are.
+NAME.scale (fp32), NAME.zero (uint8) and NAME.shape (int64), and where grids are of groups of values
+NAME.group (int64), of how many: so the tensors alone say what they are.
 """
 
 import math
@@ -43,6 +44,7 @@ def pack(state_dict: Mapping[str, Tensor], quantized: Mapping[str, Quantized]) -
         del tensors[name]
         tensors |= {f"{name}.codes": pack_codes(q.codes), f"{name}.scale": q.scale}
         tensors |= {f"{name}.zero": q.zero, f"{name}.shape": torch.tensor(q.codes.shape)}
+        tensors |= {f"{name}.group": torch.tensor(q.group)} if q.group else {}
     return tensors
 
 
@@ -52,7 +54,8 @@ def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
     for layer in (k.removesuffix(".weight.codes") for k in tensors if k.endswith(".weight.codes")):
         parts = (tensors[f"{layer}.weight.{part}"] for part in ("codes", "shape", "scale", "zero"))
         codes, shape, *grid = parts
-        found[layer] = Quantized(unpack_codes(codes, shape.tolist()), *grid)
+        group = int(tensors.get(f"{layer}.weight.group", 0))
+        found[layer] = Quantized(unpack_codes(codes, shape.tolist()), *grid, group)
     return found
 
 
@@ -68,7 +71,7 @@ class _Unpacked(nn.Module):
 
     def __init__(self, weight: Quantized, memory_format: torch.memory_format):
         super().__init__()
-        self.shape = weight.codes.shape
+        self.shape, self.group = weight.codes.shape, weight.group
         self.memory_format = memory_format
         self.packed = [pack_codes(weight.codes), weight.scale, weight.zero]
 
@@ -77,7 +80,7 @@ class _Unpacked(nn.Module):
 
     def forward(self, codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         codes = unpack_codes(codes, self.shape).contiguous(memory_format=self.memory_format)
-        return Quantized(codes, scale, zero).dequantize()
+        return Quantized(codes, scale, zero, self.group).dequantize()
 
 
 def keep_packed(layer: nn.Module, weight: Quantized) -> None:

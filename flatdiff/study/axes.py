@@ -146,6 +146,11 @@ def check(flags) -> None:
             "--average has swa, which is the mean of weights along a constant rate, and all "
             "averages come from the same training: give --lr_anneal_steps 0, or leave swa out"
         )
+    if 0 < flags.train.keep_last < flags.study.checkpoints:
+        raise ValueError(
+            f"--checkpoints is {flags.study.checkpoints}, but --keep_last {flags.train.keep_last} "
+            "deletes the older ones: give --keep_last 0, or as many"
+        )
     if not lists_of(flags.study)["sampling_steps"]:
         raise ValueError("--sampling_steps is empty; expected numbers of steps, as 20,100")
 
@@ -156,7 +161,8 @@ def features_of(flags) -> str:
         return flags.study.features
     if "digits" in flags.presets and "data_dir" not in flags.given:
         return "digits"
-    return "inception" if flags.study.inception_weights else "lite0"
+    given = {"inception": flags.study.inception_weights, "dinov2": flags.study.dinov2_weights}
+    return next((name for name, weights in given.items() if weights), "lite0")
 
 
 def train_group(flags, gradient: dict) -> config.TrainFlags:

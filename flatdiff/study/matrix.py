@@ -191,7 +191,8 @@ class Cells:
         """The model of one average: its cells are, by name, samples and their distances, the
         registry's measures, the real images."""
         made_of = {"training": training.cell.key, "average": average}
-        aside = {"model_path": _checkpoint(training, average), "log_dir": FOLDER}
+        path = _checkpoint(training, average, training.steps)
+        aside = {"model_path": path, "log_dir": FOLDER}
         chain, cells, calls = self.chains[training.objective], {}, {}
         first, *others = objectives.samplers(self.flags, chain)
         for name, *what in self._ways(first, others):
@@ -201,12 +202,35 @@ class Cells:
             cells[f"fd_{name}"] = distance
             if training.objective or self.study.sampler:
                 calls[f"fd_{name}"] = objectives.calls(chain, what[0], what[2])
+        cells |= self._again(training, average, first, made_of, aside)
         asked = ((k, m) for k, m in MEASURES.items() if not m.asked or vars(self.study)[m.asked])
         for kind, measure in asked:
             more = _unless_default(SAMPLING[kind], first) if kind in SAMPLING else {}
             for name, text in measure.cells.items():
                 cells[name] = self._measured(kind, measure, text, more, made_of, aside)
         return Model(training, average, cells | {"floor": self.floor}, calls)
+
+    def _again(self, training: Training, average: str, sampler: str, made_of, aside) -> dict:
+        """The model's samples anew, by other generation seeds and of earlier checkpoints, and their
+        distances: again_BACK_SEED, counted from 0."""
+        study, cells = self.study, {}
+        steps = steps_of(training, self.flags.train.save_interval)
+        wanted = 1 if average == "swa" else study.checkpoints
+        if len(steps) < wanted:
+            raise ValueError(
+                f"--checkpoints is {wanted}, but a training of {training.steps} steps keeps "
+                f"{len(steps)}: give a lower --save_interval"
+            )
+        for back, seed in itertools.product(range(wanted), range(study.generation_seeds)):
+            if (back, seed) != (0, 0):
+                more = {"step": steps[back]} if back else {}
+                path = _checkpoint(training, average, steps[back])
+                what = self.lists["sampling_steps"][0], 0, sampler
+                samples = self._samples(*what, made_of | more, aside | {"model_path": path}, seed)
+                cells[f"drawn_{back}_{seed}"] = samples
+                about = [samples.file], {}, {"samples": samples.key}
+                cells[f"again_{back}_{seed}"] = self._distance("distance", *about)
+        return cells
 
     def _ways(self, first: str, others: list[str]) -> Iterator[tuple[str, int, int, str]]:
         """Gives name, steps, bits and sampler of each set of samples."""
@@ -224,9 +248,11 @@ class Cells:
         made_of, words = {"data": self.data}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)
 
-    def _samples(self, steps: int, bits: int, sampler: str, made_of: dict, aside: dict) -> Cell:
+    def _samples(self, steps: int, bits: int, sampler: str, made_of, aside, later=0) -> Cell:
+        """`later`: how far behind the study's seed theirs is."""
         n, size = self.study.num_samples, self.flags.model.image_size
-        flags = self.run | {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
+        flags = self.run | {"seed": self.run["seed"] + later}
+        flags |= {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
         flags |= _unless_default(config.SampleFlags, sampler)
         aside = aside | {"batch_size": self.study.measure_batch}
         leaves = f"samples_{n}x{size}x{size}x3{f'_w{bits}' if bits else ''}.npz"
@@ -235,11 +261,15 @@ class Cells:
     def _distance(self, kind: str, samples: list[str], more: dict, made_of: dict) -> Cell:
         flags = {"features": axes.features_of(self.flags)} | more
         aside = {"json": os.path.join(FOLDER, "distance.json")}
-        names = ("inception_weights", "dinov2_weights")
-        aside |= {k: v for k in names if (v := getattr(self.study, k))}
+        aside |= self._weights()
         made_of = made_of | {"reference": self.reference.key}
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
+
+    def _weights(self) -> dict[str, str]:
+        """The files of feature networks that were given."""
+        names = ("inception_weights", "dinov2_weights")
+        return {k: v for k in names if (v := getattr(self.study, k))}
 
     def _measured(self, kind, measure: Measure, text: str, told: dict, made_of, aside) -> Cell:
         """A measure of the registry, with the flags of one of its `cells`, and those `told`."""
@@ -249,8 +279,7 @@ class Cells:
         counted, more = changed(self.flags.data)
         flags = self.measured | counted | {"num_images": self.study.num_images} | own | told
         flags |= {"flatness": kind} if measure.verb == "flatness" else {}
-        if "features" in own and self.study.inception_weights:
-            more["inception_weights"] = self.study.inception_weights
+        more |= self._weights() if "features" in own else {}
         what = flags, made_of | {"data": self.data}, self.store, (measure.verb,), aside | more
         return Cell(kind, *what, LEFT[measure.verb])
 
@@ -270,11 +299,16 @@ def _unless_default(group: type, sampler: str) -> dict[str, str]:
     return {} if sampler == group.sampler else {"sampler": sampler}
 
 
-def _checkpoint(training: Training, average: str) -> str:
+def steps_of(training: Training, interval: int) -> list[int]:
+    """The steps at which a training keeps its weights, the last first."""
+    return [training.steps, *range((training.steps - 1) // interval * interval, 0, -interval)]
+
+
+def _checkpoint(training: Training, average: str, step: int) -> str:
     """The file of one average; the first rate's where there are several EMAs."""
     rates = training.cell.flags.get("ema_rate", config.TrainFlags.ema_rate)
     labels = {"ema": f"ema_{float(rates.split(',')[0] or 0)}", "swa": "swa"}
     label = labels.get(average, "_".join(["average", *average.split()]))
-    name = checkpoint.average_name(label, training.steps)
-    name = checkpoint.model_name(training.steps) if average == "none" else name
+    name = checkpoint.average_name(label, step)
+    name = checkpoint.model_name(step) if average == "none" else name
     return os.path.join(training.cell.folder, name)

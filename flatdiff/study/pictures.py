@@ -117,7 +117,7 @@ def curvature(models: list[Model]) -> str:
             runs = [series(model.training.cell.folder, name) for model in group]
             steps = sorted(set.intersection(*map(set, runs)))
             y = [np.mean([run[step] for run in runs]) for step in steps]
-            look = _look(models, group[0], marked=len(y) <= FEW) | {"linestyle": "-"}
+            look = _look(models, group[0], marked=False) | {"linestyle": "-"}
             look["label"] = label(group[0].kind | {"average": "none"})
             axis.plot(steps, y, **look)
             drawn = drawn or bool(y)

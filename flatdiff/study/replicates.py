@@ -44,17 +44,6 @@ def of_models(models: list[Model], rows: list[dict]) -> dict[str, list[dict]]:
     return found
 
 
-def _observations(model: Model, column: str) -> list[Observation]:
-    result = model.cells[column].result()
-    if not result:
-        return []
-    name = metric_name(result["features"])
-    value = result["metrics"].get(name, math.nan)
-    groups = result.get("left_out", {}).get(name, ())
-    about = tuple(model.kind.values()), model.training.seed
-    return [Observation(value, *about, left_out=groups)] if math.isfinite(value) else []
-
-
 def text(scatter: dict[str, list[dict]]) -> str:
     """The components of the first metric as a table, and how to read it."""
     if not scatter:
@@ -62,6 +51,22 @@ def text(scatter: dict[str, list[dict]]) -> str:
     name, parts = next(iter(scatter.items()))
     header, *rows = table([Component(**part) for part in parts])
     return f"{aligned([[f'{name}: {header[0]}', *header[1:]], *rows])}\n{NOTE}"
+
+
+def _observations(model: Model, column: str) -> list[Observation]:
+    """The distance of a model, and where it is the first of a study those of its samples anew."""
+    again = [name for name in model.cells if name.startswith("again_")]
+    first = next(name for name in model.cells if name.startswith("fd_")) == column
+    found = []
+    for name in [column, *(again if first else ())]:
+        back, seed = map(int, name.split("_")[1:]) if name in again else (0, 0)
+        if result := model.cells[name].result():
+            metric = metric_name(result["features"])
+            value = result["metrics"].get(metric, math.nan)
+            groups = result.get("left_out", {}).get(metric, ())
+            about = tuple(model.kind.values()), model.training.seed, back, seed
+            found += [Observation(value, *about, groups)] if math.isfinite(value) else []
+    return found
 
 
 def _observation(result: dict, name: str) -> Observation:

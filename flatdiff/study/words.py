@@ -16,9 +16,9 @@ LESS = (
 )
 SCATTER = (
     "Standard deviations of one number of the table above, which all kinds are taken to share. Of "
-    "the generation seed: by the jackknife over images, too large near a perfect copy. Models are "
-    "sampled from the same noise, and what that shares among trainings is in the generation seed's "
-    "part alone."
+    "the generation seed: by samples of several (--generation_seeds), else by the jackknife over "
+    "images, too large near a perfect copy. What trainings share for being sampled from the same "
+    "noise is in the generation seed's part alone."
 )
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 

@@ -122,7 +122,7 @@ def test_two_networks_are_split_on_the_same_examples_alone():
 def test_bad_settings_are_told_before_any_work():
     for how, message in (
         ({"bits": "9"}, "--bits is '9'; expected whole numbers 2 to 8"),
-        ({"bits": ""}, "--bits is ''"),
+        ({"bits": ","}, "--bits is ','"),
         ({"quantizers": "minmix"}, "expected one of minmax, mse"),
         ({"quantizers": " , "}, "expected one of minmax, mse"),
         ({"layer_bits": "5"}, "--layer_bits is '5'; expected some of 8, 6, 4"),

@@ -68,4 +68,4 @@ def test_tables_and_pictures():
         "4 bits",
     ]
     assert "curvature" in curvatures.get_ylabel() and len(figures["_layers"].axes) == 2
-    assert report._short(["a", "b"]) == {"a": "a", "b": "b"}
+    assert report.short(["a", "b"]) == {"a": "a", "b": "b"}

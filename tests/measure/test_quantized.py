@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib
 import sys
 
 import flatness_studies as studies
@@ -10,82 +9,15 @@ import numpy as np
 import pytest
 import torch
 from launch import ROOT, run
+from rounded_sampling import SAMPLING, parsed
 from safetensors.torch import load_file
-from small import FLAGS, save_run, words
 
 from flatdiff.chain import probe
 from flatdiff.data.image_datasets import ImageDataset
-from flatdiff.flags import config
 from flatdiff.measure import quantized
 from flatdiff.models import generate, networks
-from flatdiff.world import logger
 
-TINY = words(**FLAGS | dict(channel_mult="1,2", diffusion_steps=100))
-SAMPLING = "--num_samples 6 --batch_size 3 --timestep_respacing 10".split()
-
-
-@pytest.fixture(scope="module")
-def image_sample():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    yield importlib.import_module("image_sample")
-    sys.path.remove(str(ROOT / "scripts"))
-
-
-def parsed(argv):
-    return config.parse(
-        "",
-        argv,
-        sample=config.SampleFlags,
-        quant=config.QuantFlags,
-        run=config.RunFlags,
-        diffusion=config.DiffusionFlags,
-        model=config.ModelFlags,
-        data=config.DataFlags,
-    )
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with images (squares, light on dark), and a network that has learned a little."""
-    folder = tmp_path_factory.mktemp("trained")
-    torch.manual_seed(0)
-    corner = torch.randint(0, 5, (200, 2))
-    inside = [
-        (torch.arange(8) >= corner[:, i, None]) & (torch.arange(8) < corner[:, i, None] + 4)
-        for i in range(2)
-    ]
-    squares = (inside[0][:, :, None] & inside[1][:, None, :])[:, None].expand(-1, 3, -1, -1)
-    np.savez(folder / "squares.npz", arr_0=(squares * 255).byte().permute(0, 2, 3, 1).numpy())
-    flags = parsed(TINY)
-    model, diffusion = networks.build(flags.model, flags.diffusion)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(60):
-        x = squares[torch.randint(0, 200, (16,))].float() * 2 - 1
-        loss = diffusion.training_losses(model, x, torch.randint(0, 100, (16,)))["loss"].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    save_run(folder, model, "model000060.pt", **config.to_dict(flags))
-    return folder
-
-
-@pytest.fixture
-def sample(image_sample, trained, tmp_path):
-    """Run image_sample; (images as numbers in 0..255, the log, the folder)."""
-
-    def draw(*argv, name="out"):
-        given = [str(a) for a in argv]
-        if "--model_path" not in given:
-            given += ["--model_path", str(trained / "model000060.pt")]
-        folder = tmp_path / name
-        with logger.scoped_configure(dir=str(folder), format_strs=[]):
-            image_sample.sample(parsed([*SAMPLING, "--log_dir", str(folder), *given]))
-        (npz,) = folder.glob("*.npz")
-        with np.load(npz) as file:
-            images = file["arr_0"].astype(float)
-        return images, (folder / "log.txt").read_text(), npz
-
-    return draw
+INT8 = "--quant 8 --quant_backend int8 --quant_symmetric True --quant_activations 7"
 
 
 def test_eight_bits_are_close_and_two_are_not(sample, trained):
@@ -169,6 +101,34 @@ def test_packed_files_stand_alone_and_give_the_same_images(sample, trained, tmp_
         sample("--model_path", path, "--quant", bits - 1, name="other")
 
 
+def test_a_packed_file_holds_codes_that_were_calibrated(sample, trained, tmp_path):
+    """Groups and GPTQ: the loaded network is the one that was saved, and is better than nearest."""
+    path, rises = tmp_path / "packed.safetensors", {}
+    data = ["--data_dir", trained / "squares.npz", "--num_images", 64]
+    groups = "--quant 3 --quant_granularity group --quant_group 16".split()
+    for name in ("minmax", "gptq ends=mse damp=0.02"):
+        ends = ["--quant_range", name, "--quant_calibration", 32, "--save_quantized", path]
+        expected, log, _ = sample(*groups, *ends, *data, name=name.split()[0])
+        rises[name] = float(log.split("rise ")[1].split()[0])
+    assert "per group of 16, gptq ends=mse" in log and rises[name] < rises["minmax"]
+    images, _, _ = sample("--model_path", path, name="loaded")
+    np.testing.assert_array_equal(images, expected)
+    assert all(int(v) == 16 for k, v in load_file(path).items() if k.endswith(".group"))
+    with pytest.raises(ValueError, match="--quant_group 8 contradicts .* --quant_group 16"):
+        sample("--model_path", path, "--quant_group", 8, name="other")
+
+
+def test_fixed_ranges_by_bins_are_near_the_images_own(sample, trained):
+    data = ["--data_dir", trained / "squares.npz", "--num_images", 64, "--quant", 8]
+    rises, images = {}, {}
+    for bits, bins in ((0, 0), (4, 0), (4, 1), (4, 8)):
+        more = ["--quant_activations", bits, "--quant_act_bins", bins] if bits else []
+        images[bits, bins], log, _ = sample(*data, *more, name=f"a{bits}b{bins}")
+        rises[bits, bins] = float(log.split("rise ")[1].split()[0])
+    assert rises[0, 0] < rises[4, 0] < rises[4, 8] < rises[4, 1]
+    assert len({images[key].tobytes() for key in images}) == len(images)
+
+
 def test_backends_agree(sample):
     symmetric = "--quant 8 --quant_symmetric True --quant_activations 7".split()
     expected, _, npz = sample(*symmetric, name="simulate")
@@ -231,6 +191,16 @@ def test_parts_of_another_setting_are_not_taken(trained):
         ("--save_quantized x.safetensors", "give --quant 8 too"),
         ("--quant 8 --save_quantized x.pt", "x.pt: give a name in .safetensors"),
         ("--quant 8 --quant_backend int8", "--quant_symmetric True and --quant_activations 8"),
+        (f"{INT8} --quant_granularity group", "int8 has one grid a tensor or output channel"),
+        (f"{INT8} --quant_act_bins 2", "leave --quant_granularity group and --quant_act_bins to"),
+        ("--quant 8 --quant_act_bins 2", "give --quant_activations 8 too"),
+        ("--quant_act_bins 2", "give --quant 8 too"),
+        ("--quant 8 --quant_range gptq", "calibrate on images: give --data_dir"),
+        ("--quant 8 --quant_activations 8 --quant_act_bins 2", "on images: give --data_dir"),
+        ("--quant 8 --quant_act_bins 2 --quant_activations 8 --compile True", "--compile out"),
+        ("--quant 8 --explain True", "--explain measures losses on images: give --data_dir"),
+        ("--quant 8 --explain True --data_dir x --dtype bf16", "leave --compile and --dtype out"),
+        ("--explain True", "give --quant 8 too"),
         ("--quant 8 --quant_skip conv*", "no convolution or linear layer is named 'conv"),
     ],
 )

@@ -84,7 +84,33 @@ def test_codes_by_hand():
     assert both.scale.flatten().tolist() == [1, 2] and both.zero.flatten().tolist() == [0, 255]
 
 
+@pytest.mark.parametrize("ends", [ranges.minmax, ranges.mse])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_groups_are_tensors_of_their_own(ends, symmetric):
+    """Each chunk of a row is rounded as torch rounds it by its own grid, the short last one too."""
+    w = torch.randn(4, 5, 3, 3).to(memory_format=torch.channels_last)
+    how = dict(bits=3, symmetric=symmetric, ends=ends)
+    q = Quantizer(granularity="group", group=8, **how)(w)
+    assert q.codes.shape == w.shape and q.scale.shape == q.zero.shape == (4, 6)  # 45 = 5 x 8 + 5
+    found = q.dequantize().flatten(1)
+    for k, row in enumerate(w.flatten(1)):
+        for i, chunk in enumerate(row.split(8)):
+            one = Quantizer(**how)(chunk)
+            codes = int(symmetric), 7
+            ours = torch.fake_quantize_per_tensor_affine(
+                chunk, one.scale.item(), int(one.zero), *codes
+            )
+            torch.testing.assert_close(found[k, 8 * i : 8 * i + 8], ours, rtol=1e-6, atol=1e-7)
+    alone = Quantizer(3, "group", group=45)(w).dequantize()
+    assert torch.equal(alone, Quantizer(3, "channel")(w).dequantize())
+    whole = Quantizer(3, "channel")(w).dequantize()
+    finer = Quantizer(3, "group", group=8)(w).dequantize()
+    assert (finer - w).norm() < 0.8 * (whole - w).norm()
+
+
 def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="group of a quantizer is 1; expected 2"):
+        Quantizer(4, "group", group=1)
     for settings in (dict(bits=1), dict(bits=9), dict(bits=16), dict(bits=8, granularity="row")):
         with pytest.raises(ValueError, match="expected one of"):
             Quantizer(**settings)

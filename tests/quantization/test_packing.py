@@ -7,16 +7,18 @@ from small import convolutions, quantized_layers
 from flatdiff.quantization import packing
 
 
+@pytest.mark.parametrize("granularity", ["channel", "group"])
 @pytest.mark.parametrize("bits", range(2, 9))
-def test_packed_tensors_give_the_weights_back_to_the_bit(bits):
+def test_packed_tensors_give_the_weights_back_to_the_bit(bits, granularity):
     model = convolutions()
-    layers, quantized = quantized_layers(model, bits=bits, granularity="channel")
+    layers, quantized = quantized_layers(model, bits=bits, granularity=granularity, group=20)
     tensors = packing.pack(model.state_dict(), quantized)
     per_byte = 2 if bits <= 4 else 1
     for name, layer in layers.items():
         count = layer.weight.numel()
         assert tensors[f"{name}.weight.codes"].nbytes == -(-count // per_byte)
         assert f"{name}.weight" not in tensors
+        assert (f"{name}.weight.group" in tensors) is (granularity == "group")
     state = packing.unpack(tensors)
     assert state.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
@@ -42,9 +44,11 @@ def test_files_without_packed_weights_are_left_alone():
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_weights_stay_packed_in_memory(bits, layout):
+@pytest.mark.parametrize("granularity", ["tensor", "group"])
+def test_weights_stay_packed_in_memory(bits, layout, granularity):
     model, x = convolutions().to(memory_format=layout), torch.randn(2, 3, 8, 8)
-    layers, quantized = quantized_layers(model, bits=bits)
+    layers, quantized = quantized_layers(model, bits=bits, granularity=granularity)
+    grids = sum(q.scale.numel() for q in quantized.values())
     fp32 = sum(layer.weight.nbytes for layer in layers.values())
     others = sum(t.nbytes for t in model.state_dict().values()) - fp32
     with torch.no_grad():
@@ -55,6 +59,6 @@ def test_weights_stay_packed_in_memory(bits, layout):
             packing.keep_packed(layer, quantized[name])
         assert torch.equal(model(x), expected)
     held = sum(t.nbytes for t in model.state_dict().values()) - others
-    assert held <= fp32 / (32 / bits) + 16 * len(layers)
+    assert held <= fp32 / (32 / bits) + 16 * max(grids, len(layers))
     assert model[0].weight.dtype == torch.float32
     assert model[0].weight.is_contiguous(memory_format=layout)

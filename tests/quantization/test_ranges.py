@@ -58,8 +58,8 @@ def test_a_quantizer_is_a_function_and_a_line(monkeypatch, capsys):
         quantizer("percentile to=0.9")
     with pytest.raises(SystemExit):
         quantizer("percentil")
-    assert "expected one of minmax, mse, percentile; did you mean" in capsys.readouterr().err
+    assert "expected one of minmax, mse, gptq, percentile; did you mean" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         parse.parse("", ["--help"], quant=config.QuantFlags)
     said = " ".join(capsys.readouterr().out.split())
-    assert "{minmax,mse,percentile}" in said and "at a percentile of the weights" in said
+    assert "{minmax,mse,gptq,percentile}" in said and "at a percentile of the weights" in said

@@ -34,6 +34,7 @@ def test_flags_that_a_study_would_drop_are_refused(data, flag):
         (("--lr_anneal_steps", 40), "leave swa out"),
         (("--end_step", 0), "no end of training"),
         (("--sampling_steps", ""), "--sampling_steps is empty"),
+        (("--checkpoints", 3, "--keep_last", 2), "but --keep_last 2 deletes the older ones"),
         (("--bits", "8,four"), "--bits is '8,four'"),
         (("--optimizer", "adam-sam"), "--gradient says what is trained"),
         (("--data_dir", "nowhere"), "nowhere"),

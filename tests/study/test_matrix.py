@@ -62,6 +62,24 @@ def test_the_adam_of_a_cost_is_the_adam_of_its_steps(data):
     assert matched == {m.training.cell.key for m in by_steps} and len(matched) == 3 * 2
 
 
+def test_samples_anew_are_of_other_seeds_and_earlier_checkpoints(data):
+    """They change no cell that a study without them has."""
+    before = models_of(data, "--save_interval", 15)
+    again = ("--generation_seeds", 2, "--checkpoints", 2)
+    models = models_of(data, "--save_interval", 15, *again)
+    assert not [n for n in changed(before, models) if n in EVERYTHING]
+    assert matrix.steps_of(models[0].training, 15) == [40, 30, 15]
+    by_average = {m.average: m.cells for m in models if m.training.cell is models[0].training.cell}
+    assert {n for n in by_average["swa"] if n.startswith("again")} == {"again_0_1"}
+    cells = by_average["ema"]
+    assert {n for n in cells if n.startswith("again")} == {"again_0_1", "again_1_0", "again_1_1"}
+    assert [cells[f"drawn_{n}"].flags["seed"] for n in ("0_1", "1_0", "1_1")] == [1, 0, 1]
+    assert cells["drawn_1_1"].aside["model_path"].endswith("ema_0.9999_000030.pt")
+    assert cells["again_1_1"].argv[2] == cells["drawn_1_1"].file
+    with pytest.raises(ValueError, match="--checkpoints is 9, but a training of 40 steps keeps 3"):
+        models_of(data, "--save_interval", 15, "--checkpoints", 9)
+
+
 def test_keys_of_trainings_are_those_of_the_first_studies():
     """What was trained stays: the key is written down, that of flags and data as they were."""
     cell = matrix.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")
@@ -72,9 +90,10 @@ EVERYTHING = {
     "train",
     *("samples_20", "samples_100", "samples_20_w8", "samples_20_w4"),
     *("fd_20", "fd_100", "fd_20_w8", "fd_20_w4"),
-    *("LPF", "LPF filter", "LPF weight", "SHARPNESS"),
-    *("MC", "HESSIAN", "EXPLAIN", "exposure", "floor", "reference"),
+    *("LPF", "LPF filter", "LPF weight", "MC", "HESSIAN", "SHARPNESS", "EXPLAIN"),
+    *("exposure", "floor", "reference"),
 }
+OF_LOSSES = {n for n in EVERYTHING if n.isupper() or n.startswith("LPF")} | {"exposure"}
 OF_DATA = {"floor", "reference"}
 OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
 
@@ -90,19 +109,7 @@ OF_DISTANCES = {n for n in EVERYTHING if n.startswith("fd") or n == "floor"}
         (("--num_draws", 6), {"LPF", "LPF filter", "LPF weight", "MC"}),
         (("--features", "digits"), OF_DISTANCES),
         (("--num_samples", 50), OF_DISTANCES | {n for n in EVERYTHING if "samples" in n}),
-        (
-            ("--num_images", 7),
-            {
-                "LPF",
-                "LPF filter",
-                "LPF weight",
-                "SHARPNESS",
-                "MC",
-                "HESSIAN",
-                "EXPLAIN",
-                "exposure",
-            },
-        ),
+        (("--num_images", 7), OF_LOSSES),
         (("--random_flip", "False"), EVERYTHING - OF_DATA),
     ],
 )

@@ -106,7 +106,7 @@ def test_jobs_of_two_ranks(data, tmp_path):
     with open(tmp_path / "study.csv") as file:
         (row,) = csv.DictReader(file)
     assert row["images"] == "40" and all(row.values())
-    assert len(list((tmp_path / "store").iterdir())) == 1 + 11 and not (tmp_path / "cells").exists()
+    assert len(list((tmp_path / "store").iterdir())) == 1 + 14 and not (tmp_path / "cells").exists()
 
 
 def test_the_page_stands_alone(whole):
@@ -128,7 +128,7 @@ def test_what_is_done_is_not_done_again(data, whole):
     listed = run(command(data, folder, "--dry_run", "True", "--sigma", "0.02")).stdout
     assert "done  train adam, seed 0" in listed and "left  measure adam none" in listed
     text = (folder / "report.md").read_text()
-    assert "1 of 11 measurements are missing" in text and "dry_run" not in text
+    assert "1 of 14 measurements are missing" in text and "dry_run" not in text
     assert run(command(data, folder, "--sigma", "0.02")).returncode == 0
     results = {p: t for p, t in before.items() if p.name == "result.json"}
     assert results == {p: p.stat().st_mtime_ns for p in results}

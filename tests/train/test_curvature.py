@@ -1,5 +1,7 @@
 """Curvature in the log: the numbers are of the step, and the training is what it is without."""
 
+import dataclasses
+
 import pytest
 import torch
 from training import equal, loop
@@ -72,6 +74,18 @@ def test_the_loss_is_back_where_the_critical_step_leads(monkeypatch):
 
         start, middle, end = (phi(c * found["critical_step"]) for c in (0, 0.5, 1))
         assert middle < start and abs(end - start) < 0.05 * (start - middle)
+
+
+def test_the_loss_is_weighed_as_in_training():
+    """Its microbatches of 3 and 1 images, of weights 1, 2, 3 and 4."""
+    run = loop(microbatch=3)
+    one = draw(run.schedule_sampler, next(run.data)[0], {}, generator(3, TRAIN, 0))
+    one = dataclasses.replace(one, weight=torch.arange(1.0, 5.0))
+    run.model.eval()
+    with torch.no_grad():
+        losses = one.losses(run.diffusion, run.model)["loss"].double()
+        expected = float((losses * one.weight).mean())
+        assert curvature.mean_loss(run, one) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_compiled_network_is_asked_as_it_is_written():
