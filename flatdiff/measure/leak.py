@@ -19,7 +19,7 @@ from torch import Tensor
 from ..exchange.families import inside, unwrapped
 from ..nets import symmetries
 from ..report.text import table
-from . import frame, paired, units
+from . import frame, heatmap, paired, units
 from .curve import LPF, MC
 from .sharpness import SHARPNESS
 from .spectrum import HESSIAN
@@ -135,30 +135,23 @@ class LEAK(frame.Measure):
         return f"{note}\n\n{table([['leak', '', *names], *lines.values()])}"
 
     def figures(self, record: dict) -> dict[str, Figure]:
-        """Draw the leaks as bars on a log axis, a panel a network."""
+        """Draw the leaks as a map of symmetries and measures, a panel a network, in colours of how
+        far from 1 they are."""
         models = record["models"]
-        figure, axes = frame.panels(len(models), most=1)
-        figure.set_size_inches(11, 5.2 * len(models))
+        kinds, names = list(models[0]["leaks"]), _symmetries(models)
+        figure, axes = heatmap.sheet(len(names), len(kinds), len(models))
         for axis, model in zip(axes, models):
-            kinds = list(model["leaks"])
-            names = list(model["leaks"][kinds[0]])
-            width = 0.8 / len(names)
-            for i, name in enumerate(names):
-                told = [model["leaks"][kind][name] for kind in kinds]
-                leaks = np.array([max(t["leak"], 1e-9) for t in told])
-                errors = np.array([max(t["error"], t["error_images"]) for t in told])
-                places = np.arange(len(kinds)) + width * (i - (len(names) - 1) / 2)
-                low = np.minimum(errors, 0.9 * leaks)
-                axis.bar(places, leaks - 1, width, bottom=1, label=name)
-                axis.errorbar(places, leaks, yerr=[low, errors], fmt="none", color="k", lw=0.8)
-            axis.axhline(1, color="grey", lw=0.8)
-            axis.set_yscale("log")
-            axis.set_xticks(range(len(kinds)), [k.replace(", ", "\n") for k in kinds], fontsize=8)
-            axis.set(
-                ylabel=f"leak: after / before, factor {model['factor']:g}", title=model["name"]
-            )
-        note = "1: not fooled; bars: one standard error, over draws or images, the larger"
-        frame.legend(figure, axes[0], note)
+            leaks = model["leaks"]
+            told = [[leaks[kind].get(name) for kind in kinds] for name in names]
+            cells = [[_cell(one) for one in row] for row in told]
+            far = [[_factor(one["leak"]) if one else math.nan for one in row] for row in told]
+            columns = [kind.replace(", ", "\n") for kind in kinds]
+            labels = {"rows": names, "columns": columns, "label": "leak, as a factor"}
+            heatmap.draw(figure, axis, np.array(far), cells, **labels)
+            title = f"{model['name']}: leak, after / before, factor {model['factor']:g}"
+            axis.set_title(title, fontsize=9)
+        note = "1: not fooled; ±: one standard error, over draws or images, the larger"
+        figure.supxlabel(note, fontsize=8)
         return {"": figure}
 
     def listed(self, record: dict) -> list[dict]:
@@ -181,8 +174,24 @@ class LEAK(frame.Measure):
 
 
 def _worst(of: dict[str, dict]) -> float:
-    leaks = [told["leak"] for told in of.values()]
-    return max(max(x, 1 / x) if x > 0 else math.inf for x in leaks)
+    return max(_factor(told["leak"]) for told in of.values())
+
+
+def _factor(leak: float) -> float:
+    return max(leak, 1 / leak) if leak > 0 else math.inf
+
+
+def _symmetries(models: list[dict]) -> list[str]:
+    return list(dict.fromkeys(name for m in models for of in m["leaks"].values() for name in of))
+
+
+def _cell(told: dict | None) -> str:
+    """Write a leak and its error; of one that is 1 to a thousandth, no more than that."""
+    if told is None:
+        return ""
+    error = max(told["error"], told["error_images"])
+    near = abs(told["leak"] - 1) < 5e-4 and error < 5e-4
+    return "1.000" if near else f"{told['leak']:.3f} ±{error:.2g}"
 
 
 def _at(weights: list[Tensor], linear: symmetries.Linear, task: Callable) -> Any:

@@ -49,6 +49,8 @@ KNOBS = {  # of measures
     "HESSIAN": dict(num_draws=2, num_eigenvalues=1),
     "SHARPNESS": dict(noise_scale="canonical", steps=1),
     "LEAK": dict(num_draws=4),
+    "MAP": dict(sigma="1e-3", noise_scale="absolute", num_draws=4),
+    "DENSITY": dict(probes=2, steps=3),
     "SURFACE": dict(surface_points=3, surface_range=1.0),
 }
 
