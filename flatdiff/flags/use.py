@@ -56,9 +56,9 @@ class FlatnessFlags:
     radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
     noise_scale: str = flag(
         "absolute",
-        "LPF, MC, MAP, SHARPNESS: one scale for all weights, or in proportion to each filter (Li et "
-        "al. 2018), each weight (Kwon et al. 2021), or, of networks with group norms or attention, as "
-        "their symmetries do not change it",
+        "LPF, MC, MAP, SHARPNESS: one scale for all weights, or in proportion to each filter (Li "
+        "et al. 2018), each weight (Kwon et al. 2021), or, of networks with group norms or "
+        "attention, as their symmetries do not change it",
         choices=("absolute", "filter", "weight", "canonical"),
     )
     num_draws: int = part(
