@@ -32,7 +32,7 @@ class DENSITY(frame.Measure):
     """Measures the spectrum by `probes` of `steps` products, and the trace by 3 `sketch` more.
 
     `matrix`: hessian, gauss_newton (of a squared error alone) or both. `products`: by "differences"
-    of gradients, of Gauss-Newton of outputs, which on a network of float32 are off by a thousandth
+    of gradients, of Gauss-Newton of outputs, which on a network of float32 are off by 2e-3
     of the largest eigenvalue or less; or "exact", differentiated twice. By the defaults, 33
     products of two gradients cost about twice LPF's 100 passes.
     """
