@@ -68,7 +68,7 @@ def test_normals_have_the_moments_of_normals():
     assert (firsts.var(dim=0) - 1).abs().max() < 4 * (2 / 20_000) ** 0.5
 
 
-BEHIND = {"PROBE": ("ORDER", "JITTER", "MATCH", "NOISE"), "HESSIAN": ("START", "SIGNS")}
+BEHIND = {"PROBE": ("ORDER", "JITTER", "MATCH", "NOISE"), "HESSIAN": ("START", "SIGNS", "SKETCH")}
 OF_NUMPY = ("EPOCH", "CROP")
 
 

@@ -145,7 +145,7 @@ class MAP(frame.Measure):
         """Draw, for each network, a map of the rise and one of the curvature per weight."""
         models = record["models"]
         shape = max(len(m["blocks"]) for m in models), max(len(_parts(m)) for m in models)
-        figure, axes = heatmap.sheet(*shape, count=2 * len(models))
+        figure, axes = heatmap.sheet(*shape, count=2 * len(models), most=2)
         for model, two in zip(models, axes.reshape(-1, 2)):
             for kind, axis in zip(KINDS, two):
                 _draw(figure, axis, model, kind)

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from . import frame
 
 
-def sheet(rows: int, columns: int, count: int) -> tuple[Figure, np.ndarray]:
-    """Make a figure of so many panels below one another, each with room for its cells."""
-    figure, axes = frame.panels(count, most=1)
-    figure.set_size_inches(3.2 + 1.1 * columns, (1.4 + 0.42 * rows) * count)
+def sheet(rows: int, columns: int, count: int, most: int = 1) -> tuple[Figure, np.ndarray]:
+    """Make a figure of so many panels, at most so many side by side, with room for their cells."""
+    figure, axes = frame.panels(count, most)
+    wide = min(count, most)
+    figure.set_size_inches((3.2 + columns) * wide, (1.4 + 0.3 * rows) * math.ceil(count / wide))
     return figure, axes
 
 
