@@ -13,7 +13,7 @@ MODEL_FLAGS := --image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blo
 DIFFUSION_FLAGS := --diffusion_steps 1000 --noise_schedule cosine
 TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 \
 	--ema_rate 0.99 --random_flip False --log_interval 20 \
-	--save_interval 350 --keep_last 1
+	--save_interval 350 --keep_last 1 --posthoc_ema 70
 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
