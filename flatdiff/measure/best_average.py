@@ -59,7 +59,7 @@ class Bench:
             sources.exact(SimpleNamespace(**same, flatness=flat, run=_seeded(flags.run, half)))
             for half in (REPORTED, CHOOSING)
         ]
-        self.judge = evaluation.network(f.features, f.inception_weights)
+        self.judge = evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
         self.halves = functools.cache(self._halves)
         self.reference = functools.cache(self._reference)
 
