@@ -8,7 +8,6 @@ Values are float64, on the CPU. Directions are lists of tensors, shaped as the w
 """
 
 import functools
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,12 @@ Tensors = Sequence[Tensor]
 
 def length(direction: Tensors) -> float:
     """Return the l2 norm over all tensors."""
-    return math.sqrt(sum(float(d.detach().double().square().sum()) for d in direction))
+    return float(torch.stack([_norm(d) for d in direction]).square().sum().sqrt())
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    """The same of one, as a 0-dim tensor: nothing waits for it."""
+    return tensor.detach().double().square().sum().sqrt()
 
 
 def slope_and_curvature(subject: Subject, weights: Tensors, direction: Tensors) -> list[Tensor]:
@@ -53,7 +57,8 @@ def random(weights: Tensors, like: Tensors, seed: int, draw: int, by_layer: bool
     """Return a random direction of the length of `like`; with `by_layer`, in each tensor."""
     noise = list(perturb.noise(weights, seed, draw))
     if by_layer:
-        return [z * (length([d]) / (length([z]) or 1.0)) for z, d in zip(noise, like)]
+        pairs = [(z, _norm(d), _norm(z)) for z, d in zip(noise, like)]
+        return [z * (wanted / torch.where(own > 0, own, 1.0)) for z, wanted, own in pairs]
     factor = length(like) / (length(noise) or 1.0)
     return [z * factor for z in noise]
 

@@ -52,6 +52,8 @@ KNOBS = {  # of measures
     "MAP": dict(sigma="1e-3", noise_scale="absolute", num_draws=4),
     "DENSITY": dict(probes=2, steps=3),
     "SURFACE": dict(surface_points=3, surface_range=1.0),
+    "EXPLAIN": dict(num_draws=4, bits="4", layer_bits="0"),
+    "ROUNDING": dict(bits="4", quantizers="minmax", activations="none"),
 }
 
 

@@ -132,7 +132,7 @@ def test_what_is_done_is_not_done_again(data, whole):
     assert run(command(data, folder, "--sigma", "0.02")).returncode == 0
     results = {p: t for p, t in before.items() if p.name == "result.json"}
     assert results == {p: p.stat().st_mtime_ns for p in results}
-    assert len(list((folder / "cells").glob("LPF-*/result.json"))) == 3
+    assert len(list((folder / "cells").glob("LPF-*/result.json"))) == 4
 
 
 def test_a_study_over_objectives_from_one_command(data, whole, tmp_path):
