@@ -22,9 +22,9 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-demo: $(DEMO)/distances.png $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
+demo: $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
 		$(DEMO)/flatness/flatness_EXPLAIN.csv $(DEMO)/exposure/exposure_bias.json \
-		$(DEMO)/perturbed/perturbed_samples.json
+		$(DEMO)/perturbed/perturbed_samples.json $(DEMO)/distances.png
 	@echo; echo "What the demo made:"
 	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png perturbed/*.png)
 
