@@ -42,8 +42,6 @@ ROWS = {
     f"--features digits --num_images 128 {SAMPLES}",
     "exposure bench": "scripts/exposure_bench.py --model_path {adam} --data_dir {data} "
     "--features digits --chain_steps 5,10,20 --weight_bits 32,4",
-    "copies, sliced distance, KID": "evaluations/evaluator.py {data} "
-    "{demo}/adam/samples_500x8x8x3.npz --features digits",
 }
 ELSEWHERE = """
 Averages: `benchmarks/posthoc_cost.py` (of a training step), and 9 minutes of one core for 22
