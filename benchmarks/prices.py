@@ -44,6 +44,7 @@ ROWS = {
     "--features digits --chain_steps 5,10,20 --weight_bits 32,4",
 }
 ELSEWHERE = """
+
 Averages: `benchmarks/posthoc_cost.py` (of a training step), and 9 minutes of one core for 22
 models of two runs with all their measures. Gradients, optimizers and a look at the curvature, of a
 training step: `bench.py --rows climbs`."""
