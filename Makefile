@@ -13,7 +13,7 @@ MODEL_FLAGS := --image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blo
 DIFFUSION_FLAGS := --diffusion_steps 1000 --noise_schedule cosine
 TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 \
 	--ema_rate 0.99 --random_flip False --log_interval 20 \
-	--save_interval 350 --keep_last 1 --posthoc_ema 70
+	--save_interval 350 --keep_last 1
 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
@@ -59,7 +59,7 @@ $(DEMO)/digits/ready: .venv/ready
 $(DEMO)/%/state$(STEPS).pt: $(DEMO)/digits/ready
 	$(BIN)/mpirun -n 2 $(BIN)/python scripts/image_train.py --data_dir $(DEMO)/digits \
 		$(MODEL_FLAGS) $(DIFFUSION_FLAGS) $(TRAIN_FLAGS) $($*_FLAGS) \
-		--log_dir $(DEMO)/$* --resume auto
+		--posthoc_ema 70 --log_dir $(DEMO)/$* --resume auto
 
 SAMPLE_FLAGS := --num_samples 500 --batch_size 125 --timestep_respacing 100
 MODELS := $(DEMO)/adam/ema_0.99_$(STEPS).pt,$(DEMO)/adam-sam/ema_0.99_$(STEPS).pt
