@@ -4,11 +4,14 @@ import functools
 import glob
 import itertools
 import os
+from typing import Any
 
 import numpy as np
 
 from ..judge import evaluate, settings
 from ..judge.features import Features, load_features
+from ..judge.files import default_cache_dir
+from ..judge.image_source import open_images
 from ..models import run_util
 from ..report import compare
 from ..report.text import table
@@ -31,6 +34,25 @@ def reference_of(dataset, seed: int = 0) -> np.ndarray:
     """Return the images as training sees them, not mirrored: all, or a random 50,000 of more."""
     order = np.random.default_rng(seed).permutation(dataset.num_images)[:LARGEST_REFERENCE]
     return np.stack([dataset.image(i) for i in np.sort(order)])
+
+
+def judge(asked, data, image_size: int, seed: int) -> tuple[Features, tuple, Any]:
+    """Return the features that a FeatureFlags asks for, (mu, sigma) of the real images of a
+    DataFlags, and these; the first rank is the first to train or to read what is kept. Warns of too
+    few of its `num_samples`."""
+    for turn in (dist_util.rank() == 0, dist_util.rank() > 0):
+        if turn:
+            features = network(asked.features, asked.inception_weights, asked.dinov2_weights)
+            dataset = run_util.open_dataset(data, image_size)
+            images = open_images(reference_of(dataset, seed))
+            known = evaluate.measure(images, features, cache_dir=default_cache_dir())
+        dist_util.barrier()
+    if asked.num_samples <= features.dim:
+        logger.warn(
+            f"warning: {asked.num_samples} samples for {features.dim} features: their covariance "
+            "is singular, and distances are too large; give more --num_samples"
+        )
+    return features, (known.mu, known.sigma), dataset
 
 
 def of_runs(folders: list[str], reference: str, features: Features, **how) -> list[dict]:

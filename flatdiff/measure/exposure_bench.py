@@ -18,11 +18,9 @@ import torch
 from ..chain import probe
 from ..data.image_datasets import to_uint8
 from ..flags import parse
-from ..judge import evaluate, jackknife, power
-from ..judge.files import default_cache_dir
+from ..judge import jackknife, power
 from ..judge.frechet import distance_with_error
-from ..judge.image_source import open_images
-from ..models import networks, run_util
+from ..models import networks
 from ..quantization.grid import Quantizer
 from ..quantization.rounded import Rounded
 from ..store import finite
@@ -93,7 +91,8 @@ def bench(flags, folder: str) -> dict:
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     chains = [networks.chain_of(path, flags) for path in paths]
     exposure.check_one_chain(dict(zip(names, zip(loaded.values(), chains))))
-    judged = _judge(flags, next(iter(loaded.values())).image_size)
+    size = next(iter(loaded.values())).image_size
+    judged = evaluation.judge(flags.bench, flags.data, size, flags.run.seed)
     with Finished(os.path.join(folder, f"{FILE}_parts")) as finished:
         finished.expect(len(paths) * len(axes.bits) * len(axes.steps) * len(axes.ways))
         for path, (name, model) in zip(paths, loaded.items()):
@@ -196,20 +195,6 @@ class _Chains:
         sigma = chain.sigmas
         found = exposure_bias.left_out(lambda s: ((s - sigma) ** 2).mean(axis=-1), std, parts)
         return {"value": float(found.value), "error": float(found.error)}
-
-
-def _judge(flags, image_size: int):
-    """The features, (mu, sigma) of the real images, and these; the first rank is the first to read
-    what is kept."""
-    f = flags.bench
-    for turn in (dist_util.rank() == 0, dist_util.rank() > 0):
-        if turn:
-            features = evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
-            dataset = run_util.open_dataset(flags.data, image_size)
-            images = open_images(evaluation.reference_of(dataset, flags.run.seed))
-            known = evaluate.measure(images, features, cache_dir=default_cache_dir())
-        dist_util.barrier()
-    return features, (known.mu, known.sigma), dataset
 
 
 def cells_of(told: dict[str, dict], norm: float) -> list[dict]:

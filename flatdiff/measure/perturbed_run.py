@@ -12,14 +12,11 @@ from torch import Tensor
 
 from ..chain import probe
 from ..data.image_datasets import ImageDataset
-from ..judge import evaluate
-from ..judge.files import default_cache_dir
-from ..judge.image_source import open_images
 from ..models import generate, guidance, networks, run_util
 from ..rng import PERTURB, seed_of
 from ..store import checkpoint
 from ..store.model_paths import find_models, short_names
-from ..world import dist_util, logger
+from ..world import logger
 from ..world.arithmetic import arithmetic
 from . import evaluation, frame, sources
 from .chains import of_chain
@@ -54,7 +51,8 @@ def perturbed(flags, folder: str) -> dict:
     _check_sizes(loaded)
     to = flags.sample.average_path if leads_there(measure.moves) else ""
     others = [sources.average(to, path, m, flags) for path, m in zip(paths, loaded.values())]
-    features, reference = _judge(flags, next(iter(loaded.values())).image_size)
+    size = next(iter(loaded.values())).image_size
+    features, reference, _ = evaluation.judge(flags.sample, flags.data, size, flags.run.seed)
     with Finished(os.path.join(folder, f"{FILE}_parts")) as finished:
         for path, (name, model), other in zip(paths, loaded.items(), others):
             logger.log(f"samples of {path}")
@@ -81,25 +79,6 @@ def _check_sizes(loaded: dict) -> None:
                 f"{name} has image_size {other.image_size} and {first} {model.image_size}, so "
                 "their distances do not compare: study them in runs of their own"
             )
-
-
-def _judge(flags, image_size: int):
-    """The features, and (mu, sigma) of the real images; the first rank is the first to train or to
-    read what is kept."""
-    f = flags.sample
-    for turn in (dist_util.rank() == 0, dist_util.rank() > 0):
-        if turn:
-            features = evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
-            dataset = run_util.open_dataset(flags.data, image_size)
-            images = open_images(evaluation.reference_of(dataset, flags.run.seed))
-            known = evaluate.measure(images, features, cache_dir=default_cache_dir())
-        dist_util.barrier()
-    if f.num_samples <= features.dim:
-        logger.warn(
-            f"warning: {f.num_samples} samples for {features.dim} features: their covariance is "
-            "singular, and distances are too large, moved or not; give more --num_samples"
-        )
-    return features, (known.mu, known.sigma)
 
 
 def _sampled(name, path, model, flags, others, features, reference) -> Sampled:

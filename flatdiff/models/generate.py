@@ -63,27 +63,9 @@ def sampler_of(flags):
     return "ddim"
 
 
-def sample_images(
-    model,
-    diffusion,
-    indices,
-    shape,
-    *,
-    seed=0,
-    sampler="ddpm",
-    labels=None,
-    clip_denoised=True,
-    cond_fn=None,
-    **model_kwargs,
-):
-    """The images of these indices: uint8 [N, H, W, 3] on the CPU.
-
-    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None. `cond_fn`:
-    guidance, as in `samplers`. `model_kwargs`: tensors [N, ...] for the network and cond_fn.
-    """
-    how = {"seed": seed, "sampler": sampler, "labels": labels}
-    how |= {"clip_denoised": clip_denoised, "cond_fn": cond_fn}
-    x = last(walks(model, diffusion, indices, shape, **how, **model_kwargs))
+def sample_images(model, diffusion, indices, shape, **how):
+    """The images of these indices: uint8 [N, H, W, 3] on the CPU; how: as in `walks`."""
+    x = last(walks(model, diffusion, indices, shape, **how))
     x = x.cpu()  # the one wait of a batch
     finite.check(x, f"pixels of images {indices[0]} to {indices[-1]}", "The network diverged")
     return to_uint8(x).numpy()
@@ -102,8 +84,11 @@ def walks(
     cond_fn=None,
     **model_kwargs,
 ):
-    """What the sampler gives for images of these indices at t = T-1 .. 0, as `samplers.walk`; the
-    arguments are those of `sample_images`."""
+    """What the sampler gives for images of these indices at t = T-1 .. 0, as `samplers.walk`.
+
+    `shape`: (3, H, W). `labels`: int64 [N] for a class-conditional network, or None. `cond_fn`:
+    guidance, as in `samplers`. `model_kwargs`: tensors [N, ...] for the network and cond_fn.
+    """
     device = dist_util.dev()
     noise = ImageNoise(seed, indices, device)
     step, knobs = step_of(sampler)
