@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from launch import run, script, succeed
 from small import groups, network, save_run
 
 from flatdiff.flags import config
 from flatdiff.judge.evaluate import evaluate
-from flatdiff.measure import exposure_bench
+from flatdiff.judge.features import Features
+from flatdiff.measure import evaluation, exposure_bench
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8)
 
@@ -48,6 +50,28 @@ def test_cells_are_paired_with_plain_ddim():
     assert plain["gap"] == pytest.approx(0.15) and "less_plain" not in plain
     assert shifted["less_plain"] == pytest.approx(0.5) and shifted["verdict"] == "higher"
     assert shifted["less_plain_error"] < 1e-9
+
+
+class Pixels(torch.nn.Module):
+    dim = 40
+
+    def forward(self, x):
+        return {"pool": x.flatten(1)[:, : self.dim].float()}
+
+
+@pytest.mark.parametrize("samples", [40, 41])
+def test_too_few_samples_for_the_features_are_told(tmp_path, monkeypatch, capsys, samples):
+    """Of so many numbers an image, as many samples have a covariance that is singular."""
+    np.savez(tmp_path / "data.npz", arr_0=IMAGES)
+    flags = flags_of("--num_samples", str(samples), "--data_dir", str(tmp_path / "data.npz"))
+    features = Features("toy", Pixels(), "toy")
+    monkeypatch.setattr(evaluation, "network", lambda *_: features)
+    monkeypatch.setattr(evaluation, "default_cache_dir", lambda: "")
+    _, (mu, sigma), dataset = evaluation.judge(flags.bench, flags.data, 8, 0)
+    assert len(dataset.squares(progress=False)) == len(IMAGES)
+    real = IMAGES.transpose(0, 3, 1, 2).reshape(len(IMAGES), -1)[:, : Pixels.dim]
+    assert np.allclose(mu, real.mean(0)) and np.allclose(sigma, np.cov(real.T))
+    assert ("singular" in capsys.readouterr().out) == (samples == 40)
 
 
 @pytest.mark.slow
