@@ -199,6 +199,11 @@ class TrainFlags:
         "makes an average of any length; 0: none",
         low=0,
     )
+    cuda_graphs: bool = aside(
+        False,
+        "on CUDA: replay forward and backward as one graph, for networks whose steps wait for the "
+        "host; its memory is not shared with other work; False: off",
+    )
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = aside(100, "steps between two lines of the log", low=1)
     curvature_interval: int = aside(
