@@ -1,6 +1,8 @@
 """Steps by CUDA graphs. The recorder here replays on the CPU: it computes again what was recorded,
 from where a graph reads to where it writes, and nowhere else; the real one is in test_cuda.py."""
 
+import dataclasses
+
 import pytest
 import torch
 import training
@@ -81,3 +83,19 @@ def test_class_labels_are_read_anew(recorded):
 def test_what_cannot_be_recorded_is_refused(device, dtype, told):
     with pytest.raises(ValueError, match=told):
         graphs.refuse(torch.device(device), dtype)
+
+
+def test_the_mean_over_ranks_is_taken_where_it_is_asked_for(recorded, monkeypatch):
+    loop = training.loop(cuda_graphs=True)
+    draws = []
+    monkeypatch.setattr(loop, "gradient", lambda draw: draws.append(draw) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loop.run_step(*next(loop.data))
+    monkeypatch.setattr(graphs, "mean_over_ranks", lambda grads: [2 * g for g in grads])
+    loop.forward_backward(draws[0], sync=False)
+    own = [w.grad for w in loop.weights]
+    loop.forward_backward(draws[0])
+    assert training.equal([2 * g for g in own], [w.grad for w in loop.weights])
+    kept = [g.clone() for g in own]
+    loop.forward_backward(dataclasses.replace(draws[0], noise=-draws[0].noise))
+    assert training.equal(kept, own)
