@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from . import finite
-from .disk import PART, is_remote, reading, writing
+from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
@@ -94,14 +94,17 @@ def names_in(folder: str) -> list[str]:
     return sorted(listdir(folder)) if bf.isdir(folder) else []
 
 
-def save(obj: Any, path: str) -> None:
+def save(obj: Any, path: str) -> str:
     """Write tensors and plain values; `path` holds all of the old file or all of the new one.
 
-    Tensors go as compact contiguous CPU copies. TypeError for what `load` would refuse to read.
+    Tensors go as compact contiguous CPU copies. Returns the SHA-256 of the bytes that were to be
+    written. TypeError for what `load` would refuse to read.
     """
     plain = _plain(obj)
     with writing(path) as file:
-        torch.save(plain, file)
+        hashed = Hashed(file)
+        torch.save(plain, hashed)
+    return hashed.sha256.hexdigest()
 
 
 def save_json(obj: Any, path: str) -> None:

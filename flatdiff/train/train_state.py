@@ -1,7 +1,7 @@
 """A training run on disk: what is written at a step, and how a run goes on from it.
 
-model, ema_*, swa_ and opt hold what their names say; state holds the rest and is written last, so
-a step is complete exactly when its state file is there. The random state and the position in the
+model, ema_*, swa_ and opt hold what their names say; state holds the rest, and the hashes of the
+others (see `store.steps`). The random state and the position in the
 data are functions of seed and step, and need no bytes.
 """
 
@@ -9,7 +9,7 @@ import os
 
 import torch
 
-from ..store import checkpoint, disk, finite, restore
+from ..store import checkpoint, disk, finite, restore, steps
 from ..weights.averaging import EMA
 from ..world import dist_util, logger
 from . import climbing
@@ -27,11 +27,11 @@ def save(loop, folder):
         if average.started:
             files[checkpoint.average_name(label, loop.step)] = _named(loop, average.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
-    files[checkpoint.state_name(loop.step)] = _rest(loop)
-    for name, content in files.items():  # before any is written, and any older one pruned
+    rest = _rest(loop)
+    every = {**files, checkpoint.state_name(loop.step): rest}
+    for name, content in every.items():  # before any is written, and any older one pruned
         finite.check(content, f"{name} was not saved", DIVERGED)
-    for name, content in files.items():
-        checkpoint.save(content, f"{folder}/{name}")
+    steps.write(folder, loop.step, files, rest)
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
 
@@ -50,6 +50,11 @@ def resume(loop, path, find_ema):
     names = checkpoint.state_name(step), checkpoint.opt_name(step)
     state, opt = (os.path.join(folder, name) for name in names)
     rest = _checked(_load(state), state)
+    if rest and dist_util.rank() == 0 and (problem := steps.damage(folder, step)):
+        raise ValueError(
+            f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
+            "--init_from takes a file's weights alone"
+        )
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
@@ -60,7 +65,7 @@ def resume(loop, path, find_ema):
         file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
         _resume_average(loop, average, file)
-    loop.posthoc_run = rest.get("posthoc_run", 0)
+    loop.run, loop.posthoc_run = rest.get("run", ""), rest.get("posthoc_run", 0)
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -68,6 +73,7 @@ def resume(loop, path, find_ema):
             loop.schedule_sampler.load_state_dict(rest["schedule_sampler"])
     if climbing.remembers(loop):
         loop.memory |= _memory(loop, rest.get("gradient", {}), state)
+    _tell_other_images(rest.get("images"), loop.images)
     for name in ("seed", "global_batch"):
         if rest and rest[name] != getattr(loop, name):
             logger.log(
@@ -76,8 +82,19 @@ def resume(loop, path, find_ema):
             )
 
 
+def _tell_other_images(were, are):
+    """Warn where a run goes on with other images than it had; [number, fingerprint] each."""
+    if were and are and list(were) != list(are):
+        logger.warn(
+            f"warning: the images are not those of before, by their names and sizes: {were[0]} "
+            f"were trained on, and {are[0]} are here; the run goes on with these"
+        )
+
+
 def _rest(loop):
-    rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
+    rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
+    if loop.images:
+        rest["images"] = loop.images
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
