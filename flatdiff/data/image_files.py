@@ -220,7 +220,8 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
 
     `folder` is local, and new or empty. Images may come from a generator: one is held at a time.
     """
-    partial = f"{folder.rstrip(os.sep)}.partial"
+    folder = os.path.realpath(folder)  # where a link leads: none gives way to a folder
+    partial = f"{folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)

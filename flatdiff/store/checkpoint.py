@@ -71,7 +71,7 @@ def exists(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """The path as messages and comparisons have it; a remote one is absolute."""
-    return path if is_remote(path) else os.path.abspath(path)
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def sha256(path: str) -> str:

@@ -1,7 +1,7 @@
 """A step of a run on disk: whether all of it is there, and whose it is.
 
 `stateN.pt` is written last and holds, beside what a training knows, `files`: the SHA-256 of every
-other file of its step by name, and `run`: that of the weights that its run began with, and its seed.
+other file of its step by name, and `run`: that of its run's first weights and seed.
 Files of guided-diffusion and of older runs say neither, and are taken as they are.
 """
 

@@ -23,7 +23,7 @@ from .train_util import TrainLoop
 def start_training(flags):
     """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    folder = os.path.expanduser(flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", ""))
     if train.resume not in ("", "auto"):
         raise ValueError(
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
@@ -62,9 +62,7 @@ def _newest(folder, train):
     which is looked at where a run is to go on from it, by rank 0."""
     if train.resume != "auto" or not folder:
         return checkpoint.find_resume_checkpoint(folder) if folder else None, []
-    return dist_util.broadcast_object(
-        steps.newest_whole(folder) if dist_util.rank() == 0 else None
-    )
+    return dist_util.broadcast_object(steps.newest_whole(folder) if dist_util.rank() == 0 else None)
 
 
 def _begin_from(folder, train, newest):

@@ -106,7 +106,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
-        self.run = ""  # what its saved steps name it
+        self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
