@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import shlex
 import sys
 from types import SimpleNamespace
@@ -191,9 +192,16 @@ def to_dict(flags):
 def read(field, text):
     """Text -> the field's value; the ArgumentTypeError names what is expected."""
     value = choices.read(type(field.default), text)
+    value = at_home(value) if isinstance(value, str) else value
     if problem := _outside(field, value):
         raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
     return value
+
+
+def at_home(text):
+    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
+    that they mean: shells leave them where they follow = or a comma."""
+    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)
 
 
 def _outside(field, value):
