@@ -120,9 +120,10 @@ def run(description, body, **groups):
     flags = parse(description, **groups)
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from ..store import lock
     from ..world import dist_util
 
-    with dist_util.session():
+    with dist_util.session(), lock.scope():
         body(flags)
 
 

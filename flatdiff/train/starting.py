@@ -13,8 +13,8 @@ from ..flags import choices
 from ..flags.choices import GRADIENTS
 from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
-from ..models.run_util import open_dataset, open_log
-from ..store import checkpoint
+from ..models.run_util import TRAINING, claim, open_dataset, open_log
+from ..store import checkpoint, lock
 from ..world import dist_util, logger
 from .averages import room
 from .train_util import TrainLoop
@@ -24,6 +24,8 @@ def start_training(flags):
     """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
     folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    if folder:
+        claim(flags, TRAINING)  # before it is looked at
     if train.resume not in ("", "auto"):
         raise ValueError(
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
@@ -42,8 +44,16 @@ def start_training(flags):
     elif train.resume:
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
-        checkpoint.clean(folder)
+        _clean(folder)
     return path
+
+
+def _clean(folder):
+    """Delete what killed runs left unfinished, where no other run writes now."""
+    if busy := lock.others(folder):
+        logger.log(f"this folder is written into by others too: {'; '.join(busy)}")
+    else:
+        checkpoint.clean(folder)
 
 
 def _tell_idle(flags):

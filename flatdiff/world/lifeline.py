@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 import blobfile as bf
 from tqdm import tqdm
 
+from ..store import lock
+
 PEER_FAILED = "stopped because another rank failed"
 _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
@@ -100,6 +102,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def end(rank: int, text: str, code: int) -> NoReturn:
     """Prints, and leaves at once: a rank alone cannot unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
+    lock.release()
     if text:
         tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
     sys.stdout.flush()
