@@ -44,6 +44,8 @@ def flag(
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
+    - "meaning": that too, and what a number of a training is a number of: a run that goes on keeps
+      it, unless --allow_change says otherwise
     - "sampling": how a chain is walked, of which a study leaves its trainings without
     - "parts": how many images, draws or points there are, but none of them
     - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
@@ -56,7 +58,9 @@ def flag(
 
 fixed, later = functools.partial(flag, fixed=True), functools.partial(flag, later=True)
 sampling = functools.partial(flag, changes="sampling")
-part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
+part, aside, meaning = (
+    functools.partial(flag, changes=what) for what in ("parts", "nothing", "meaning")
+)
 
 
 class Parser(argparse.ArgumentParser):
