@@ -45,6 +45,8 @@ def open_log(flags, step=None, own=True, auto=()):
     logger.caution(dist_util.caution())
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
+    for path in flags.files:
+        logger.log(f"flags of {checkpoint.absolute(path)}")
     half = getattr(getattr(flags, "model", None), "use_fp16", False)
     flags.run = dtypes.decided(flags.run, *(("fp16", "--use_fp16 is True") if half else auto))
     return folder
