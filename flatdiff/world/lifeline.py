@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import blobfile as bf
 from tqdm import tqdm
 
+from ..store import lock
 from . import signing
 
 SILENCE = 23  # seconds after which a host that answers nothing counts as gone
@@ -153,6 +154,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def end(rank: int, text: str, code: int) -> NoReturn:
     """Prints, and leaves at once: a rank alone cannot unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
+    lock.release()
     if text:
         tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
     sys.stdout.flush()
