@@ -91,8 +91,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     that makes the image (uint8 array or PIL), called in threads, and only where it is missing;
     record: plain values that the images are a function of.
     """
-    from tqdm import tqdm
-
+    from flatdiff.bars import Bar
     from flatdiff.store.disk import writing
 
     path, record = os.path.abspath(out_dir), {**record, "num_images": total}
@@ -107,7 +106,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
             json.dump(record, file, indent=2)
     done = in_threads(lambda image: _write_png(partial, *image), images)
     try:
-        written = sum(1 for _ in tqdm(done, desc="writing images", total=total))
+        written = sum(1 for _ in Bar(done, desc="writing images", total=total))
     except (OSError, ValueError) as error:  # as decoders raise them
         raise SystemExit(f"{error} (what is written is in {partial})") from error
     if written != total:

@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
+    from flatdiff.bars import Bar
     from flatdiff.judge.evaluate import evaluate, floor_of
     from flatdiff.judge.features import load_features
 
@@ -103,8 +104,8 @@ def run(args: argparse.Namespace) -> dict:
     if features.name == "digits":
         print(f"digit classifier: {float(features.network.accuracy):.1%} of held-out digits right")
     how = {k: getattr(args, k) for k in ("batch_size", "cache_dir", "seed", "transparent")}
+    how["progress"] = Bar
     more = how | {"train": args.train_data, "held_out": args.heldout_data}
-    more["progress"] = sys.stderr.isatty()
     results = [
         {"samples": os.path.abspath(path)} | evaluate(args.reference, path, features, **more)
         for path in args.samples

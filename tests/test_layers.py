@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "flatdiff"
 FLOORS = [
-    "kernels rng store judge",
+    "kernels rng bars store judge",
     "weights chain nets world report",
     "data quantization flags",
     "models exchange",

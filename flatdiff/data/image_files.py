@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import blobfile as bf
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..judge import pictures
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
@@ -205,7 +205,7 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)
-    for name, image in tqdm(pairs, desc="writing images", total=len(names)):
+    for name, image in Bar(pairs, desc="writing images", total=len(names)):
         path = os.path.join(partial, f"{name}.png")
         with naming(path):
             Image.fromarray(np.asarray(image)).save(path)

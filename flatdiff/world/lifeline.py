@@ -15,7 +15,8 @@ from multiprocessing import connection
 from typing import Any, NoReturn
 
 import blobfile as bf
-from tqdm import tqdm
+
+from .. import bars
 
 PEER_FAILED = "stopped because another rank failed"
 _SIGNS_OF_A_DEAD_PEER = (
@@ -70,7 +71,7 @@ def fail(error: BaseException, rank: int, world_size: int) -> NoReturn:
         raise error
     text, code = explain(error)
     if world_size == 1:
-        tqdm.write(text, file=sys.stderr)
+        bars.write(text, sys.stderr)
         raise SystemExit(code) from None
     if text and rank > 0:
         time.sleep(0.3)  # an error that all ranks share is told by rank 0 alone
@@ -101,7 +102,7 @@ def end(rank: int, text: str, code: int) -> NoReturn:
     """Prints, and leaves at once: a rank alone cannot unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
     if text:
-        tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
+        bars.write(f"rank {rank}: {text}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from .. import bars
 from ..store.disk import naming, reading, writing
 
 
@@ -42,8 +41,7 @@ class Text(Output):
         else:
             code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
             text = text.encode(code, "backslashreplace").decode(code)
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            bars.write(text, sys.stdout)
 
     def write(self, row: dict[str, Any]) -> None:
         shown = {_cut(key): _cut(_show(row[key])) for key in sorted(row, key=str.lower)}
