@@ -22,6 +22,8 @@ class Output:
 
     def write(self, row: dict[str, Any]) -> None: ...
 
+    def picture(self, key: str, image: Any, step: int) -> None: ...
+
     def truncate(self, step: int) -> None: ...
 
     def close(self) -> None: ...
@@ -115,7 +117,8 @@ class Json(Output):
 
 
 class TensorBoard(Output):
-    """Writes events; the package is imported with the first table, because that takes seconds."""
+    """Writes events; the package is imported with the first table or picture, as that takes
+    seconds."""
 
     def __init__(self, folder: Path, append: bool):
         try:
@@ -129,16 +132,25 @@ class TensorBoard(Output):
         self.purge_step = self.writer = None
 
     def write(self, row: dict[str, Any]) -> None:
+        writer = self._writer()
+        for key, value in row.items():
+            if hasattr(value, "__float__"):
+                writer.add_scalar(key, float(value), row.get("step"))
+        writer.flush()
+
+    def picture(self, key: str, image: Any, step: int) -> None:
+        writer = self._writer()
+        writer.add_image(key, image, step, dataformats="HWC")
+        writer.flush()
+
+    def _writer(self):
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             for old in [] if self.append else self.folder.glob("events.out.tfevents.*"):
                 old.unlink()
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
-        for key, value in row.items():
-            if hasattr(value, "__float__"):
-                self.writer.add_scalar(key, float(value), row.get("step"))
-        self.writer.flush()
+        return self.writer
 
     def truncate(self, step: int) -> None:
         self.purge_step = step + 1

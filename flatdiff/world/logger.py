@@ -154,6 +154,17 @@ def truncate(step: int) -> None:
         output.truncate(step)
 
 
+def picture(key: str, image: Any, step: int) -> None:
+    """Shows a picture, uint8 [H, W, 3], of a step, where there is a place for pictures."""
+    for output in _current.outputs:
+        output.picture(key, image, step)
+
+
+def also(output: log_outputs.Output) -> None:
+    """Writes to this output, too; on rank 0."""
+    _current.outputs.append(output)
+
+
 def get_dir() -> str:
     """The folder given to configure, which is called if that was not done yet."""
     if _current.dir is None:
