@@ -28,11 +28,14 @@ def run(main) -> None:
 
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
+    from flatdiff import __version__
+
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--out" if out.startswith("FILE") else "--out_dir", required=True, help=out)
     return parser
 

@@ -23,11 +23,13 @@ if importlib.util.find_spec("flatdiff") is None:
 
 
 def create_argparser() -> argparse.ArgumentParser:
+    from flatdiff import __version__
     from flatdiff.judge.names import DINOV2_FILE, FEATURES, INCEPTION_FILE
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
     parser.add_argument(
         "samples",

@@ -14,6 +14,7 @@ import shlex
 import sys
 from types import SimpleNamespace
 
+from .. import __version__
 from . import choices
 from .choices import EXPECTED
 from .presets import PRESETS
@@ -89,6 +90,7 @@ def parse(description, argv=None, **groups):
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
     help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
     known = set()
     for title, group in groups.items():
