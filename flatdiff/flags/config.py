@@ -5,7 +5,7 @@ Imports no torch.
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS, TRACKERS
 from .comparing import *  # noqa: F403
 from .parse import (  # noqa: F401
     as_trained,
@@ -217,6 +217,9 @@ class TrainFlags:
     )
     save_interval: int = aside(10000, "steps between two checkpoints", low=1)
     keep_last: int = aside(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
+    tracker: str = aside(
+        "", "a page where tables and grids of samples go too; empty: none", table=TRACKERS
+    )
     sample_interval: int = aside(0, "steps between two grids of samples; 0: none", low=0)
     resume: str = aside("", "auto: go on from log_dir's newest checkpoint; empty: off")
     allow_change: bool = aside(

@@ -15,6 +15,7 @@ import shlex
 import sys
 from types import SimpleNamespace
 
+from .. import __version__
 from . import choices
 from .choices import EXPECTED
 from .files import words
@@ -118,6 +119,7 @@ def parse(description, argv=None, **groups):
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
     help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
     help = "flags of a yaml or json, as config.json of a run; what is typed wins over it"
     parser.add_argument("--config", action=Config, groups=groups, metavar="FILE", help=help)

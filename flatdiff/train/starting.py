@@ -10,8 +10,8 @@ import os
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags import choices
-from ..flags.choices import GRADIENTS
-from ..flags.config import TrainFlags, checked
+from ..flags.choices import GRADIENTS, TRACKERS
+from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
 from ..models.run_util import TRAINING, claim, open_dataset, open_log
 from ..store import checkpoint, lock, steps
@@ -50,6 +50,9 @@ def start_training(flags):
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
         _clean(folder)
+        if train.tracker:
+            tracker = choices.bound(TRACKERS, train.tracker)
+            logger.also(tracker(folder, to_dict(flags), bool(path)))
     return path
 
 
