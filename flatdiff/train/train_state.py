@@ -51,7 +51,7 @@ def resume(loop, path, find_ema):
     state, opt = (os.path.join(folder, name) for name in names)
     rest = _checked(_load(state), state, step)
     if rest and dist_util.rank() == 0:
-        _look_over(rest, folder, loop.images)
+        _look_over(rest, folder)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
@@ -79,10 +79,9 @@ def resume(loop, path, find_ema):
             )
 
 
-def _look_over(rest, folder, images):
-    """ValueError where the step's files are not whole; warn of snapshots that are lost, and of
-    other images than the run had."""
-    step, were = rest["step"], rest.get("images")
+def _look_over(rest, folder):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost."""
+    step = rest["step"]
     if problem := steps.damage(folder, step):
         raise ValueError(
             f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
@@ -90,17 +89,10 @@ def _look_over(rest, folder, images):
         )
     for problem in snapshots.lost(folder, rest.get("snapshots", []), rest.get("posthoc_run", 0)):
         logger.warn(f"warning: {problem}; averages made of the snapshots will be without it")
-    if were and images and were != images:
-        logger.warn(
-            f"warning: the images are not those of before, by their names and sizes: {were[0]} "
-            f"were trained on, and {images[0]} are here; the run goes on with these"
-        )
 
 
 def _rest(loop):
     rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
-    if loop.images:
-        rest["images"] = loop.images
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
@@ -124,7 +116,6 @@ def _checked(rest, file, step):
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
-        counts += [rest["images"][0]] if "images" in rest else []
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
         if not isinstance(rest.get("run", ""), str):
