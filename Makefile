@@ -25,8 +25,7 @@ adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 demo: $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
 		$(DEMO)/flatness/flatness_EXPLAIN.csv $(DEMO)/exposure/exposure_bias.json \
 		$(DEMO)/perturbed/perturbed_samples.json $(DEMO)/distances.png
-	@echo; echo "What the demo made:"
-	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png perturbed/*.png)
+	@echo; $(BIN)/python scripts/report.py --log_dir $(DEMO)
 
 check: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
