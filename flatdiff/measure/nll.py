@@ -15,7 +15,7 @@ from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
 from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
-from ..store import finite
+from ..store import disk, finite
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 
@@ -79,5 +79,6 @@ def report(total, terms, folder):
     if dist_util.rank() == 0:
         for name, values in terms.items():
             path = os.path.join(folder, f"{FILES[name]}.npz")
-            np.savez(path, values.float().numpy())
+            with disk.writing(path) as file:
+                np.savez(file, values.float().numpy())
             logger.log(path)

@@ -20,13 +20,13 @@ from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
-from ..store import restore
+from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import climbing, curvature, train_state
+from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
 from .learning_rate import learning_rate
@@ -47,6 +47,7 @@ class TrainLoop:
     uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
     function of the loop that logs more values, called by all ranks every `eval_interval` steps.
     `class_dropout`: the share of labels that a network with a null label is not told.
+    `images`: the number and the fingerprint of the images, saved to notice others in a resume.
     `prefix`: of the logged names of the terms.
     """
 
@@ -62,6 +63,7 @@ class TrainLoop:
         seed=0,
         deterministic=False,
         class_dropout=0.0,
+        images=None,
         sample=None,
         evaluate=None,
         eval_interval=0,
@@ -76,14 +78,17 @@ class TrainLoop:
         self.class_dropout, self.null_label = class_dropout, getattr(model, "num_classes", None)
         self.global_batch = self.batch_size * dist_util.world_size()
         self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
+        self.images = images
         self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
         self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
-        self._begin(train, "fp16" if use_fp16 else dtype)
-        self.ddp_model = dist_util.data_parallel(model)
+        self.dtype = "fp16" if use_fp16 else dtype
+        self._begin(train, self.dtype)
+        self.one_pass = graphs.passes_of(self) if self.cuda_graphs else self._one_pass
+        self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
 
@@ -103,6 +108,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
@@ -113,6 +119,7 @@ class TrainLoop:
         if self.resume_checkpoint:
             train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
+        self.run = self.run or steps.run_of(self.weights, self.seed)
 
     def __init_subclass__(cls):
         refuse_unused(cls)
@@ -205,6 +212,9 @@ class TrainLoop:
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
         seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        return self.one_pass(batch_draw, sync)
+
+    def _one_pass(self, batch_draw, sync=True):
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []
