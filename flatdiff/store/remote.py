@@ -1,13 +1,19 @@
-"""Paths of any kind by the names of blobfile: a local one by the system's own calls, and one with
-:// (gs://, az://) by blobfile, which is asked for only then."""
+"""Files, local or remote: blobfile's names, by the system's own calls for a local path, and by
+blobfile, which is imported only then, for one with :// (gs://, az://)."""
 
+import glob as globs
 import os
+import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 
-class Error(Exception):
-    """What went wrong with a remote path, where blobfile is there to say so."""
+class Stat(NamedTuple):
+    """What blobfile, too, tells of a file: bytes, and seconds since 1970."""
+
+    size: int
+    mtime: float
 
 
 def is_remote(path: str) -> bool:
@@ -15,35 +21,45 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def blobfile(path: str) -> ModuleType:
-    """blobfile, for the path. ValueError where it is not installed."""
+def is_error(error: BaseException) -> bool:
+    """Whether blobfile says so: it is the user's to mend."""
+    loaded = sys.modules.get("blobfile")
+    return loaded is not None and isinstance(error, loaded.Error)
+
+
+def cloud(path: str) -> ModuleType:
+    """Return blobfile. ValueError where it is not installed."""
     try:
         import blobfile
     except ImportError:
-        raise ValueError(
-            f"{path} is in a cloud, which takes blobfile: pip install blobfile"
-        ) from None
+        raise ValueError(f"{path} is remote, which takes: pip install blobfile") from None
     return blobfile
 
 
-def BlobFile(path: str, mode: str = "r") -> Any:
-    """The opened file."""
-    return blobfile(path).BlobFile(path, mode) if is_remote(path) else open(path, mode)
+def _either(name: str, local: Callable) -> Callable:
+    def call(path: str, *more: Any) -> Any:
+        return getattr(cloud(path), name)(path, *more) if is_remote(path) else local(path, *more)
 
-
-def _either(name: str, local):
-    def call(path: str, *more):
-        return getattr(blobfile(path), name)(path, *more) if is_remote(path) else local(path, *more)
-
-    call.__name__, call.__doc__ = name, f"As {local.__module__}.{local.__name__}."
     return call
 
 
-exists = _either("exists", os.path.exists)
-isdir = _either("isdir", os.path.isdir)
-join = _either("join", os.path.join)
-dirname = _either("dirname", os.path.dirname)
-listdir = _either("listdir", os.listdir)
-remove = _either("remove", os.remove)
-stat = _either("stat", os.stat)
-scandir = _either("scandir", os.scandir)
+def _stat(path: str) -> Stat:
+    found = os.stat(path)
+    return Stat(found.st_size, found.st_mtime)
+
+
+exists: Callable[[str], bool] = _either("exists", os.path.exists)
+isdir: Callable[[str], bool] = _either("isdir", os.path.isdir)
+join: Callable[..., str] = _either("join", os.path.join)
+dirname: Callable[[str], str] = _either("dirname", os.path.dirname)
+listdir: Callable[[str], Iterator[str]] = _either("listdir", os.listdir)
+scandir: Callable[[str], Iterator] = _either("scandir", os.scandir)
+glob: Callable[[str], Iterator[str]] = _either("glob", globs.iglob)
+stat: Callable[[str], Stat] = _either("stat", _stat)
+remove: Callable[[str], None] = _either("remove", os.remove)
+BlobFile: Callable[..., IO] = _either("BlobFile", open)
+
+
+def copy(path: str, to: str, overwrite: bool = False) -> None:
+    """Copy a remote file."""
+    cloud(path).copy(path, to, overwrite=overwrite)
