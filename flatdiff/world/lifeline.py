@@ -16,10 +16,8 @@ from collections.abc import Callable
 from multiprocessing import connection
 from typing import Any, NoReturn
 
-import blobfile as bf
-
 from .. import bars
-from ..store import lock
+from ..store import lock, remote
 from . import signing
 
 SILENCE = 23  # seconds after which a host that answers nothing counts as gone
@@ -30,7 +28,7 @@ _SIGNS_OF_A_DEAD_PEER = (
     *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
 )
 _SIGNS_OF_NO_MEMORY = "MemoryError", "can't allocate memory", "size calculation over"
-TOLD = (ValueError, OSError, FloatingPointError, MemoryError, bf.Error)  # for the user to mend
+TOLD = (ValueError, OSError, FloatingPointError, MemoryError)  # for the user to mend
 
 _ending = threading.Lock()
 
@@ -142,7 +140,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return PEER_FAILED, 1
     if isinstance(error, RuntimeError) and "Timed out waiting" in text:
         return f"waited in vain for the other ranks ({text})", 1
-    told = isinstance(error, TOLD)
+    told = isinstance(error, TOLD) or remote.is_error(error)
     if any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
         first = text.partition("\n")[0]
         text, told = f"{first[:200]} (not enough memory: take fewer images at a time)", True
