@@ -61,7 +61,7 @@ setup(
         "hub": hub,
         "docs": docs,
         "bench": bench + mpi,
-        "test": sum([test, mpi, digits, tensorboard, photos, lsun, lite0, cluster, cloud, hub], [])
-        + completion,
+        "test": [*test, *mpi, *digits, *tensorboard, *photos, *lsun, *lite0, *cluster, *completion]
+        + [*cloud, *hub],
     },
 )

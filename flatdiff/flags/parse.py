@@ -158,9 +158,10 @@ def run(description, body, **groups):
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
-    from ..world import dist_util
+    from ..world import dist_util, stopping
 
     with dist_util.session(), lock.scope():
+        stopping.limit(flags.run.max_hours)
         body(flags)
 
 

@@ -25,7 +25,7 @@ from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
-from ..world import agreement, dist_util, logger
+from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
@@ -34,6 +34,8 @@ from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_rises, log_terms, log_use
+
+LAST = "saves and ends after a step"
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
 __all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
@@ -145,7 +147,8 @@ class TrainLoop:
         )
 
     def run_loop(self):
-        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
+        where this process is asked to end before (`stopping`)."""
         if self.step >= self.end_step:
             logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
@@ -155,24 +158,31 @@ class TrainLoop:
         total = None if self.end_step == math.inf else self.end_step
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
+        ending = agreement.Ending()
+        stopping.reserve(train_state.seconds_to_save(self))
         bar = Bar(total=total, initial=self.step, desc="training", unit="step")
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
+        how = arithmetic(tf32=True, deterministic=self.deterministic)
+        with bar, how, stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
-                if self.eval_interval and self.step % self.eval_interval == 0:
+                stopped = ending() and not last
+                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
                     with bar.paused():
                         self.evaluate(self)
-                if self.step % self.log_interval == 0 or last:
+                if self.step % self.log_interval == 0 or last or stopped:
                     bar.set_postfix(self.log_step(bar.lap()))
+                draws = self.sample_interval and not stopped
                 with bar.paused():
-                    if self.sample_interval and (self.step % self.sample_interval == 0 or last):
+                    if draws and (self.step % self.sample_interval == 0 or last):
                         self.draw_samples()
                     if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
                         snapshot(self, get_blob_logdir())
-                    if self.step % self.save_interval == 0 or last:
+                    if self.step % self.save_interval == 0 or last or stopped:
                         self.save()
+                if stopped:
+                    train_state.leave(self)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -280,6 +290,7 @@ class TrainLoop:
                 f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
+        stopping.reserve(1 / rate if rate else 0.0)
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
@@ -304,9 +315,11 @@ class TrainLoop:
 
     def save(self):
         """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        start = time.monotonic()
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
+        stopping.reserve(time.monotonic() - start)
 
 
 def end_of(train):
