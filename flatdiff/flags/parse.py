@@ -86,6 +86,7 @@ def parse(description, argv=None, **groups):
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
+    print_by_lines()
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
@@ -108,6 +109,12 @@ def parse(description, argv=None, **groups):
     values = {k: group_of(g, given) for k, g in groups.items()}
     typed = vars(parser.parse_known_args(_without_presets(argv))[0]).keys() if presets else given
     return SimpleNamespace(given=given, typed=set(typed), presets=presets, **values)
+
+
+def print_by_lines():
+    """What is printed into a file or a pipe is there at once, in one order with stderr's."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def _without_presets(argv):
