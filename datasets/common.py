@@ -35,6 +35,7 @@ def argparser(description: str, out: str = "folder to make, to go on with, or to
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
     parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--out" if out.startswith("FILE") else "--out_dir", required=True, help=out)
     return parser
@@ -97,7 +98,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     from flatdiff.bars import Bar
     from flatdiff.store.disk import writing
 
-    path, record = os.path.abspath(out_dir), {**record, "num_images": total}
+    path, record = os.path.realpath(out_dir), {**record, "num_images": total}
     if is_prepared(path, record):
         print(f"{total} images reused: {path}")
         return path

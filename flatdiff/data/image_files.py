@@ -13,12 +13,12 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 
-import blobfile as bf
 import numpy as np
 from PIL import Image
 
 from ..bars import Bar
 from ..judge import pictures
+from ..store import remote as bf
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
@@ -132,9 +132,7 @@ class Folder:
 
     def open(self, i: int) -> Image.Image:
         path = f"{self.data_dir}/{self.names[i]}"
-        # blobfile opens a small local image no faster than Pillow decodes it
-        opened = bf.BlobFile if is_remote(path) else open
-        return pictures.read(lambda: opened(path, "rb"), path, self.transparent, self.note)
+        return pictures.read(lambda: bf.BlobFile(path, "rb"), path, self.transparent, self.note)
 
 
 class Zip:
@@ -201,7 +199,8 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
 
     `folder` is local, and new or empty. Images may come from a generator: one is held at a time.
     """
-    partial = f"{folder.rstrip(os.sep)}.partial"
+    folder = os.path.realpath(folder)  # where a link leads: none gives way to a folder
+    partial = f"{folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)

@@ -15,8 +15,8 @@ from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
 from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
-from ..store import finite
-from ..world import dist_util, logger
+from ..store import disk, finite
+from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
@@ -47,6 +47,7 @@ def evaluate(
         logger.warn(f"{there}: each is measured once")
     total = torch.zeros(count, dtype=torch.float64)
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
+    stopping.keeps("nothing of it is kept, and the same command begins anew")
     batches = torch.arange(count).split(batch_size)
     place, done = (dist_util.rank(), dist_util.world_size()), 0
     with Bar(total=count, unit="image") as bar:
@@ -79,5 +80,6 @@ def report(total, terms, folder):
     if dist_util.rank() == 0:
         for name, values in terms.items():
             path = os.path.join(folder, f"{FILES[name]}.npz")
-            np.savez(path, values.float().numpy())
+            with disk.writing(path) as file:
+                np.savez(file, values.float().numpy())
             logger.log(path)

@@ -21,19 +21,21 @@ from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
-from ..store import restore
+from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
-from ..world import agreement, dist_util, logger
+from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
-from . import climbing, curvature, train_state
+from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_rises, log_terms, log_use
+
+LAST = "saves and ends after a step"
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
 __all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
@@ -83,8 +85,10 @@ class TrainLoop:
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
-        self._begin(train, "fp16" if use_fp16 else dtype)
-        self.ddp_model = dist_util.data_parallel(model)
+        self.dtype = "fp16" if use_fp16 else dtype
+        self._begin(train, self.dtype)
+        self.one_pass = graphs.passes_of(self) if self.cuda_graphs else self._one_pass
+        self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
         self.rises = []  # of the losses to SAM's ridge, likewise
@@ -106,6 +110,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
@@ -116,6 +121,7 @@ class TrainLoop:
         if self.resume_checkpoint:
             train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
+        self.run = self.run or steps.run_of(self.weights, self.seed)
 
     def __init_subclass__(cls):
         refuse_unused(cls)
@@ -141,7 +147,8 @@ class TrainLoop:
         )
 
     def run_loop(self):
-        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
+        where this process is asked to end before (`stopping`)."""
         if self.step >= self.end_step:
             logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
@@ -151,24 +158,31 @@ class TrainLoop:
         total = None if self.end_step == math.inf else self.end_step
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
+        ending = agreement.Ending()
+        stopping.reserve(train_state.seconds_to_save(self))
         bar = Bar(total=total, initial=self.step, desc="training", unit="step")
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
+        how = arithmetic(tf32=True, deterministic=self.deterministic)
+        with bar, how, stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
-                if self.eval_interval and self.step % self.eval_interval == 0:
+                stopped = ending() and not last
+                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
                     with bar.paused():
                         self.evaluate(self)
-                if self.step % self.log_interval == 0 or last:
+                if self.step % self.log_interval == 0 or last or stopped:
                     bar.set_postfix(self.log_step(bar.lap()))
+                draws = self.sample_interval and not stopped
                 with bar.paused():
-                    if self.sample_interval and (self.step % self.sample_interval == 0 or last):
+                    if draws and (self.step % self.sample_interval == 0 or last):
                         self.draw_samples()
                     if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
                         snapshot(self, get_blob_logdir())
-                    if self.step % self.save_interval == 0 or last:
+                    if self.step % self.save_interval == 0 or last or stopped:
                         self.save()
+                if stopped:
+                    train_state.leave(self)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -216,6 +230,9 @@ class TrainLoop:
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
         seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        return self.one_pass(batch_draw, sync)
+
+    def _one_pass(self, batch_draw, sync=True):
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []
@@ -273,6 +290,7 @@ class TrainLoop:
                 f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
+        stopping.reserve(1 / rate if rate else 0.0)
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
@@ -297,9 +315,11 @@ class TrainLoop:
 
     def save(self):
         """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        start = time.monotonic()
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
+        stopping.reserve(time.monotonic() - start)
 
 
 def end_of(train):
