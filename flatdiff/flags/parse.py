@@ -115,6 +115,7 @@ def parse(description, argv=None, **groups):
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
+    print_by_lines()
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
@@ -143,6 +144,12 @@ def parse(description, argv=None, **groups):
     values = {k: group_of(g, given) for k, g in groups.items()}
     told = {"given": given, "typed": set(typed), "presets": presets, "files": files}
     return SimpleNamespace(**told, **values)
+
+
+def print_by_lines():
+    """What is printed into a file or a pipe is there at once, in one order with stderr's."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def _typed(argv):

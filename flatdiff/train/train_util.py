@@ -220,15 +220,7 @@ class TrainLoop:
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        found = []  # by each pass
-        terms = self.follow(
-            lambda: found.append(closure()) or found[-1],
-            self.weights,
-            **climbing.given(self, seen),
-        )
-        if self.passes > 1:
-            self.rises.append(climbing.rise(seen, terms, found[-1]))
-        return seen, terms
+        return seen, climbing.followed(self, closure, seen)
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
