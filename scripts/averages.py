@@ -35,7 +35,7 @@ def measure(flags):
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = best_average.measured(flags, runs, folder)
     if dist_util.rank() == 0:
-        for path in averages_report.write(record, folder):
+        for path in averages_report.write(record, folder, flags.averages.format):
             logger.log(path)
 
 

@@ -34,7 +34,7 @@ def measure(flags):
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = exposure_bench.bench(flags, folder)
     if dist_util.rank() == 0:
-        for path in exposure_bench.write(record, folder):
+        for path in exposure_bench.write(record, folder, flags.bench.format):
             logger.log(path)
 
 

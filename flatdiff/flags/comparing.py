@@ -5,11 +5,11 @@ import dataclasses
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
 from .choices import FEATURES, MOVES, OBJECTIVES, SAMPLERS
 from .parse import aside, flag
-from .use import FeatureFlags
+from .use import FeatureFlags, FigureFlags
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags(FeatureFlags):
+class CompareFlags(FeatureFlags, FigureFlags):
     """Runs drawn side by side, and the distances of their samples from real images."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
@@ -19,7 +19,7 @@ class CompareFlags(FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class AveragesFlags(FeatureFlags):
+class AveragesFlags(FeatureFlags, FigureFlags):
     """Averages of one training, and whether another's last weights are flatter than the best."""
 
     model_path: str = aside(
@@ -51,7 +51,7 @@ class AveragesFlags(FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyFlags:
+class StudyFlags(FigureFlags):
     """A matrix of trainings, and what is measured on each of its models."""
 
     gradient: str = flag(
@@ -125,5 +125,8 @@ class StudyFlags:
         "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
     )
     store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
+    format: str = aside(
+        "svg", "of figures/, beside the svg of the report", choices=("png", "pdf", "svg")
+    )
     dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
     job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

@@ -121,9 +121,9 @@ def _of_bits(path, model, bits, axes, flags, judged, finished) -> tuple[list[dic
     return cells, best
 
 
-def write(record: dict, folder: str) -> list[str]:
-    """Log the tables; write exposure_bench.json, .csv and .png, and the scalings' csv."""
-    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE))
+def write(record: dict, folder: str, kind: str = "png") -> list[str]:
+    """Log the tables; write exposure_bench.json, .csv, a picture, and the scalings' csv."""
+    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE), kind)
 
 
 class _Chains:

@@ -68,7 +68,7 @@ def write(flags, record: dict, folder: str) -> list[str]:
     measure, path = made("perturbed", flags.sample), os.path.join(folder, f"{FILE}.json")
     logger.log(measure.text(record))
     checkpoint.save_json(frame.without_nan(record), path)
-    return [path, *frame.write(measure, record, FILE, folder)]
+    return [path, *frame.write(measure, record, FILE, folder, flags.sample.format)]
 
 
 def _check_sizes(loaded: dict) -> None:

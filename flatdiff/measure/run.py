@@ -85,7 +85,7 @@ def write_flatness(flags, record: dict, folder: str) -> list[str]:
     logger.log(measure.text(record))
     known = checkpoint.load_json(path) if checkpoint.exists(path) else {}
     checkpoint.save_json(frame.without_nan(known | {kind: record}), path)
-    return [path, *frame.write(measure, record, f"flatness_{kind}", folder)]
+    return [path, *frame.write(measure, record, f"flatness_{kind}", folder, flags.flatness.format)]
 
 
 def warn_of_differences(models: list[dict]) -> None:
@@ -152,7 +152,7 @@ def write_exposure(flags, record: dict, folder: str) -> list[str]:
     measure, path = made("exposure", flags.exposure), os.path.join(folder, "exposure_bias.json")
     logger.log(measure.text(record))
     checkpoint.save_json(record, path)
-    return [path, *frame.write(measure, record, "", folder)]
+    return [path, *frame.write(measure, record, "", folder, flags.exposure.format)]
 
 
 def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:
