@@ -40,6 +40,7 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.11",
         "markdown>=3.4",
+        "pyyaml>=6",
     ],
     extras_require={
         "mpi": mpi,

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..judge import evaluate, settings
 from ..judge.features import Features, load_features
@@ -231,5 +232,5 @@ def _draw(model, flags, dataset):
     e, draw = flags.evaluation, run_util.preview(flags, dataset)
     mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
     batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]
-    parts = dist_util.all_gather_object([draw(model, batch) for batch in batches])
-    return np.concatenate([part for rank in parts for part in rank])
+    parts = dist_util.all_gather_tensors([torch.as_tensor(draw(model, b)) for b in batches])
+    return np.concatenate([part.numpy() for rank in parts for part in rank])

@@ -5,7 +5,6 @@ and better known than either. Errors are standard errors over images.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class EXPOSURE(frame.Measure):
 
     def tasks(self, subject: Chains) -> dict[str, frame.Task]:
         """Measure arrays, in full, of noised images, chains begun at them, and at each prior."""
-        given = subject, subject.diffusion, subject.batches, self.priors, gather
+        given = subject, subject.diffusion, subject.batches, self.priors, dist_util.gather_rows
         parts = exposure_bias.parts(*given, **self.sampling)
         return {n: functools.partial(_of_part, subject, n, part) for n, part in parts.items()}
 
@@ -118,12 +117,6 @@ def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], see
     x_start, t = x_start[rows].to(device), t[rows].to(device)
     cond = {name: values[rows].to(device) for name, values in cond.items()}
     return Batch(x_start, lambda: ImageNoise(seed, indices, device), t, cond)
-
-
-def gather(parts: list[Tensor]) -> Tensor:
-    """Return the rows of all batches in order; each rank has every world_size-th batch."""
-    rounds = itertools.zip_longest(*dist_util.all_gather_object(parts))
-    return torch.cat([part for together in rounds for part in together if part is not None])
 
 
 def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:

@@ -28,8 +28,8 @@ from ..store.model_paths import find_models, short_names
 from ..weights import perturb
 from ..world import dist_util
 from ..world.arithmetic import arithmetic
+from ..world.dist_util import gather_rows
 from . import bench_report, evaluation, exposure, exposure_bias, frame, scalings, sources
-from .exposure import gather
 from .finished import Finished
 from .run import settings
 
@@ -164,7 +164,7 @@ class _Chains:
         """The norms on noised images, [N, T]; the same whatever the way to sample."""
         chain = self.chain()
         steps = (exposure_bias.noised(self.model, chain, b) for b in self.batches)
-        return gather([exposure_bias.norms(s)[0] for s in steps]).numpy()
+        return gather_rows([exposure_bias.norms(s)[0] for s in steps]).numpy()
 
     def _measured(self, sampler: str, scaling: float) -> dict:
         chain, norms, pools = self.chain(scaling), [], []
@@ -177,11 +177,11 @@ class _Chains:
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
                 norms.append(found)
-            gap = (gather(norms).numpy() / chain.eps_scale - self.training).mean(axis=1)
+            gap = (gather_rows(norms).numpy() / chain.eps_scale - self.training).mean(axis=1)
             delta = self._delta(chain, how)
         finite.check({"gap": gap}, f"exposure bias of {self.path}")
         mu, sigma = (x.to(self.features.device) for x in self.reference)
-        found = distance_with_error(mu, sigma, gather(pools).to(self.features.device))
+        found = distance_with_error(mu, sigma, gather_rows(pools).to(self.features.device))
         told = {"fd": found["value"], "fd_error": found["error"], "left_out": found["left_out"]}
         return told | {"gap": gap.tolist(), "delta": delta}
 

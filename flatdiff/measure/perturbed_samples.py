@@ -23,10 +23,10 @@ from ..judge import frechet
 from ..judge.features import Features
 from ..store import finite
 from ..world import dist_util
+from ..world.dist_util import gather_rows
 from . import association, frame, perturbed_report
 from .association import Effect
 from .curve import LENGTH
-from .exposure import gather
 from .moves import Move, Start, held, named
 from .subject import packed, unpacked
 
@@ -89,7 +89,7 @@ class Sampled:
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
                 paths.append(steps)
                 bar.update(len(indices))
-        return Walked(gather(pools), paths)
+        return Walked(gather_rows(pools), paths)
 
     def distance(self, pool: Tensor) -> dict:
         """Return the Frechet distance of the features, "fd", and those without a group each."""
@@ -184,8 +184,8 @@ def _moved(subject: Sampled, move: Move) -> dict:
         rises = of_loss.measure()[0] - of_loss.own[0]
         walked = subject.walked(str(move))
     apart = [_apart(a, b) for a, b in zip(walked.paths, own.paths)]
-    ends = gather([part[-1] for part in apart])
-    whole = gather([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
+    ends = gather_rows([part[-1] for part in apart])
+    whole = gather_rows([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
     found = {"distance": float(distance), "rises": packed(rises)} | subject.distance(walked.pool)
     return found | {"divergence": _mean(ends), "path": _mean(whole)}
 

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import finite
+from . import finite, history
 from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
@@ -191,18 +191,28 @@ def about(path: str) -> Any:
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither, or if it is another program's."""
+    config.json beside it, as they were at its step; {} if there is neither, or if it is another
+    program's."""
     if own := about(path):
         return own, path
-    return config_in(_folder(path)), bf.join(_folder(path), CONFIG)
+    return history.at(config_in(_folder(path)), step_of(path)), bf.join(_folder(path), CONFIG)
+
+
+def step_of(path: str) -> int | None:
+    """The step in the name of a file of a run; None for another name."""
+    found = STEP_FILE.fullmatch(os.path.basename(path))
+    return int(found[1]) if found else None
 
 
 def config_in(folder: str) -> dict[str, Any]:
     """Our config.json of a folder, by group; {} if there is none, or another program's."""
     path = bf.join(folder, CONFIG)
     content = load_json(path) if exists(path) else {}
-    ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
-    return content if ours else {}
+    if not isinstance(content, dict) or not isinstance(content.get("diffusion"), dict):
+        return {}
+    with reading(path):
+        history.checked(content)
+    return content
 
 
 def identity(path: str) -> list:
@@ -274,7 +284,7 @@ def complete_steps(folder: str) -> list[int]:
 
 def step_files(folder: str) -> dict[str, int]:
     """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
-    return {n: int(found[1]) for n in names_in(folder) if (found := STEP_FILE.fullmatch(n))}
+    return {n: step for n in names_in(folder) if (step := step_of(n)) is not None}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:

@@ -11,11 +11,12 @@ from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags import choices
 from ..flags.choices import GRADIENTS
-from ..flags.config import TrainFlags, checked, to_dict
+from ..flags.config import TrainFlags, checked
 from ..models import factories, networks, objectives
-from ..models.run_util import open_dataset, open_log
-from ..store import checkpoint, steps
+from ..models.run_util import TRAINING, claim, open_dataset, open_log
+from ..store import checkpoint, lock, steps
 from ..world import dist_util, logger
+from . import continuing
 from .averages import room
 from .train_util import TrainLoop
 
@@ -24,6 +25,8 @@ def start_training(flags):
     """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
     folder = os.path.expanduser(flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", ""))
+    if folder:
+        claim(flags, TRAINING)  # before it is looked at
     if train.resume not in ("", "auto"):
         raise ValueError(
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
@@ -41,12 +44,21 @@ def start_training(flags):
         logger.warn(f"warning: {problem}; the step before it is gone on from")
     if path:
         _refuse_another_network(flags, path)
+        continuing.tell_changes(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
     elif train.resume:
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
-        checkpoint.clean(folder)
+        _clean(folder)
     return path
+
+
+def _clean(folder):
+    """Delete what killed runs left unfinished, where no other run writes now."""
+    if busy := lock.others(folder):
+        logger.log(f"this folder is written into by others too: {'; '.join(busy)}")
+    else:
+        checkpoint.clean(folder)
 
 
 def _tell_idle(flags):
@@ -149,21 +161,13 @@ def training_loop(
     }
     run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
     arguments |= run | {n: getattr(flags.model, n) for n in ("use_fp16", "class_dropout")}
+    images = continuing.images_of(dataset, resume_checkpoint, flags.train.allow_change)
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
-    keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
+    # since the weights to go on from did fit
+    continuing.keep_config(flags, dataset, resume_checkpoint, step=loop.step, images=images)
     if resume_checkpoint and dist_util.rank() == 0:
         steps.set_aside(logger.get_dir(), after=loop.step)  # which were not whole
     return loop
-
-
-def keep_config(flags, dataset, resume_checkpoint):
-    """Write config.json: the flags, the checkpoint gone on from, and the classes, if any."""
-    told = to_dict(flags)
-    told["train"]["resume_checkpoint"] = resume_checkpoint
-    if dataset.labels is not None:
-        told["classes"] = dataset.classes
-    if dist_util.rank() == 0:
-        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
 
 
 def batches(flags, dataset, random_crop):

@@ -26,7 +26,7 @@ from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger
 from ..world.arithmetic import arithmetic
-from . import climbing, curvature, train_state
+from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
 from .learning_rate import learning_rate
@@ -85,8 +85,10 @@ class TrainLoop:
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
-        self._begin(train, "fp16" if use_fp16 else dtype)
-        self.ddp_model = dist_util.data_parallel(model)
+        self.dtype = "fp16" if use_fp16 else dtype
+        self._begin(train, self.dtype)
+        self.one_pass = graphs.passes_of(self) if self.cuda_graphs else self._one_pass
+        self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
 
@@ -211,6 +213,9 @@ class TrainLoop:
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
         seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        return self.one_pass(batch_draw, sync)
+
+    def _one_pass(self, batch_draw, sync=True):
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []

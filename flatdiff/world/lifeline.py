@@ -2,10 +2,12 @@
 
 Rank 0 keeps a connection to every other rank until all have said goodbye. One that closes before
 is a rank that died, by kill -9 too. Not every launcher does this: MPICH's mpirun goes on when a
-rank exits with an error. Knows nothing of torch; needs a broadcast for rank 0's address.
+rank exits with an error. A host that vanished, or a cut link, is noticed too. Knows nothing of
+torch; needs a broadcast for rank 0's address.
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +19,11 @@ from typing import Any, NoReturn
 import blobfile as bf
 from tqdm import tqdm
 
+from ..store import lock
+from . import signing
+
+SILENCE = 23  # seconds after which a host that answers nothing counts as gone
+PATIENCE = 60  # seconds for ranks that have just met to call rank 0
 PEER_FAILED = "stopped because another rank failed"
 _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
@@ -31,18 +38,25 @@ _ending = threading.Lock()
 class Lifeline(threading.Thread):
     """Ends this process when another rank has died, also out of a collective or a long loop."""
 
-    def __init__(self, rank: int, world_size: int, host: str, broadcast: Callable[[Any], Any]):
-        """All ranks come here together; `host` is the name of rank 0's, given on rank 0."""
+    def __init__(
+        self, rank: int, world_size: int, host: str, broadcast: Callable[[Any], Any], secret: str
+    ):
+        """All ranks come here together; `host` is the name of rank 0's, given on rank 0. `secret`:
+        of the ranks; whoever does not know it takes no rank's place."""
         super().__init__(daemon=True)
         self.rank = rank
-        self.peers: list[connection.Connection] = []
+        self.peers: dict[socket.socket, str] = {}  # to who is at its other end
         if world_size > 1 and rank == 0:
-            bind = host if host == "127.0.0.1" else "0.0.0.0"
-            with connection.Listener((bind, 0), backlog=world_size) as listener:
-                broadcast((host, listener.address[1]))
-                self.peers = [listener.accept() for _ in range(world_size - 1)]
+            with socket.create_server((host if host == "127.0.0.1" else "", 0)) as server:
+                broadcast([host, server.getsockname()[1], socket.gethostname()])
+                self.peers = _called(server, world_size - 1, secret)
         elif world_size > 1:
-            self.peers = [connection.Client(broadcast(None))]
+            *address, name = broadcast(None)
+            line = socket.create_connection(tuple(address), PATIENCE)
+            line.sendall(signing.signed(secret, rank, socket.gethostname()).encode() + b"\n")
+            self.peers = {line: f"rank 0 on host {name}"}
+        for line in self.peers:
+            _keep_asking(line)
         self.start()
 
     def run(self) -> None:
@@ -50,8 +64,10 @@ class Lifeline(threading.Thread):
         while waiting:
             for peer in connection.wait(waiting):
                 try:
-                    peer.recv_bytes()
-                except (EOFError, OSError):
+                    said = peer.recv(1)
+                except OSError as error:
+                    end(self.rank, _silent(self.peers[peer], error), 1)
+                if not said:
                     end(self.rank, PEER_FAILED, 1)
                 waiting.remove(peer)
 
@@ -60,8 +76,46 @@ class Lifeline(threading.Thread):
         if self.rank == 0:
             self.join()
         for peer in self.peers:
-            peer.send_bytes(b"goodbye")
+            peer.sendall(b"!")
         self.join()
+
+
+def _called(server: socket.socket, count: int, secret: str) -> dict[socket.socket, str]:
+    """The lines of so many ranks, and who they are; others that call are sent away."""
+    found: dict[socket.socket, str] = {}
+    server.settimeout(PATIENCE)
+    while len(found) < count:
+        line, _ = server.accept()
+        line.settimeout(PATIENCE / 10)
+        try:
+            with line.makefile("rb") as file:
+                rank, host = signing.opened(secret, file.readline(1000))
+            found[line] = f"rank {rank} on host {host}"
+        except (OSError, ValueError):
+            line.close()
+    return found
+
+
+def _keep_asking(line: socket.socket) -> None:
+    """From now on a line waits for ever, unless the other host does not answer for `SILENCE`."""
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"TCP_KEEPIDLE": SILENCE - 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    options["TCP_USER_TIMEOUT"] = 1000 * SILENCE  # of a goodbye that is not confirmed
+    for name, value in options.items():
+        if hasattr(socket, name):  # as on Linux
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _silent(who: str, error: OSError) -> str:
+    """What to say of a line that is cut."""
+    if isinstance(error, ConnectionError):  # its system tells that the process is gone
+        return PEER_FAILED
+    return (
+        f"{who} has gone silent: nothing has come from that host for {SILENCE} s "
+        f"({error.strerror}). Is it down, or the network? Once it is back, the same command goes "
+        "on from the last checkpoint (training: with --resume auto)"
+    )
 
 
 def fail(error: BaseException, rank: int, world_size: int) -> NoReturn:
@@ -100,6 +154,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def end(rank: int, text: str, code: int) -> NoReturn:
     """Prints, and leaves at once: a rank alone cannot unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
+    lock.release()
     if text:
         tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
     sys.stdout.flush()
