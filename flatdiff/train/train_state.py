@@ -97,7 +97,7 @@ def resume(loop, path, find_ema):
         found = isinstance(average, EMA) and find_ema(path, step, average.rate)
         files[label] = found or os.path.join(folder, checkpoint.average_name(label, step))
     if rest and dist_util.rank() == 0:
-        _look_over(rest, folder, loop.images, files)
+        _look_over(rest, folder, files)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
@@ -123,10 +123,10 @@ def resume(loop, path, find_ema):
             )
 
 
-def _look_over(rest, folder, images, averages):
-    """ValueError where the step's files are not whole; warn of snapshots that are lost, and of
-    other images than the run had. `averages`: the files of those that are gone on with."""
-    step, were = rest["step"], rest.get("images")
+def _look_over(rest, folder, averages):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost.
+    `averages`: the files of those that are gone on with."""
+    step = rest["step"]
     elsewhere = [
         checkpoint.average_name(label, step)
         for label, file in averages.items()
@@ -139,17 +139,10 @@ def _look_over(rest, folder, images, averages):
         )
     for problem in snapshots.lost(folder, rest.get("snapshots", []), rest.get("posthoc_run", 0)):
         logger.warn(f"warning: {problem}; averages made of the snapshots will be without it")
-    if were and images and were != images:
-        logger.warn(
-            f"warning: the images are not those of before, by their names and sizes: {were[0]} "
-            f"were trained on, and {images[0]} are here; the run goes on with these"
-        )
 
 
 def _rest(loop):
     rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
-    if loop.images:
-        rest["images"] = loop.images
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
@@ -173,7 +166,6 @@ def _checked(rest, file, step):
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
-        counts += [rest["images"][0]] if "images" in rest else []
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
         if not isinstance(rest.get("run", ""), str):

@@ -47,7 +47,6 @@ class TrainLoop:
     uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
     function of the loop that logs more values, called by all ranks every `eval_interval` steps.
     `class_dropout`: the share of labels that a network with a null label is not told.
-    `images`: the number and the fingerprint of the images, saved to notice others in a resume.
     `prefix`: of the logged names of the terms.
     """
 
@@ -63,7 +62,6 @@ class TrainLoop:
         seed=0,
         deterministic=False,
         class_dropout=0.0,
-        images=None,
         sample=None,
         evaluate=None,
         eval_interval=0,
@@ -78,7 +76,6 @@ class TrainLoop:
         self.class_dropout, self.null_label = class_dropout, getattr(model, "num_classes", None)
         self.global_batch = self.batch_size * dist_util.world_size()
         self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
-        self.images = images
         self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
         self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
