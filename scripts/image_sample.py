@@ -36,6 +36,7 @@ def sample(flags):
     with quantized.quantized(model, flags, folder) as flags.quant:
         sample = generate.sampler(model, diffusion, flags)
         how = {"image_size": model.image_size, "known": model.classes}
+        how["steps"] = diffusion.num_timesteps
         generate.save_samples(sample, flags, folder, suffix=quantized.suffix(flags.quant), **how)
 
 

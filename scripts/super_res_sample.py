@@ -45,6 +45,7 @@ def sample(flags):
         conditions=base.low_res,
     )
     how = {"image_size": model.image_size, "known": model.classes}
+    how["steps"] = diffusion.num_timesteps
     generate.save_samples(sample, flags, folder, flags.base.base_samples, **how)
 
 
