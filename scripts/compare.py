@@ -26,6 +26,7 @@ def compare(flags):
         raise ValueError("no runs: give --runs FOLDER,FOLDER,...")
     out = flags.run.log_dir or os.curdir
     lock.take(out, "compare")
+    print(compare.compared(folders))
     if flags.compare.reference:
         distances(folders, flags.compare, out)
     print(compare.training_curves(folders, os.path.join(out, "training_curves.png")))

@@ -69,6 +69,17 @@ def comment(path: str) -> dict:
     return said if isinstance(said, dict) else {}
 
 
+def origin(path: str) -> str:
+    """Where samples come from, for a reader: checkpoint, sampler, steps, seed, bits, moment."""
+    said = record(path)
+    if "checkpoint" not in said:
+        return f"{weights(path)}; {drawn(path)}" if said.get("key") else UNKNOWN
+    scaled = {k: said.get(k) for k in ("eps_scaler", "guidance_scale") if said.get(k, 1.0) != 1.0}
+    told = [str(said.get("sampler")), f"{said.get('steps')} steps", f"seed {said.get('seed')}"]
+    told += [f"{said.get('bits')} bits", *(f"{k} {v}" for k, v in scaled.items())]
+    return f"{said['checkpoint']}, {', '.join(told)}, drawn {said.get('time')}"
+
+
 def differing(paths: list[str]) -> str:
     """A sentence on what samples were drawn with that is not the same for all of these files, or
     ""; those that do not say it are left out."""

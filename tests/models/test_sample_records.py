@@ -81,7 +81,7 @@ def test_other_settings_do_not_replace_it_also_those_of_an_older_file(sample):
 
 
 def older(path: Path):
-    """The file as it was before there was a record: what it depends on is the comment of the zip."""
+    """The file of before there were records: what it depends on is the comment of the zip."""
     said = settings.comment(str(path))
     np.savez(path, arr_0=np.load(path)["arr_0"])
     with zipfile.ZipFile(path, "a") as archive:
