@@ -14,6 +14,7 @@ def main(description=__doc__, quant=config.QuantFlags):
     config.run(
         description,
         sample,
+        unread="train",
         sample=config.SampleFlags,
         quant=quant,
         run=config.RunFlags,

@@ -12,7 +12,7 @@ made it: the same command goes on where it was stopped, and a changed flag costs
 import os
 import sys
 
-from flatdiff.flags import config, presets
+from flatdiff.flags import config, idle, presets
 
 
 def main():
@@ -32,6 +32,7 @@ def main():
     from flatdiff.world import dist_util
 
     with dist_util.session(), lock.scope():
+        idle.check(flags)
         jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 

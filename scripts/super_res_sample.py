@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         sample,
+        unread="train",
         sample=config.SampleFlags,
         base=config.BaseFlags,
         run=config.RunFlags,
