@@ -17,6 +17,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         exposure=config.ExposureFlags,
         quant=config.RoundingFlags,
         run=config.RunFlags,

@@ -16,6 +16,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         flatness=config.FlatnessFlags,
         quant=config.RoundingFlags,
         run=config.RunFlags,

@@ -14,6 +14,7 @@ def main(description=__doc__, quant=config.QuantFlags):
     config.run(
         description,
         sample,
+        unread="train",
         sample=config.SampleFlags,
         quant=quant,
         run=config.RunFlags,
@@ -36,6 +37,7 @@ def sample(flags):
     with quantized.quantized(model, flags, folder) as flags.quant:
         sample = generate.sampler(model, diffusion, flags)
         how = {"image_size": model.image_size, "known": model.classes}
+        how["steps"] = diffusion.num_timesteps
         generate.save_samples(sample, flags, folder, suffix=quantized.suffix(flags.quant), **how)
 
 

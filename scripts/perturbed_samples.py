@@ -17,6 +17,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         sample=config.PerturbedFlags,
         run=config.RunFlags,
         data=config.DataFlags,

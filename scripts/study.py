@@ -12,7 +12,7 @@ made it: the same command goes on where it was stopped, and a changed flag costs
 import os
 import sys
 
-from flatdiff.flags import config, presets
+from flatdiff.flags import config, idle, presets
 
 
 def main():
@@ -33,6 +33,7 @@ def main():
 
     with dist_util.session(), lock.scope():
         stopping.limit(flags.run.max_hours)
+        idle.check(flags)
         jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 

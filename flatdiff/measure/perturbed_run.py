@@ -22,6 +22,7 @@ from . import evaluation, frame, sources
 from .chains import of_chain
 from .finished import Finished
 from .found import made, measured
+from .kept import refuse_to_replace
 from .moves import Start, leads_there
 from .perturbed_samples import Sampled
 from .run import settings, warn_of_differences
@@ -47,6 +48,7 @@ def perturbed(flags, folder: str) -> dict:
     "models", "rows", and "correlation", that over the moves of all of them."""
     measure, paths = made("perturbed", flags.sample), find_models(flags.sample.model_path)
     names, record = short_names(paths), {"settings": settings(flags), "models": []}
+    refuse_to_replace(os.path.join(folder, f"{FILE}.json"), record["settings"], paths)
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     _check_sizes(loaded)
     to = flags.sample.average_path if leads_there(measure.moves) else ""

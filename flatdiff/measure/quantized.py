@@ -17,7 +17,7 @@ import torch
 
 from ..chain import probe
 from ..flags import config
-from ..models import networks, run_util
+from ..models import generate, networks, run_util, sample_records
 from ..quantization import int8, packing, static
 from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
@@ -49,6 +49,7 @@ def quantized(model, flags, folder):
         yield quant
         return
     explained.check(quant, flags)
+    _refuse_to_replace(quant, flags, folder)
     calibration = Calibration(model, networks.chain_of(path, flags), flags)
     layers, weights = _rounded(model, path, quant, calibration)
     with torch.no_grad():
@@ -66,6 +67,14 @@ def quantized(model, flags, folder):
                 _log_losses(subject)
         del subject, weights  # the sampling wants their memory
         yield quant
+
+
+def _refuse_to_replace(quant, flags, folder):
+    """ValueError for samples of other settings under the name of those to come, before files of
+    the same name are written."""
+    if dist_util.rank() == 0:
+        own = generate.key(SimpleNamespace(**vars(flags) | {"quant": quant}))
+        sample_records.refuse_to_replace(folder, flags.sample.num_samples, suffix(quant), own)
 
 
 def _keep(model, layers, weights, quant, flags, folder):
