@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import blobfile as bf
 from tqdm import tqdm
 
-from . import signing
+from . import launcher, signing
 
 SILENCE = 23  # seconds after which a host that answers nothing counts as gone
 PATIENCE = 60  # seconds for ranks that have just met to call rank 0
@@ -64,8 +64,11 @@ class Lifeline(threading.Thread):
             for peer in connection.wait(waiting):
                 try:
                     said = peer.recv(1)
+                except ConnectionError:  # the other host's system says that the process is gone
+                    said = b""
                 except OSError as error:
-                    end(self.rank, _silent(self.peers[peer], error), 1)
+                    told = _silent(self.peers[peer], error)
+                    end(self.rank, told, 1, launcher.interrupt_mpirun)
                 if not said:
                     end(self.rank, PEER_FAILED, 1)
                 waiting.remove(peer)
@@ -108,8 +111,6 @@ def _keep_asking(line: socket.socket) -> None:
 
 def _silent(who: str, error: OSError) -> str:
     """What to say of a line that is cut."""
-    if isinstance(error, ConnectionError):  # its system tells that the process is gone
-        return PEER_FAILED
     return (
         f"{who} has gone silent: nothing has come from that host for {SILENCE} s "
         f"({error.strerror}). Is it down, or the network? Once it is back, the same command goes "
@@ -150,11 +151,13 @@ def explain(error: BaseException) -> tuple[str, int]:
     return text, 1
 
 
-def end(rank: int, text: str, code: int) -> NoReturn:
-    """Prints, and leaves at once: a rank alone cannot unwind a collective."""
+def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None) -> NoReturn:
+    """Prints, does what is to be done `last`, and leaves: alone none can unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
     if text:
         tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
+    if last:
+        last()
     os._exit(code)
