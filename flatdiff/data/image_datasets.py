@@ -7,6 +7,8 @@ the number of ranks, nor on what was read before. How files are read, cropped an
 """
 
 import functools
+import hashlib
+import json
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -17,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..rng import CROP, EPOCH, of_numpy
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
@@ -62,6 +64,13 @@ class ImageDataset:
         numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
         self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
 
+    def fingerprint(self) -> list:
+        """[the number of images, a hash of what tells them from others]; none is read for it."""
+        digest = hashlib.sha256()
+        for mark in self.source.marks():
+            digest.update(f"{mark}\n".encode(errors="surrogateescape"))
+        return [self.num_images, digest.hexdigest()]
+
     def image(self, i: int) -> np.ndarray:
         """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
         if self._squares is not None:
@@ -78,10 +87,22 @@ class ImageDataset:
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
             hidden = not progress or self.num_images < BAR_FROM
-            for i in tqdm(range(self.num_images), "decoding images", disable=hidden):
+            for i in Bar(range(self.num_images), "decoding images", disable=hidden):
                 squares[i] = self.image(i)
             self._squares = squares
         return self._squares
+
+
+def fingerprint(dataset: ImageDataset, looked_at: int = 1000) -> str:
+    """A hash of the images as the network sees them: how many, their labels, and the pixels of so
+    many of them, evenly spread."""
+    digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
+    count = min(dataset.num_images, looked_at)
+    for i in np.linspace(0, dataset.num_images - 1, count).round().astype(int):
+        digest.update(dataset.image(int(i)).tobytes())
+    if dataset.labels is not None:
+        digest.update(np.asarray(dataset.labels, np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Batches:

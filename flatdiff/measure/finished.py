@@ -9,8 +9,7 @@ import json
 import os
 from typing import Any
 
-from tqdm import tqdm
-
+from ..bars import Bar
 from ..store.disk import naming
 from ..world import dist_util, logger
 from .frame import Task
@@ -27,7 +26,7 @@ class Finished:
             os.makedirs(folder, exist_ok=True)
         known = _read(folder) if folder and dist_util.rank() == 0 else {}
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
-        self.bar = tqdm(total=0, disable=hidden or dist_util.rank() > 0)
+        self.bar = Bar(total=0, disable=hidden)
 
     def expect(self, count: int) -> None:
         """Make the bar longer by so many tasks."""

@@ -13,8 +13,8 @@ import zipfile
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.samplers import begun, last, walk
 from ..data import classes
 from ..data.image_datasets import to_uint8
@@ -193,14 +193,13 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     done = set(dist_util.broadcast_object(sorted(_done(parts))))
     todo = [i for i in range(num_samples) if i not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    place = dist_util.rank(), dist_util.world_size()
     if done:
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
-    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
-        for indices in mine:
+    with Bar(total=len(todo), unit="image") as bar:
+        for indices in bar.turns(batches, *place):
             images, labels = sample(indices)
             _save_part(parts, indices, images, labels)
-            bar.update(len(indices))
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None

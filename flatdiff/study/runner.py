@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..store import checkpoint
+from ..store import checkpoint, lock
 from ..world import dist_util
 from . import objectives, submission
 from .board import Board
@@ -55,6 +55,8 @@ def prepare(flags):
             "--dtype auto is decided on the machine that starts a study, and --cluster slurm "
             "trains on others: give --dtype fp32 or bf16"
         )
+    if not flags.study.dry_run:  # which only looks
+        lock.take(checkpoint.absolute(log_dir), "study")
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
         data_dir = os.path.join(log_dir, "data")

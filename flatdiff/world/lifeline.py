@@ -17,8 +17,9 @@ from multiprocessing import connection
 from typing import Any, NoReturn
 
 import blobfile as bf
-from tqdm import tqdm
 
+from .. import bars
+from ..store import lock
 from . import launcher, signing
 
 SILENCE = 23  # seconds after which a host that answers nothing counts as gone
@@ -124,7 +125,7 @@ def fail(error: BaseException, rank: int, world_size: int) -> NoReturn:
         raise error
     text, code = explain(error)
     if world_size == 1:
-        tqdm.write(text, file=sys.stderr)
+        bars.write(text, sys.stderr)
         raise SystemExit(code) from None
     if text and rank > 0:
         time.sleep(0.3)  # an error that all ranks share is told by rank 0 alone
@@ -154,8 +155,9 @@ def explain(error: BaseException) -> tuple[str, int]:
 def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None) -> NoReturn:
     """Prints, does what is to be done `last`, and leaves: alone none can unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
+    lock.release()
     if text:
-        tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
+        bars.write(f"rank {rank}: {text}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if last:

@@ -242,3 +242,55 @@ def test_a_folder_is_there_when_all_images_are(tmp_path, pixels):
     save_images(pixels, str(tmp_path / "set"), names)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     assert len(list_image_files(str(tmp_path / "set"))) == 10
+
+
+def test_a_link_leads_to_the_folder_of_images(tmp_path, pixels):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large disk")
+    save_images(pixels, f"{tmp_path}/link/", [str(i) for i in range(10)])
+    assert (tmp_path / "link").is_symlink() and len(list_image_files(f"{tmp_path}/link")) == 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large disk", "link"]
+
+
+# Whether they are those of before
+
+
+def changed_folder(path, how):
+    if how == "a name":
+        (path / "bird_00000.png").rename(path / "cow_00000.png")
+    elif how == "a file less":
+        (path / "bird_00000.png").unlink()
+    else:
+        picture(noise(9, 9, seed=5)).save(path / "bird_00000.png")
+
+
+def packed(kind, folder, pixels):
+    """The images in a file of the kind, beside the folder."""
+    path = f"{folder}.{kind}"
+    if kind == "npz":
+        np.savez(path, pixels)
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        for each in sorted(folder.iterdir()):
+            archive.write(each, each.name)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "npz"])
+def test_the_fingerprint_is_of_these_images_alone_and_reads_none(
+    kind, tmp_path, pixels, monkeypatch
+):
+    found = []
+    for i, how in enumerate([None, None, "a name", "a file less", "a size"]):
+        folder = small.save_images(tmp_path / str(i), pixels, [f"{name}_00000" for name in CIFAR])
+        path, shown = folder, pixels.copy()
+        if how:
+            changed_folder(folder, how)
+            shown.flat[i] ^= 1
+        if kind != "folder":
+            path = packed(kind, folder, shown)
+        dataset = ImageDataset(str(path), 8)
+        monkeypatch.setattr(dataset.source, "open", None)
+        found.append(dataset.fingerprint())
+    assert found[0] == found[1] and found[0][0] == 10
+    assert len({mark for _, mark in found}) == 4
