@@ -3,7 +3,7 @@
 Rank 0 keeps a connection to every other rank until all have said goodbye. One that closes before
 is a rank that died, by kill -9 too. Not every launcher does this: MPICH's mpirun goes on when a
 rank exits with an error. A host that vanished, or a cut link, is noticed too. Knows nothing of
-torch; needs a broadcast for rank 0's address.
+torch; needs a function by which all ranks get rank 0's address.
 """
 
 import os
@@ -39,7 +39,7 @@ class Lifeline(threading.Thread):
     """Ends this process when another rank has died, also out of a collective or a long loop."""
 
     def __init__(
-        self, rank: int, world_size: int, host: str, broadcast: Callable[[Any], Any], secret: str
+        self, rank: int, world_size: int, host: str, share: Callable[[Any], Any], secret: str
     ):
         """All ranks come here together; `host` is the name of rank 0's, given on rank 0. `secret`:
         of the ranks; whoever does not know it takes no rank's place."""
@@ -48,10 +48,10 @@ class Lifeline(threading.Thread):
         self.peers: dict[socket.socket, str] = {}  # to who is at its other end
         if world_size > 1 and rank == 0:
             with socket.create_server((host if host == "127.0.0.1" else "", 0)) as server:
-                broadcast([host, server.getsockname()[1], socket.gethostname()])
+                share([host, server.getsockname()[1], socket.gethostname()])
                 self.peers = _called(server, world_size - 1, secret)
         elif world_size > 1:
-            *address, name = broadcast(None)
+            *address, name = share(None)
             line = socket.create_connection(tuple(address), PATIENCE)
             line.sendall(signing.signed(secret, rank, socket.gethostname()).encode() + b"\n")
             self.peers = {line: f"rank 0 on host {name}"}
