@@ -20,6 +20,7 @@ VERBS = {
     "nll": "scripts/image_nll.py",
     "evaluate": "evaluations/evaluator.py",
     "compare": "scripts/compare.py",
+    "report": "scripts/report.py",
     "study": "scripts/study.py",
     "export": "scripts/export_diffusers.py",
     "classifier-train": "scripts/classifier_train.py",

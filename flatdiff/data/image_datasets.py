@@ -64,13 +64,6 @@ class ImageDataset:
         numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
         self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
 
-    def fingerprint(self) -> list:
-        """[the number of images, a hash of what tells them from others]; none is read for it."""
-        digest = hashlib.sha256()
-        for mark in self.source.marks():
-            digest.update(f"{mark}\n".encode(errors="surrogateescape"))
-        return [self.num_images, digest.hexdigest()]
-
     def image(self, i: int) -> np.ndarray:
         """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
         if self._squares is not None:

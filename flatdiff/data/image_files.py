@@ -13,16 +13,15 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 
-import blobfile as bf
 import numpy as np
 from PIL import Image
 
 from ..bars import Bar
 from ..judge import pictures
+from ..store import remote as bf
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
-SIZES = 1000  # files of a folder whose sizes are asked for
 LARGEST = 1 << 28  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
 
@@ -83,8 +82,7 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-# Where images are: each source has `names` (or None), a length, `open(i)` -> an RGB image, and
-# `marks()`: texts that tell its images from others, of which none is read
+# Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
 
 
 def open_images(data_dir: str, transparent: str = "white") -> "Folder | Zip | Npz":
@@ -132,18 +130,9 @@ class Folder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def marks(self) -> Iterator[str]:
-        """Names, and sizes of some files, spread over all."""
-        yield from self.names
-        if not is_remote(self.data_dir):
-            for name in self.names[:: math.ceil(len(self.names) / SIZES)]:
-                yield str(os.path.getsize(f"{self.data_dir}/{name}"))
-
     def open(self, i: int) -> Image.Image:
         path = f"{self.data_dir}/{self.names[i]}"
-        # blobfile opens a small local image no faster than Pillow decodes it
-        opened = bf.BlobFile if is_remote(path) else open
-        return pictures.read(lambda: opened(path, "rb"), path, self.transparent, self.note)
+        return pictures.read(lambda: bf.BlobFile(path, "rb"), path, self.transparent, self.note)
 
 
 class Zip:
@@ -162,11 +151,6 @@ class Zip:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def marks(self) -> Iterator[str]:
-        """Names, and the archive's check sums."""
-        archive = _opened_zip(self.path, os.getpid())
-        return (f"{name} {archive.getinfo(self.members[name]).CRC}" for name in self.names)
 
     def open(self, i: int) -> Image.Image:
         name, archive = self.names[i], _opened_zip(self.path, os.getpid())
@@ -193,7 +177,6 @@ class Npz:
             with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
                 wanted = ("arr_0", "arr_1", "class_names")
                 arrays = {name: archive[name] for name in wanted if name in archive.files}
-                self.crcs = [f"{each.filename} {each.CRC}" for each in archive.zip.infolist()]
         except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if "arr_0" not in arrays:
@@ -206,10 +189,6 @@ class Npz:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def marks(self) -> Iterator[str]:
-        """The names of its arrays, and their check sums."""
-        return iter(self.crcs)
 
     def open(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i])

@@ -115,6 +115,7 @@ def parse(description, argv=None, **groups):
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
+    print_by_lines()
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
@@ -145,6 +146,12 @@ def parse(description, argv=None, **groups):
     return SimpleNamespace(**told, **values)
 
 
+def print_by_lines():
+    """What is printed into a file or a pipe is there at once, in one order with stderr's."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+
+
 def _typed(argv):
     """The command line as if no --preset or --config had been named."""
     argv, named = sys.argv[1:] if argv is None else argv, {"--preset", "--config"}
@@ -158,9 +165,10 @@ def run(description, body, **groups):
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
-    from ..world import dist_util
+    from ..world import dist_util, stopping
 
     with dist_util.session(), lock.scope():
+        stopping.limit(flags.run.max_hours)
         body(flags)
 
 

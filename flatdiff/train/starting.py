@@ -160,7 +160,6 @@ def training_loop(
     arguments = loop_arguments(flags.train) | {
         "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion),
         "resume_checkpoint": resume_checkpoint,
-        "images": dataset.fingerprint(),
     }
     run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
     arguments |= run | {n: getattr(flags.model, n) for n in ("use_fp16", "class_dropout")}

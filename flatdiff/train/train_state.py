@@ -11,7 +11,7 @@ import torch
 
 from ..store import checkpoint, disk, finite, restore, snapshots, steps
 from ..weights.averaging import EMA
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from . import climbing
 
 DIVERGED = (
@@ -36,6 +36,20 @@ def save(loop, folder):
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
 
 
+def seconds_to_save(loop):
+    """How long a save may take, before one was seen: its bytes at 100 MB/s."""
+    copies = 3 + len(loop.averages) + len(loop.memory)  # with the optimizer's two moments
+    return copies * sum(4 * w.numel() for w in loop.weights) / 1e8
+
+
+def leave(loop):
+    """End the program, all ranks together, where the loop was asked to and has saved."""
+    path = checkpoint.absolute(f"{logger.get_dir()}/{checkpoint.model_name(loop.step)}")
+    go_on = "the same command" + ("" if loop.resume else " with --resume auto")
+    stopping.keeps(f"saved {path}; {go_on} goes on from step {loop.step}")
+    raise stopping.Stopped(together=True)
+
+
 def resume(loop, path, find_ema):
     """Set the loop, whose weights are loaded, to the state saved beside its model file.
 
@@ -51,7 +65,7 @@ def resume(loop, path, find_ema):
     state, opt = (os.path.join(folder, name) for name in names)
     rest = _checked(_load(state), state, step)
     if rest and dist_util.rank() == 0:
-        _look_over(rest, folder, loop.images)
+        _look_over(rest, folder)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
@@ -79,10 +93,9 @@ def resume(loop, path, find_ema):
             )
 
 
-def _look_over(rest, folder, images):
-    """ValueError where the step's files are not whole; warn of snapshots that are lost, and of
-    other images than the run had."""
-    step, were = rest["step"], rest.get("images")
+def _look_over(rest, folder):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost."""
+    step = rest["step"]
     if problem := steps.damage(folder, step):
         raise ValueError(
             f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
@@ -90,17 +103,10 @@ def _look_over(rest, folder, images):
         )
     for problem in snapshots.lost(folder, rest.get("snapshots", []), rest.get("posthoc_run", 0)):
         logger.warn(f"warning: {problem}; averages made of the snapshots will be without it")
-    if were and images and were != images:
-        logger.warn(
-            f"warning: the images are not those of before, by their names and sizes: {were[0]} "
-            f"were trained on, and {images[0]} are here; the run goes on with these"
-        )
 
 
 def _rest(loop):
     rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
-    if loop.images:
-        rest["images"] = loop.images
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
@@ -124,7 +130,6 @@ def _checked(rest, file, step):
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
-        counts += [rest["images"][0]] if "images" in rest else []
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
         if not isinstance(rest.get("run", ""), str):
