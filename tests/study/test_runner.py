@@ -15,6 +15,7 @@ import pytest
 import torch
 from launch import ROOT, run, start
 
+from flatdiff.flags import config
 from flatdiff.study import runner
 from flatdiff.study.matrix import Cell
 
@@ -234,8 +235,9 @@ def jobs_in(tmp_path):
 
 
 def flags_of(tmp_path, **study):
-    own = {"jobs": 1, "ranks": 1, "cluster": "", "cluster_options": ""} | study
-    return SimpleNamespace(run=SimpleNamespace(log_dir=str(tmp_path)), study=SimpleNamespace(**own))
+    own = config.StudyFlags(jobs=1, ranks=1, **study)
+    about = {"run": SimpleNamespace(log_dir=str(tmp_path)), "data": config.DataFlags()}
+    return SimpleNamespace(study=own, **about)
 
 
 FINISH = """
