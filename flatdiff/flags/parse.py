@@ -20,6 +20,7 @@ from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
+_checking = False
 
 
 def flag(
@@ -65,6 +66,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         if "expected one argument" in message:
             message += " (a boolean flag needs its value too, as True or False)"
+        if _checking:
+            raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
 
@@ -115,15 +118,32 @@ def _without_presets(argv):
     return [w for w, before in pairs if "--preset" not in (w.partition("=")[0], before)]
 
 
-def run(description, body, **groups):
-    """A script: `body` of the flags of its command line, with the ranks set up."""
+def run(description, body, check=None, **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up. In a block of
+    `checking` it is `check` of them, which raises ValueError for what would fail later."""
     flags = parse(description, **groups)
+    if _checking:
+        if check:
+            check(flags)
+        return
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..world import dist_util
 
     with dist_util.session():
         body(flags)
+
+
+@contextlib.contextmanager
+def checking():
+    """A block in which scripts check what they are told, and do nothing else; a command line that
+    cannot be read is a ValueError there."""
+    global _checking
+    _checking = True
+    try:
+        yield
+    finally:
+        _checking = False
 
 
 def group_of(group, values):

@@ -25,7 +25,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 PluginDir={libraries}/slurm-wlm
 SlurmctldPort={port}
@@ -43,7 +43,7 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=requeue_delay=1,bf_interval=2,sched_interval=5
+SchedulerParameters=bf_interval=2,sched_interval=5
 ReturnToService=2
 MpiDefault=none
 KillWait=10
