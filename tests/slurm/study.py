@@ -154,7 +154,7 @@ def test_a_study_through_all_that_a_cluster_does(cluster, data, here, tmp_path):
     # what is left, and at a time limit that no training keeps: requeued by itself
     for name in (killed, cancelled):
         assert not (tmp_path / "cells" / name.rpartition("-")[0] / "result.json").exists()
-    study = begin("--time", "1")
+    study = begin("--time", "2")
     assert study.ended(1800) == 0, study.said()
     same(here, tmp_path)
 
