@@ -260,3 +260,9 @@ class RunFlags:
         "cuDNN; False: it is the same but for rounding. On a CPU bits repeat either way",
     )
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")
+    max_hours: float = aside(
+        0.0,
+        "hours in which to end, saved, with exit code 75, as on SIGTERM, SIGINT (Ctrl-C), SIGUSR1, "
+        "SIGUSR2 and before a SLURM job's end; the same command goes on; 0: no such limit",
+        low=0,
+    )

@@ -128,9 +128,10 @@ def run(description, body, check=None, **groups):
         return
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from ..world import dist_util
+    from ..world import dist_util, stopping
 
     with dist_util.session():
+        stopping.limit(flags.run.max_hours)
         body(flags)
 
 

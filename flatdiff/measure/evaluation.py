@@ -16,7 +16,7 @@ from ..models import run_util
 from ..report import compare
 from ..report.text import table
 from ..store import checkpoint, finite
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from .frame import number
 
 LARGEST_REFERENCE = 50_000  # images
@@ -216,7 +216,9 @@ def on_the_fly(flags, dataset) -> dict:
     def log_distance(loop):
         with loop.averaged() as model:
             samples = _draw(model, flags, dataset)
-        if judge:
+        if len(samples) < e.eval_samples:
+            logger.log(f"no distance of step {loop.step}: this was asked to end while it drew")
+        elif judge:
             name = judge.metric("FID")
             metrics = evaluate.evaluate(reference, samples, judge)["metrics"]
             logger.logkvs({k: metrics[k] for k in (name, f"{name}_error", f"{name}_infinity")})
@@ -227,9 +229,12 @@ def on_the_fly(flags, dataset) -> dict:
 
 
 def _draw(model, flags, dataset):
-    """Draw uint8 [eval_samples, H, W, 3], by all ranks; the order is not that of the indices."""
+    """Draw uint8 [eval_samples, H, W, 3], by all ranks, fewer if one of them is asked to end; the
+    order is not that of the indices."""
     e, draw = flags.evaluation, run_util.preview(flags, dataset)
     mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
     batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]
-    parts = dist_util.all_gather_object([draw(model, batch) for batch in batches])
-    return np.concatenate([part for rank in parts for part in rank])
+    wanted = (batch for batch in batches if not stopping.asked())
+    parts = dist_util.all_gather_object([draw(model, batch) for batch in wanted])
+    drawn = [part for rank in parts for part in rank]
+    return np.concatenate(drawn) if drawn else []

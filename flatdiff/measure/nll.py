@@ -16,7 +16,7 @@ from ..data.image_datasets import to_float
 from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
 from ..store import finite
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
@@ -47,6 +47,7 @@ def evaluate(
         logger.warn(f"{there}: each is measured once")
     total = torch.zeros(count, dtype=torch.float64)
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
+    stopping.keeps("nothing of it is kept, and the same command begins anew")
     batches = torch.arange(count).split(batch_size)
     mine = batches[dist_util.rank() :: dist_util.world_size()]
     with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:

@@ -22,7 +22,7 @@ from ..data.image_files import save_grid
 from ..flags import choices, keys, parse
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 from . import guidance, networks
 
@@ -205,6 +205,8 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     mine = batches[dist_util.rank() :: dist_util.world_size()]
     if done:
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
+    stays = "images that are finished stay in " + os.path.abspath(parts)
+    stopping.keeps(f"{stays}, and the same command goes on from there")
     with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
         for indices in mine:
             images, labels = sample(indices)
@@ -214,6 +216,7 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
     if dist_util.rank() > 0:
         return None
     path = _join(parts, num_samples, folder, suffix, known, key)
+    stopping.keeps("")
     shutil.rmtree(parts)
     return path
 

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..flags import parse
+from ..world import stopping
 
-STOPPED = 75  # the exit code of what was asked to end, and goes on by the same command
 REQUEUES = 1000  # of a job at its time limit
 LOOK = 5.0  # seconds between two looks at the queue
 GRACE = 30.0  # seconds until what a job has written is seen on another machine
@@ -135,10 +135,10 @@ class Task:
             how = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
             self.process = subprocess.Popen(command, env=self._environment(), **how)
         code = self.process.wait()
-        if code == STOPPED and not ended:  # by its own clock: submitit's signal requeues it
+        if code == stopping.CODE and not ended:  # by its own clock: submitit's signal requeues it
             early = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
             signal.raise_signal(signal.Signals[f"SIG{early}"])
-        if ended or code == STOPPED:
+        if ended or code == stopping.CODE:
             sys.exit(code)
         if code:
             raise RuntimeError(f"exit code {code}: see {log}")

@@ -7,6 +7,7 @@ other, and of the optimizer that takes the steps. A step's randomness is a funct
 
 import functools
 import math
+import time
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -24,7 +25,7 @@ from ..store import restore
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
-from ..world import agreement, dist_util, logger
+from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 from . import climbing, curvature, train_state
 from .averages import averages_of, snapshot
@@ -33,6 +34,8 @@ from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_terms
+
+LAST = "saves and ends after a step"
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
 __all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
@@ -138,7 +141,8 @@ class TrainLoop:
         )
 
     def run_loop(self):
-        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
+        where this process is asked to end before (`stopping`)."""
         if self.step >= self.end_step:
             logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
@@ -150,21 +154,30 @@ class TrainLoop:
             logger.caution(caution(rate, total))
         hidden = dist_util.rank() > 0
         bar = tqdm(total=total, initial=self.step, unit="step", disable=hidden)
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
+        ending = agreement.Ending()
+        stopping.reserve(train_state.seconds_to_save(self))
+        with bar, arithmetic(tf32=True, deterministic=self.deterministic), stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
-                if self.eval_interval and self.step % self.eval_interval == 0:
+                stopped = ending() and not last
+                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
                     self.evaluate(self)
-                if self.step % self.log_interval == 0 or last:
+                if self.step % self.log_interval == 0 or last or stopped:
                     bar.set_postfix(self.log_step(bar.format_dict["rate"]))
-                if self.sample_interval and (self.step % self.sample_interval == 0 or last):
+                if (
+                    self.sample_interval
+                    and (self.step % self.sample_interval == 0 or last)
+                    and not stopped
+                ):
                     self.draw_samples()
                 if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
                     snapshot(self, get_blob_logdir())
-                if self.step % self.save_interval == 0 or last:
+                if self.step % self.save_interval == 0 or last or stopped:
                     self.save()
+                if stopped:
+                    train_state.leave(self)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -257,6 +270,7 @@ class TrainLoop:
                 f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
+        stopping.reserve(1 / rate if rate else 0.0)
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
@@ -280,9 +294,11 @@ class TrainLoop:
 
     def save(self):
         """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        start = time.monotonic()
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
+        stopping.reserve(time.monotonic() - start)
 
 
 def end_of(train):

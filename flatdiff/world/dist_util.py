@@ -23,7 +23,7 @@ import torch.distributed.nn.functional
 from torch.nn.parallel import DistributedDataParallel
 
 from ..kernels import build
-from . import allocator, launcher, lifeline, shared_sum
+from . import allocator, launcher, lifeline, shared_sum, stopping
 
 JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
@@ -33,10 +33,8 @@ _in_session = False
 
 
 def setup_dist() -> None:
-    """Joins the ranks that were started together; a second call does nothing.
-
-    For code that has no `session`: torch.distributed has a group afterwards, also of one rank, and
-    leaves it when the process exits.
+    """Joins the ranks that were started together; a second call does nothing. For code that has no
+    `session`: torch.distributed has a group afterwards, also of one rank, until the process exits.
 
     ValueError where the launcher's variables make no sense, or ranks would have to share a GPU;
     TimeoutError where some rank did not start.
@@ -165,10 +163,8 @@ def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def sync_params(params: Iterable[torch.Tensor]) -> None:
     """Gives every rank the values of rank 0: one flat broadcast for each dtype."""
-    if world_size() == 1:
-        return
     groups: dict[torch.dtype, list[torch.Tensor]] = {}
-    for param in params:
+    for param in params if world_size() > 1 else ():
         groups.setdefault(param.dtype, []).append(param)
     for group in groups.values():
         flat = torch.cat([param.reshape(-1) for param in group]).to(dev())
@@ -213,7 +209,7 @@ def session():
 
     An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD), else with
     its traceback, as always under FLATDIFF_DEBUG=1. The other ranks end within moments. Exit codes:
-    1, 130 for Ctrl-C, and sys.exit's. Inside another session it is that one's body.
+    1, 75 for being asked to end (see `stopping`), and sys.exit's. In a session it is that's body.
     """
     global _in_session
     if _in_session:
@@ -222,16 +218,18 @@ def session():
     leaving = None
     try:
         _in_session = True
-        _join()
-        line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
-        try:
-            yield
-        except SystemExit as stop:
-            if stop.code:
-                raise
-            leaving = stop
-        line.goodbye()
-        _leave()
+        with stopping.listening(lambda text, code: lifeline.end(rank(), text, code)):
+            _join()
+            line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
+            try:
+                yield
+            except SystemExit as stop:
+                if stop.code and not stopping.together(stop):
+                    raise
+                leaving = stop
+            with stopping.deferred():
+                line.goodbye()
+                _leave()
     except BaseException as error:
         lifeline.fail(error, rank(), world_size())
     finally:
