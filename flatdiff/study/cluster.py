@@ -206,9 +206,9 @@ def minutes_of(text: str) -> int:
     if all(field.isdigit() for field in [*fields, days if dash else "0"]) and len(fields) <= 3:
         units = (60, 1, 1 / 60)[0 if dash or len(fields) == 3 else 1 :]
         minutes = 1440 * int(days or 0) + sum(int(n) * unit for n, unit in zip(fields, units))
-        if minutes > 0:
+        if minutes >= 2:  # SLURM tells a job of its end up to a minute early
             return math.ceil(minutes)
-    raise ValueError(f"--time is {text!r}; expected a time limit {TIMES}")
+    raise ValueError(f"--time is {text!r}; expected a time limit of 2 minutes or more, {TIMES}")
 
 
 def options(text: str) -> dict[str, Any]:

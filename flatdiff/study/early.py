@@ -6,6 +6,8 @@ training will write.
 """
 
 import contextlib
+import io
+import json
 import os
 import shlex
 import sys
@@ -35,7 +37,8 @@ def check(models: list[Model], run: Callable[[list[str]], None]) -> None:
             training = model.training.cell
             for cell in (training, *model.cells.values()):
                 of = training.flags if "training" in cell.made_of or cell is training else {}
-                told = str([cell.words[0], *({**f, "seed": 0} for f in (cell.flags, of))])
+                alike = [{**flags, "seed": 0} for flags in (cell.flags, of)]
+                told = json.dumps([cell.words[0], *alike], sort_keys=True)
                 if told not in seen and cell.result() is None:
                     seen.add(told)
                     _stand_in(cell, training, store)
@@ -50,7 +53,8 @@ def _check(cell: Cell, store: str, run: Callable[[list[str]], None]) -> None:
             names = ("features", "inception_weights", "dinov2_weights")
             evaluation.network(*(told.get(name, "") for name in names))
         elif words[0] != "data":  # which is read by now
-            run(words)
+            with contextlib.redirect_stdout(io.StringIO()):  # each job's log will say it
+                run(words)
     except ValueError as error:
         flags = (word for name, v in cell.flags.items() for word in (f"--{name}", str(v)))
         command = shlex.join(["flatdiff", words[0], *flags])
