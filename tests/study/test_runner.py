@@ -278,6 +278,7 @@ def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys, monkeyp
         (["--log_dir", "here"], "no data: give --data_dir"),
         (["--log_dir", "here", "--cluster", "slurm", "--dtype", "auto"], "give --dtype fp32"),
         (["--log_dir", "here", "--data_dir", "nowhere", "--end_step", "1"], "nowhere"),
+        (["--log_dir", "here", "--preset", "digits", "--mem", "8G"], "--cluster slurm: give that"),
     ],
 )
 def test_what_is_missing_is_one_sentence(argv, message, tmp_path):
