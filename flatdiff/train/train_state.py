@@ -44,6 +44,8 @@ def seconds_to_save(loop):
 
 def leave(loop):
     """End the program, all ranks together, where the loop was asked to and has saved."""
+    if hasattr(loop.data, "close"):  # or its processes are waited for at the end of this one
+        loop.data.close()
     path = checkpoint.absolute(f"{logger.get_dir()}/{checkpoint.model_name(loop.step)}")
     go_on = "the same command" + ("" if loop.resume else " with --resume auto")
     stopping.keeps(f"saved {path}; {go_on} goes on from step {loop.step}")
