@@ -1,5 +1,6 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
 # make test: every test; make check: those that start no processes, in two minutes or so.
+# make test-slurm: a study on a SLURM of Debian's, in a folder; 15 minutes, and the network.
 # make bench: speed and memory against guided-diffusion and diffusers.
 # All make .venv first; none needs root or a GPU.
 
@@ -18,7 +19,7 @@ TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 
-.PHONY: demo check test bench lint clean
+.PHONY: demo check test test-slurm bench lint clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -33,6 +34,9 @@ check: .venv/ready
 
 test: check
 	$(BIN)/python -m pytest -m slow
+
+test-slurm: .venv/ready
+	$(BIN)/python -m pytest tests/slurm/study.py
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"

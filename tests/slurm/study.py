@@ -22,8 +22,8 @@ import cluster as slurm
 
 TINY = (
     "--preset digits --num_channels 32 --channel_mult 1 --num_res_blocks 1 --diffusion_steps 50 "
-    "--save_interval 200 --keep_last 0 --num_workers 0 --seeds 1 --end_step 1200 "
-    "--gradient adam,adam-sam --matched False --average none,ema --features digits "
+    "--attention_resolutions 8 --save_interval 100 --keep_last 0 --num_workers 0 --seeds 2 "
+    "--end_step 400 --gradient adam,adam-sam --matched False --average ema --features digits "
     "--num_samples 20 --num_images 6 --num_draws 4 --sampling_steps 3 --bits 4 --sigma 0.01 "
     "--filter_sigma 0.05 --radius 1"
 ).split()
@@ -87,17 +87,6 @@ def until(ready, study=None, timeout=300):
     return found
 
 
-def in_state(cluster, state, kind="train"):
-    return {n: j for n, j in cluster.jobs().items() if n.startswith(kind) and j["state"] == state}
-
-
-def steps_of(folder, name) -> int:
-    """The newest step that a training's job has saved."""
-    stem = name.rpartition("-")[0]
-    files = (folder / "cells" / stem).glob("state*.pt")
-    return max((int(path.stem.removeprefix("state")) for path in files), default=0)
-
-
 def process_of(word) -> list[int]:
     """Ids of the processes with this word in their command line."""
     found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True).stdout
@@ -109,54 +98,86 @@ def rows(folder):
         return [{k: v for k, v in row.items() if k not in PACED} for row in csv.DictReader(file)]
 
 
-def test_a_study_through_all_that_a_cluster_does(cluster, data, here, tmp_path):
-    args = "--cluster", "slurm", "--partition", "low"
-    begin = lambda *more: Study(data, tmp_path, *args, *more, **cluster.environment)  # noqa: E731
+def trainings(cluster) -> dict[str, dict]:
+    """The trainings that are running, by name."""
+    found = cluster.jobs().items()
+    return {n: j for n, j in found if n.startswith("train-") and j["state"] == "RUNNING"}
+
+
+def requeued(cluster, study, act):
+    """Does `act` to a training that runs, until one came back from it, and not by its end."""
+
+    def again():
+        for name, job in trainings(cluster).items():
+            act(job["id"])
+            for _ in range(50):
+                now = cluster.jobs().get(name)
+                if not now or now["restarts"] > job["restarts"]:
+                    break
+                time.sleep(0.3)
+            if now and now["restarts"] > job["restarts"]:
+                return True
+        return False
+
+    until(again, study)
+
+
+def test_a_study_through_what_a_cluster_does_to_jobs(cluster, data, here, tmp_path):
+    args = "--cluster", "slurm", "--partition", "low", "--time", "2"
+
+    def begin():
+        return Study(data, tmp_path, *args, **cluster.environment)
 
     study = begin()
-    first, _ = until(lambda: len(found := in_state(cluster, "RUNNING")) == 2 and list(found), study)
+    until(lambda: len(trainings(cluster)) == 2, study)
+    requeued(cluster, study, lambda job: cluster.run("scontrol", "requeue", job))
 
-    # requeued by hand: SIGTERM, and again from what it saved
-    until(lambda: steps_of(tmp_path, first), study)
-    cluster.run("scontrol", "requeue", cluster.jobs()[first]["id"])
-    until(lambda: cluster.jobs()[first]["restarts"] == 1, study)
-
-    # a study that is killed and begun again submits nothing twice (`jobs` looks at that)
+    # a study that is killed and begun again submits nothing twice, which `jobs` looks at
     study.process.kill()
     study.ended(20)
-    before = cluster.jobs()
+    before = set(cluster.jobs())
+    assert before
     study = begin()
-    until(lambda: "is in SLURM's queue already" in study.log.read_text(), study)
-    time.sleep(10)
-    assert set(cluster.jobs()) <= set(before)
+    until(lambda: study.log.read_text().count("is in SLURM's queue already"), study)
+    assert {name for name in cluster.jobs() if name.startswith("train-")} <= before
 
-    # preempted by a partition of higher priority
-    running = until(lambda: len(found := in_state(cluster, "RUNNING")) == 2 and found, study)
-    cluster.run("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 5")
-    for name, job in running.items():
-        until(lambda: cluster.jobs()[name]["restarts"] > job["restarts"], study)  # noqa: B023
+    # told early, as at its time limit; and preempted by a partition of higher priority
+    requeued(cluster, study, lambda job: cluster.run("scancel", "--signal=USR2", job))
+    urgent = "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=sleep 1"
+    requeued(cluster, study, lambda job: cluster.run("sbatch", *urgent))
 
     # killed, and cancelled: both are noticed, without accounting
-    running = until(lambda: len(found := in_state(cluster, "RUNNING")) == 2 and found, study)
-    killed, cancelled = running
-    stem = killed.rpartition("-")[0]
-    until(lambda: process_of(f"study --job .*{stem}.json"), study)
+    killed, gone = until(lambda: len(trainings(cluster)) == 2 and trainings(cluster), study).items()
     for pid in process_of(f"submitit.core._submit {tmp_path}"):
-        job = Path(f"/proc/{pid}/environ").read_bytes()
-        if f"SLURM_JOB_ID={running[killed]['id']}\0".encode() in job:
+        if f"SLURM_JOB_ID={killed[1]['id']}" in Path(f"/proc/{pid}/environ").read_text().split(
+            "\0"
+        ):
             os.kill(pid, signal.SIGKILL)
-    cluster.run("scancel", running[cancelled]["id"])
-    assert study.ended(900) == 1
+    cluster.run("scancel", gone[1]["id"])
+    assert study.ended(1800) == 1, study.said()
     said = study.log.read_text()
-    assert "2 jobs failed" in said, study.said()
-    assert all(name.rpartition("-")[0] in said for name in (killed, cancelled))
+    assert "2 jobs failed, and 2 that wait for them were not begun" in said, study.said()
+    assert all(name.rpartition("-")[0] in said for name, _ in (killed, gone))
 
-    # what is left, and at a time limit that no training keeps: requeued by itself
-    for name in (killed, cancelled):
-        assert not (tmp_path / "cells" / name.rpartition("-")[0] / "result.json").exists()
-    study = begin("--time", "2")
+    study = begin()
     assert study.ended(1800) == 0, study.said()
+    assert study.log.read_text().count(" done ") >= 4
     same(here, tmp_path)
+
+
+def test_two_ranks_of_a_job_and_their_gpus(cluster, data, tmp_path):
+    """MPICH starts ranks in the job's step; that its GPUs are there is SLURM's alone to believe."""
+    few = "--seeds", 1, "--end_step", 5, "--gradient", "adam", "--ranks", 2, "--gpus", True
+    few += "--cluster", "slurm"
+    study = Study(data, tmp_path, *few, "--partition", "nowhere", **cluster.environment)
+    assert study.ended(300) == 1 and "invalid partition" in study.said()
+    study = Study(data, tmp_path, *few, **cluster.environment)
+    job = until(lambda: [j for n, j in cluster.jobs().items() if n.startswith("train-")], study)[0]
+    asked = cluster.run("scontrol", "show", "job", job["id"])
+    assert "TresPerNode=gres:gpu:2" in asked and "NumCPUs=2" in asked
+    assert study.ended(900) == 0, study.said()
+    (log,) = tmp_path.glob("jobs/train-*.log")
+    assert "2 ranks x 32" in log.read_text() and "1 thread" in log.read_text()
 
 
 def same(here, there):
@@ -165,6 +186,6 @@ def same(here, there):
     trained = sorted(path.name for path in (here / "cells").glob("train-*"))
     assert trained == sorted(path.name for path in (there / "cells").glob("train-*")) and trained
     for name in trained:
-        for file in ("model001200.pt", "ema_0.99_001200.pt"):
+        for file in ("model000400.pt", "ema_0.99_000400.pt"):
             a, b = (torch.load(f / "cells" / name / file, weights_only=True) for f in (here, there))
             assert all(torch.equal(a[key], b[key]) for key in a), (name, file)
