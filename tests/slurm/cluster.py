@@ -2,8 +2,8 @@
 
     python tests/slurm/cluster.py FOLDER    # prints what to `source`; ends with Ctrl-C
 
-Has two partitions, `low` and `high`, whose jobs preempt those of `low`; no accounting; two GPUs by
-name alone. All daemons are this user's, who needs no root.
+Has two partitions, `low` and `high`, whose jobs preempt those of `low`; no accounting; no GPUs. All
+daemons are this user's, who needs no root.
 """
 
 import contextlib
@@ -51,8 +51,7 @@ MinJobAge=300
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
-GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=8000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=8000 State=UNKNOWN
 PartitionName=low Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10
 """
@@ -90,7 +89,6 @@ class Cluster:
         for name in ("state", "spool"):
             (self.folder / name).mkdir(exist_ok=True)
         (self.folder / "slurm.conf").write_text(self.conf)
-        (self.folder / "gres.conf").write_text("Name=gpu Count=2\n")
         key = self.folder / "munge.key"
         if not key.exists():
             key.write_bytes(secrets.token_bytes(128))
