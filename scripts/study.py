@@ -38,11 +38,13 @@ def main():
 
 
 def run(flags):
-    from flatdiff.study import matrix, report, runner
+    from flatdiff import __main__ as flatdiff
+    from flatdiff.study import early, matrix, report, runner
 
     flags = runner.prepare(flags)
     store = flags.study.store or os.path.join(flags.run.log_dir, "cells")
     models = matrix.models_of(flags, os.path.abspath(store))
+    early.check(models, flatdiff.run)
     failed = ""
     if flags.study.dry_run:
         print(runner.table_of_jobs(models))

@@ -24,6 +24,7 @@ from .presets import PRESETS
 HUGE = 1e38  # of the numbers that fp32 holds
 PASTED = "Flags of other scripts, taken so that they can be pasted; not read here"
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
+_checking = False
 
 
 def flag(
@@ -76,6 +77,8 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in message:
             message += " (a boolean flag needs its value too, as True or False)"
         message += f" (in {self.reading})" if self.reading else ""
+        if _checking:
+            raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
 
@@ -162,9 +165,14 @@ def _typed(argv):
     return [w for w, before in pairs if not named & {w.partition("=")[0], before}]
 
 
-def run(description, body, unread="", **groups):
-    """A script: `body` of the flags of its command line, with the ranks set up. See `parse`."""
+def run(description, body, check=None, unread="", **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up. In a block of
+    `checking` it is `check` of them, which raises ValueError for what would fail later."""
     flags = parse(description, unread=unread, **groups)
+    if _checking:
+        if check:
+            check(flags)
+        return
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
@@ -175,6 +183,18 @@ def run(description, body, unread="", **groups):
         stopping.limit(flags.run.max_hours)
         idle.check(flags)
         body(flags)
+
+
+@contextlib.contextmanager
+def checking():
+    """A block in which scripts check what they are told, and do nothing else; a command line that
+    cannot be read is a ValueError there."""
+    global _checking
+    _checking = True
+    try:
+        yield
+    finally:
+        _checking = False
 
 
 def group_of(group, values):

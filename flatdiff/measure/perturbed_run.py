@@ -32,14 +32,17 @@ FILE = "perturbed_samples"
 
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
-    find_models(flags.sample.model_path)
+    paths, f = find_models(flags.sample.model_path), flags.sample
     if not flags.data.data_dir:
         raise ValueError(
             "no data: give --data_dir, the images that samples are compared with, and on which the "
             "losses are measured"
         )
-    made("perturbed", flags.sample)
+    made("perturbed", f)
     generate.step_of(generate.sampler_of(flags))
+    for path in paths:
+        networks.chain_of(path, flags, f.timestep_respacing)
+    evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
 
 
 @arithmetic(tf32=False)

@@ -26,12 +26,29 @@ from ..weights import perturb
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import explained
-from .calibration import Calibration
+from .calibration import NO_IMAGES, Calibration
 from .chains import of_chain
 from .quantizers import ends_of
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
 OF_QUANTIZED = ("quant_activations", "quant_act_bins", "quant_backend", "save_quantized", "explain")
+
+
+def check(flags):
+    """Raise ValueError for flags of rounding that do not go together, and for images that cannot be
+    read, before anything is rounded."""
+    path = flags.sample.model_path
+    if path and not checkpoint.exists(path):
+        return  # as whoever loads it says
+    quant = settings(flags.quant, path, flags.given)
+    if not quant.quant:
+        return
+    explained.check(quant, flags)
+    if flags.data.data_dir:
+        size = networks.flags_of(path, flags)["model"].image_size
+        run_util.open_dataset(flags.data, size).image(0)
+    elif _quantizer(quant).calibrated or quant.quant_act_bins:
+        raise ValueError(NO_IMAGES)
 
 
 @contextlib.contextmanager

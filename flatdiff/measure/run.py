@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..chain import probe
 from ..flags import keys
-from ..models import networks, run_util
+from ..models import generate, networks, run_util
 from ..store import checkpoint
 from ..store.checkpoint import sha256
 from ..store.model_paths import find_models, short_names
@@ -39,12 +39,27 @@ def settings(flags) -> dict:
 
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
-    find_models(flags.flatness.model_path, folders=True)
+    paths = find_models(flags.flatness.model_path, folders=True)
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
     made(flags.flatness.flatness, flags.flatness)
     sources.loss_of(flags)
     quantized.without_quant(flags)
+    for path in paths:
+        networks.chain_of(path, flags)
+
+
+def check_exposure(flags) -> None:
+    """Raise ValueError for flags that make no sense, or do not go with the checkpoints' chains, and
+    for checkpoints that are not there."""
+    f = flags.exposure
+    made("exposure", f)
+    generate.step_of(f.sampler)
+    if f.move:
+        moves.one(f.move, bool(f.average_path))
+    quantized.without_quant(flags)
+    for path in find_models(f.model_path):
+        networks.chain_of(path, flags, flags.diffusion.timestep_respacing)
 
 
 @arithmetic(tf32=False)

@@ -61,6 +61,15 @@ def sampler_of(flags):
     return "ddim"
 
 
+def check(flags):
+    """ValueError for flags of a sampling that make no sense, or do not go with the checkpoint's
+    chain."""
+    step_of(sampler_of(flags))
+    path = flags.sample.model_path
+    if path and checkpoint.exists(path):
+        networks.chain_of(path, flags, flags.diffusion.timestep_respacing)
+
+
 def sample_images(model, diffusion, indices, shape, **how):
     """The images of these indices: uint8 [N, H, W, 3] on the CPU; how: as in `walks`."""
     x = last(walks(model, diffusion, indices, shape, **how))
