@@ -146,6 +146,7 @@ class TrainLoop:
             lr_min=self.swa_lr_min,
         )
 
+    @train_state.tells_what_is_whole(lambda: get_blob_logdir())
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
         where this process is asked to end before (`stopping`)."""

@@ -88,8 +88,8 @@ class Lifeline(threading.Thread):
                     stopping.ask(said.decode())
 
     def _end(self, name: str, said: bool) -> NoReturn:
-        """Follows a rank that has ended. `said`: it has told why."""
-        if stopping.asked():
+        """Follows a rank that has ended. `said`: it has told of an error."""
+        if stopping.asked() and not said:
             time.sleep(LAST_WORDS)
             end(self.rank, "", stopping.farewell())
         why = "it crashed, or was killed, as the kernel does for want of memory (see dmesg)"
@@ -204,7 +204,8 @@ def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None)
         bars.write(f"rank {rank}: {text}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    say(SAID)
+    if code != stopping.CODE:
+        say(SAID)
     if last:
         last()
     os._exit(code)
