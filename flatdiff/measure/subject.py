@@ -312,7 +312,7 @@ def cut(draws: Any, count: int, size: int | None) -> list:
 
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
-    """Turn [{"losses": [terms][5]}, ...] into {term: [..., [5]]}."""
+    """Turn `[{"losses": [terms][5]}, ...]` into `{term: [..., [5]]}`."""
     return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 

@@ -16,12 +16,12 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import blobfile as bf
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from . import finite, history
+from . import remote as bf
 from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
@@ -89,10 +89,8 @@ def _folder(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """The names in a folder; none if there is no such folder. blobfile's listdir also looks at the
-    files, of which another rank's may be gone by then."""
-    listdir = bf.listdir if is_remote(folder) else os.listdir
-    return sorted(listdir(folder)) if bf.isdir(folder) else []
+    """The names in a folder; none if there is no such folder."""
+    return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
 
 
 def save(obj: Any, path: str) -> str:

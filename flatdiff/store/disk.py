@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterator
 from typing import IO
 
-import blobfile as bf
+from . import remote as bf
+from .remote import is_remote
 
 PART = ".flatdiff-part"  # ends the name of a file that is still being written
 
@@ -90,11 +91,6 @@ def write_csv(rows: list[dict], path: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return os.path.abspath(path)
-
-
-def is_remote(path: str) -> bool:
-    """Whether blobfile has to open it."""
-    return "://" in path
 
 
 @contextlib.contextmanager

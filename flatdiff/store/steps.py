@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import blobfile as bf
 from torch import Tensor
 
 from . import checkpoint
+from . import remote as bf
 from .disk import move, reading
 
 DAMAGED = ".damaged"  # ends the names of a step's files that a run did not go on from

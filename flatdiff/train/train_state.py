@@ -13,7 +13,7 @@ import torch
 
 from ..store import checkpoint, disk, finite, restore, snapshots, steps
 from ..weights.averaging import EMA
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from . import climbing
 
 DIVERGED = (
@@ -76,6 +76,22 @@ def save(loop, folder):
     steps.write(folder, loop.step, files, rest)
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
+
+
+def seconds_to_save(loop):
+    """How long a save may take, before one was seen: its bytes at 100 MB/s."""
+    copies = 3 + len(loop.averages) + len(loop.memory)  # with the optimizer's two moments
+    return copies * sum(4 * w.numel() for w in loop.weights) / 1e8
+
+
+def leave(loop):
+    """End the program, all ranks together, where the loop was asked to and has saved."""
+    if hasattr(loop.data, "close"):  # or its processes are waited for at the end of this one
+        loop.data.close()
+    path = checkpoint.absolute(f"{logger.get_dir()}/{checkpoint.model_name(loop.step)}")
+    go_on = "the same command" + ("" if loop.resume else " with --resume auto")
+    stopping.keeps(f"saved {path}; {go_on} goes on from step {loop.step}")
+    raise stopping.Stopped(together=True)
 
 
 def resume(loop, path, find_ema):
