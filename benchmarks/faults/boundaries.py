@@ -73,6 +73,7 @@ def forked(script: str, words: list, said: Path, before=lambda: None, limit: flo
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv, code = [script, *map(str, words)], 0
+        sys.path.insert(0, str(ROOT / "scripts"))
         try:
             before()
             runpy.run_path(str(ROOT / script), run_name="__main__")
