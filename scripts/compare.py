@@ -26,6 +26,7 @@ def compare(flags):
         raise ValueError("no runs: give --runs FOLDER,FOLDER,...")
     out, kind = flags.run.log_dir or os.curdir, flags.compare.format
     lock.take(out, "compare")
+    print(compare.compared(folders))
     if flags.compare.reference:
         distances(folders, flags.compare, out)
     print(compare.training_curves(folders, os.path.join(out, f"training_curves.{kind}")))

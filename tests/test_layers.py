@@ -13,7 +13,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "flatdiff"
 FLOORS = [
-    "rng store",
+    "rng bars store",
     "kernels judge",
     "weights chain nets world report",
     "data quantization flags",

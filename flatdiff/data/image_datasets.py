@@ -9,7 +9,6 @@ the number of ranks, nor on what was read before. How files are read, cropped an
 import functools
 import hashlib
 import json
-import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,10 @@ from itertools import count
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..rng import CROP, EPOCH, of_numpy
+from . import workers
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
 
@@ -64,13 +63,6 @@ class ImageDataset:
         numbered = isinstance(self.source, Npz) and is_numbered(self.classes)
         self.classes, self.labels = relabelled(self.classes, self.labels, known, numbered)
 
-    def fingerprint(self) -> list:
-        """[the number of images, a hash of what tells them from others]; none is read for it."""
-        digest = hashlib.sha256()
-        for mark in self.source.marks():
-            digest.update(f"{mark}\n".encode(errors="surrogateescape"))
-        return [self.num_images, digest.hexdigest()]
-
     def image(self, i: int) -> np.ndarray:
         """The centre crop of image `i`, uint8 [image_size, image_size, 3]."""
         if self._squares is not None:
@@ -87,7 +79,7 @@ class ImageDataset:
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
             hidden = not progress or self.num_images < BAR_FROM
-            for i in tqdm(range(self.num_images), "decoding images", disable=hidden):
+            for i in Bar(range(self.num_images), "decoding images", disable=hidden):
                 squares[i] = self.image(i)
             self._squares = squares
         return self._squares
@@ -186,25 +178,7 @@ def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[B
     if num_workers == 0 or batches.in_memory:
         yield from _ahead(batches, start)
         return
-    how = {"batch_size": None, "num_workers": num_workers}  # an item is a batch
-    how["pin_memory"] = torch.cuda.is_available()
-    for batch in DataLoader(_OrError(batches), sampler=range(start, sys.maxsize), **how):
-        if isinstance(batch, ValueError):
-            raise batch
-        yield tuple(batch)
-
-
-class _OrError:
-    """Batches, or the ValueError in their place: DataLoader would make a traceback of its text."""
-
-    def __init__(self, batches: Batches):
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> Batch | ValueError:
-        try:
-            return self.batches[step]
-        except ValueError as error:
-            return error
+    yield from workers.batches(batches, start, num_workers)
 
 
 def _ahead(batches: Batches, start: int, depth: int = 2) -> Iterator[Batch]:

@@ -15,14 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..judge import pictures
 from ..store import remote as bf
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
-SIZES = 1000  # files of a folder whose sizes are asked for
 LARGEST = 1 << 28  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
 
@@ -83,8 +82,7 @@ def _with_smaller_side(image: Image.Image, side: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BICUBIC)
 
 
-# Where images are: each source has `names` (or None), a length, `open(i)` -> an RGB image, and
-# `marks()`: texts that tell its images from others, of which none is read
+# Where images are: each source has `names` (or None), a length and `open(i)` -> an RGB image
 
 
 def open_images(data_dir: str, transparent: str = "white") -> "Folder | Zip | Npz":
@@ -132,13 +130,6 @@ class Folder:
     def __len__(self) -> int:
         return len(self.names)
 
-    def marks(self) -> Iterator[str]:
-        """Names, and sizes of some files, spread over all."""
-        yield from self.names
-        if not is_remote(self.data_dir):
-            for name in self.names[:: math.ceil(len(self.names) / SIZES)]:
-                yield str(os.path.getsize(f"{self.data_dir}/{name}"))
-
     def open(self, i: int) -> Image.Image:
         path = f"{self.data_dir}/{self.names[i]}"
         return pictures.read(lambda: bf.BlobFile(path, "rb"), path, self.transparent, self.note)
@@ -160,11 +151,6 @@ class Zip:
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def marks(self) -> Iterator[str]:
-        """Names, and the archive's check sums."""
-        archive = _opened_zip(self.path, os.getpid())
-        return (f"{name} {archive.getinfo(self.members[name]).CRC}" for name in self.names)
 
     def open(self, i: int) -> Image.Image:
         name, archive = self.names[i], _opened_zip(self.path, os.getpid())
@@ -191,7 +177,6 @@ class Npz:
             with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
                 wanted = ("arr_0", "arr_1", "class_names")
                 arrays = {name: archive[name] for name in wanted if name in archive.files}
-                self.crcs = [f"{each.filename} {each.CRC}" for each in archive.zip.infolist()]
         except pictures.DAMAGES as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         if "arr_0" not in arrays:
@@ -204,10 +189,6 @@ class Npz:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def marks(self) -> Iterator[str]:
-        """The names of its arrays, and their check sums."""
-        return iter(self.crcs)
 
     def open(self, i: int) -> Image.Image:
         return Image.fromarray(self.images[i])
@@ -223,17 +204,17 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)
-    for name, image in tqdm(pairs, desc="writing images", total=len(names)):
+    for name, image in Bar(pairs, desc="writing images", total=len(names)):
         path = os.path.join(partial, f"{name}.png")
         with naming(path):
             Image.fromarray(np.asarray(image)).save(path)
     os.replace(partial, folder)
 
 
-def save_grid(
-    images: np.ndarray, path: str, num_columns: int | None = None, scale: int | None = None
-) -> None:
-    """Write uint8 [N, H, W, 3] images as one PNG, row by row, whole or not at all.
+def grid_of(
+    images: np.ndarray, num_columns: int | None = None, scale: int | None = None
+) -> np.ndarray:
+    """uint8 images [N, H, W, 3] as one, row by row.
 
     By default about as many columns as rows, and images under 64 pixels enlarged towards that,
     each pixel to `scale` x `scale`.
@@ -248,7 +229,14 @@ def save_grid(
     for i, image in enumerate(images):
         top, left = i // num_columns * down, i % num_columns * across
         grid[top : top + height, left : left + width] = image.repeat(scale, 0).repeat(scale, 1)
+    return grid[:-GRID_GAP, :-GRID_GAP]
+
+
+def save_grid(images: np.ndarray, path: str, **how: int) -> np.ndarray:
+    """Write the `grid_of` the images as a PNG, whole or not at all; returns it."""
+    grid = grid_of(images, **how)
     if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with writing(path) as file:
-        Image.fromarray(grid[:-GRID_GAP, :-GRID_GAP]).save(file, "PNG")
+        Image.fromarray(grid).save(file, "PNG")
+    return grid

@@ -118,11 +118,24 @@ class StudyFlags(FigureFlags):
     jobs: int = flag(1, "jobs at a time on this machine", low=1)
     cluster: str = flag(
         "",
-        "where jobs run: a SLURM array, or (local, debug) submitit's stand-ins; empty: right here",
+        "where jobs run: each as a job of SLURM, or (local, debug) of submitit's stand-ins; empty: "
+        "right here",
         choices=("", "slurm", "local", "debug"),
     )
+    partition: str = flag("", "of --cluster: where jobs wait; empty: the cluster's default")
+    time: str = flag(
+        "4:00:00",
+        "of --cluster: a job's time limit, as sbatch has it, at which it is requeued and goes on",
+    )
+    gpus: bool = flag(False, "of --cluster: ask for as many GPUs (gpus_per_node) as ranks")
+    cpus_per_task: int = flag(
+        0, "of --cluster: cores of a job; 0: one a rank, and one for each of its num_workers", low=0
+    )
+    mem: str = flag("", "of --cluster: memory of a job, as 32G; empty: the cluster's default")
     cluster_options: str = flag(
-        "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
+        "",
+        "of --cluster: more of sbatch's options, as account=lab,qos=low, or submitit's parameters, "
+        "as slurm_signal_delay_s=300",
     )
     store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
     format: str = aside(

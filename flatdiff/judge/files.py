@@ -6,8 +6,9 @@ from typing import BinaryIO
 
 
 def default_cache_dir() -> str:
+    """The user's; "", which keeps nothing, where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "flatdiff")
+    return "" if base.startswith("~") else os.path.join(base, "flatdiff")
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:

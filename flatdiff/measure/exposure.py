@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.tables import Tables
 from ..models.generate import ImageNoise
 from ..store import finite
@@ -35,10 +35,11 @@ class Chains:
     diffusion: Tables
     batches: list[Batch]  # of all, every n-th of n ranks
     key: str  # a hash of what its numbers depend on
-    bar: tqdm | None = None
+    bar: Bar | None = None
+    ranks: float = 1.0  # how much all of them do, in units of what this one does
 
     def __call__(self, x: Tensor, t: Tensor, **kwargs) -> Tensor:
-        self.bar.update(len(x))
+        self.bar.update(len(x) * self.ranks)
         return self.model(x, t, **kwargs)
 
     def about(self) -> dict:
@@ -121,9 +122,11 @@ def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], see
 
 def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
     calls = subject.diffusion.num_timesteps + name.startswith("prior")
-    total = calls * sum(len(batch.x_start) for batch in subject.batches)
-    look = {"unit": "image", "unit_scale": True, "leave": False, "disable": dist_util.rank() > 0}
-    with tqdm(desc=f"{subject.name}, {name}", total=total, **look) as subject.bar:
+    own = sum(len(batch.x_start) for batch in subject.batches)
+    every = sum(dist_util.all_gather_object(own))
+    subject.ranks = every / max(own, 1)
+    look = {"desc": f"{subject.name}, {name}", "unit": "image", "unit_scale": True}
+    with Bar(total=calls * every, **look) as subject.bar:
         arrays = part()
     finite.check(arrays, f"exposure bias of {subject.path}")
     return {key: packed(torch.from_numpy(values), np.float64) for key, values in arrays.items()}

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..data.image_datasets import to_uint8
 from ..judge import frechet
 from ..judge.features import Features
@@ -71,15 +71,19 @@ class Sampled:
     @property
     def batches(self) -> list[list[int]]:
         """The indices of this rank's batches: every n-th of n ranks."""
-        rows = torch.arange(self.num_samples).split(self.batch_size)
-        return [part.tolist() for part in rows[dist_util.rank() :: dist_util.world_size()]]
+        return self.of_all[dist_util.rank() :: dist_util.world_size()]
+
+    @property
+    def of_all(self) -> list[list[int]]:
+        """The indices of all ranks' batches."""
+        return [part.tolist() for part in torch.arange(self.num_samples).split(self.batch_size)]
 
     def walked(self, told: str) -> Walked:
         """Walk all chains with the weights as they stand, all ranks together."""
-        subject, mine, pools, paths = self.start.subject, self.batches, [], []
-        look = {"unit": "image", "leave": False, "disable": dist_util.rank() > 0 or subject.hidden}
-        with tqdm(desc=f"{subject.name}, {told}", total=sum(map(len, mine)), **look) as bar:
-            for indices in mine:
+        subject, pools, paths = self.start.subject, [], []
+        look = {"desc": f"{subject.name}, {told}", "unit": "image", "disable": subject.hidden}
+        with Bar(total=self.num_samples, **look) as bar:
+            for indices in bar.turns(self.of_all, dist_util.rank(), dist_util.world_size()):
                 most = None if indices[0] < ALONG else 1
                 with subject.autocast():
                     steps = torch.stack([*deque(self.walk(indices), maxlen=most)]).float().cpu()
@@ -88,7 +92,6 @@ class Sampled:
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
                 paths.append(steps)
-                bar.update(len(indices))
         return Walked(gather_rows(pools), paths)
 
     def distance(self, pool: Tensor) -> dict:

@@ -8,6 +8,7 @@ import re
 import matplotlib
 import numpy as np
 
+from ..judge import settings
 from ..store import disk, finite
 from . import figures
 
@@ -52,6 +53,14 @@ def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
                 axis.imshow(_tile(images, num_columns), interpolation="nearest")
                 axis.set_title(f"{run_name(folder)}, {told(kind)}" if kind else run_name(folder))
     return _save(figure, path)
+
+
+def compared(folders: list[str]) -> str:
+    """What is set side by side: each run's newest samples of each kind, where they come from, and
+    what they differ in."""
+    files = {(run_name(f), told(k)): path for f in folders for k, path in samples_of(f).items()}
+    lines = [f"{run}, {kind}: {settings.origin(path)}" for (run, kind), path in files.items()]
+    return "\n".join(filter(None, [*lines, settings.differing([*files.values()])]))
 
 
 def distances(rows: list[dict], path: str) -> str:
@@ -134,6 +143,7 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     rows = _rows(path)
     with disk.reading(path):
         keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
+        keys = [k for k in keys if k != "time"]  # of day, a text
         columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
     if not {"step", "loss"} <= columns.keys():
         raise ValueError(

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..store import checkpoint, lock
-from ..world import dist_util
-from . import objectives, submission
+from ..world import dist_util, stopping
+from . import cluster, objectives, submission
 from .board import Board
 from .jobs import write
 from .matrix import Cell, Model
@@ -35,7 +35,7 @@ class Job:
     cells: list[Cell]
     after: "Job | None" = None
     cost: float = 1.0
-    state: str = "left"  # running, done, failed
+    state: str = "left"  # running, done, failed, stopped
     seconds: float = 0.0
     log: str = ""
 
@@ -57,6 +57,7 @@ def prepare(flags):
         )
     if not flags.study.dry_run:  # which only looks
         lock.take(checkpoint.absolute(log_dir), "study")
+    cluster.check(flags.study, flags.given)
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
         data_dir = os.path.join(log_dir, "data")
@@ -103,14 +104,17 @@ def run(models: list[Model], flags) -> str:
         path = os.path.join(folder, f"{job.cells[0].kind}-{job.cells[0].key}")
         job.log = f"{path}.log"
         write(job.cells, job.name, f"{path}.json")
-    commands = {id(job): (command_of(job, flags), job.log) for job in jobs}
+    commands = {id(job): (command_of(job, flags), job.log, job.finished) for job in jobs}
     slots, place = study.jobs, submission.here(study.jobs, study.ranks)
     if study.cluster:
-        begin = submission.cluster(study.cluster, study.cluster_options, folder)
+        begin = cluster.beginner(study, flags.data.num_workers, folder)
         slots, place = ANY, contextlib.nullcontext(begin)
     with place as begin, Board(jobs, slots) as board:
         _work_through(jobs, commands, begin, board)
-    return _what_failed(jobs)
+        failed = _what_failed(jobs)
+        if not failed and any(job.state == "stopped" for job in jobs):
+            stopping.leave("the end of some jobs, which were asked to")
+    return failed
 
 
 def _work_through(jobs: list[Job], commands: dict, begin: submission.Begin, board: Board) -> None:
@@ -131,6 +135,7 @@ def _work_through(jobs: list[Job], commands: dict, begin: submission.Begin, boar
             if code is not None:
                 del running[id(job)]
                 job.state = "done" if code == 0 and job.finished() else "failed"
+                job.state = "stopped" if code == stopping.CODE else job.state
                 board.tell(job)
 
 

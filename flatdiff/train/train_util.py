@@ -7,11 +7,12 @@ other, and of the optimizer that takes the steps. A step's randomness is a funct
 
 import functools
 import math
+import time
 from contextlib import contextmanager, nullcontext
 
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.resample import UniformSampler, draw
 from ..data import image_files
 from ..flags import choices
@@ -24,15 +25,17 @@ from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
-from ..world import agreement, dist_util, logger
+from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
-from .learning_rate import learning_rate
+from .learning_rate import end_of, learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
-from .train_log import log_loss_dict, log_terms
+from .train_log import log_loss_dict, log_rises, log_terms, log_use
+
+LAST = "saves and ends after a step"
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
 __all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
@@ -47,7 +50,6 @@ class TrainLoop:
     uint8 images [N, H, W, 3], for the grid drawn every `sample_interval` steps. `evaluate`: a
     function of the loop that logs more values, called by all ranks every `eval_interval` steps.
     `class_dropout`: the share of labels that a network with a null label is not told.
-    `images`: the number and the fingerprint of the images, saved to notice others in a resume.
     `prefix`: of the logged names of the terms.
     """
 
@@ -63,7 +65,6 @@ class TrainLoop:
         seed=0,
         deterministic=False,
         class_dropout=0.0,
-        images=None,
         sample=None,
         evaluate=None,
         eval_interval=0,
@@ -78,7 +79,6 @@ class TrainLoop:
         self.class_dropout, self.null_label = class_dropout, getattr(model, "num_classes", None)
         self.global_batch = self.batch_size * dist_util.world_size()
         self.microbatch = self.microbatch if self.microbatch > 0 else self.batch_size
-        self.images = images
         self.sample_interval, self.sample = self.sample_interval if sample else 0, sample
         self.eval_interval, self.evaluate = eval_interval if evaluate else 0, evaluate
         self.schedule_sampler = schedule_sampler or UniformSampler(diffusion)
@@ -91,6 +91,8 @@ class TrainLoop:
         self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
+        self.rises = []  # of the losses to SAM's ridge, likewise
+        self.begun = time.monotonic()
 
     def _begin(self, train, dtype):
         """Weights, optimizer and averages: new ones, or those of the checkpoint gone on from."""
@@ -144,8 +146,10 @@ class TrainLoop:
             lr_min=self.swa_lr_min,
         )
 
+    @train_state.tells_what_is_whole(lambda: get_blob_logdir())
     def run_loop(self):
-        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
+        where this process is asked to end before (`stopping`)."""
         if self.step >= self.end_step:
             logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
@@ -155,23 +159,34 @@ class TrainLoop:
         total = None if self.end_step == math.inf else self.end_step
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
-        hidden = dist_util.rank() > 0
-        bar = tqdm(total=total, initial=self.step, unit="step", disable=hidden)
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
+        ending = agreement.Ending()
+        stopping.reserve(train_state.seconds_to_save(self))
+        bar = Bar(total=total, initial=self.step, desc="training", unit="step")
+        how = arithmetic(tf32=True, deterministic=self.deterministic)
+        with bar, how, stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
-                if self.eval_interval and self.step % self.eval_interval == 0:
-                    self.evaluate(self)
-                if self.step % self.log_interval == 0 or last:
-                    bar.set_postfix(self.log_step(bar.format_dict["rate"]))
-                if self.sample_interval and (self.step % self.sample_interval == 0 or last):
-                    self.draw_samples()
-                if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
-                    snapshot(self, get_blob_logdir())
-                if self.step % self.save_interval == 0 or last:
-                    self.save()
+                stopped = ending() and not last
+                if not stopped and self.due(self.eval_interval):
+                    with bar.paused():
+                        self.evaluate(self)
+                if self.due(self.log_interval, last or stopped):
+                    bar.set_postfix(self.log_step(bar.lap()))
+                with bar.paused():
+                    if not stopped and self.due(self.sample_interval, last):
+                        self.draw_samples()
+                    if self.due(self.posthoc_ema, last):
+                        snapshot(self, get_blob_logdir())
+                    if self.due(self.save_interval, last or stopped):
+                        self.save()
+                if stopped:
+                    train_state.leave(self)
+
+    def due(self, interval, last=False):
+        """Whether it is time for what is done each `interval` steps (0: never), and at the last."""
+        return interval and (last or self.step % interval == 0)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -206,8 +221,7 @@ class TrainLoop:
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        terms = self.follow(closure, self.weights, **climbing.given(self, seen))
-        return seen, terms
+        return seen, climbing.followed(self, closure, seen)
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
@@ -247,7 +261,9 @@ class TrainLoop:
                 average.update(self.weights)
 
     def log_step(self, rate):
-        """Means since the last log, over all ranks; returns what the progress bar shows."""
+        """Means since the last log, over all ranks; returns what the progress bar shows.
+
+        `rate`: steps a second, or None."""
         history = {k: torch.cat([h[k] for h in self.history]) for k in self.history[0]}
         self.history = []
         norms, t = history.pop("grad_norm"), history.pop("t")
@@ -259,6 +275,9 @@ class TrainLoop:
         logger.logkv("lr", self.opt.param_groups[0]["lr"])
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
+        log_rises(self.rises)
+        self.rises = []
+        log_use(self.begun, rate and rate * self.global_batch, self.device)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
         self.climbs.due = True
         loss = logged[f"{self.prefix}loss"]
@@ -267,6 +286,7 @@ class TrainLoop:
                 f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
+        stopping.reserve(1 / rate if rate else 0.0)
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
@@ -282,25 +302,17 @@ class TrainLoop:
         """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
         if dist_util.rank() > 0:
             return
-        with self.averaged() as model:
+        bar = Bar(total=100, desc="a grid of samples", unit="%")
+        with self.averaged() as model, bar, bar.part(100):
             images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
-        image_files.save_grid(images, path)
+        logger.picture("samples", image_files.save_grid(images, path), self.step)
         logger.log(f"drew {path}")
 
     def save(self):
         """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        start = time.monotonic()
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
-
-
-def end_of(train):
-    """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
-    end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
-    if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
-        raise ValueError(
-            f"lr falls to 0 at lr_anneal_steps {train.lr_anneal_steps}, but end_step is {end}; "
-            "give lr_anneal_steps of at least end_step, or 0"
-        )
-    return end
+        stopping.reserve(time.monotonic() - start)

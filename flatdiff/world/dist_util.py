@@ -6,6 +6,7 @@ complete world of one. Gradients are means over ranks. Knows nothing else about 
 
 import atexit
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -25,20 +26,17 @@ from safetensors import torch as safetensors
 from torch.nn.parallel import DistributedDataParallel
 
 from ..kernels import build
-from . import allocator, launcher, lifeline, meeting, shared_sum
+from . import allocator, launcher, lifeline, meeting, shared_sum, stopping
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
 
 _place = launcher.Place()
-_secret = ""  # that the ranks know of each other
 _in_session = False
 
 
 def setup_dist() -> None:
-    """Joins the ranks that were started together; a second call does nothing.
-
-    For code that has no `session`: torch.distributed has a group afterwards, also of one rank, and
-    leaves it when the process exits.
+    """Joins the ranks that were started together; a second call does nothing. For code that has no
+    `session`: torch.distributed has a group afterwards, also of one rank, until the process exits.
 
     ValueError where the launcher's variables make no sense, or ranks would have to share a GPU;
     TimeoutError where some rank did not start.
@@ -55,11 +53,12 @@ def setup_dist() -> None:
     atexit.register(_leave)
 
 
-def _join() -> None:
-    """Finds this rank's place and device, and makes a group of several ranks."""
-    global _place, _secret
+def _join(watching: bool = False) -> lifeline.Lifeline | None:
+    """Finds this rank's place and device, and makes a group of several ranks, who are `watching`
+    each other from then on: one alone cannot wait for the others of a group that is not made."""
+    global _place
     if dist.is_initialized():
-        return
+        return None
     _place = launcher.find_place()
     if torch.cuda.is_available():
         launcher.unbind(_place)
@@ -68,16 +67,33 @@ def _join() -> None:
         build.use()
     if world_size() == 1:
         _share_cores(1)
-        return
+        return None
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    store, _secret = meeting.meet(_place)
-    _group(_agree(store, _secret), store)
+    store, secret = meeting.meet(_place)
+    backend = _agree(store, secret)
+    share = functools.partial(meeting.share, store, secret, _place)
+    line = lifeline.Lifeline(*_watched(), share, secret) if watching else None
+    _group(backend, store)
+    return line
 
 
 def _group(backend: str, store: dist.Store) -> None:
     how = {"timeout": COLLECTIVE_TIMEOUT, "device_id": dev() if backend == "nccl" else None}
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    except RuntimeError as error:
+        if "Gloo connect" not in str(error):
+            raise
+        raise ValueError(
+            f"{socket.gethostname()} has met the other ranks but cannot reach them ({error}): set "
+            "GLOO_SOCKET_IFNAME to the name of the network interface that reaches the other hosts "
+            "(`ip addr` lists them)"
+        ) from error
+
+
+def _watched() -> tuple[int, int, str]:
+    return rank(), world_size(), _place.first_host
 
 
 def rank() -> int:
@@ -195,10 +211,8 @@ def all_gather_cat(tensor: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def sync_params(params: Iterable[torch.Tensor]) -> None:
     """Gives every rank the values of rank 0: one flat broadcast for each dtype."""
-    if world_size() == 1:
-        return
     groups: dict[torch.dtype, list[torch.Tensor]] = {}
-    for param in params:
+    for param in params if world_size() > 1 else ():
         groups.setdefault(param.dtype, []).append(param)
     for group in groups.values():
         flat = torch.cat([param.reshape(-1) for param in group]).to(dev())
@@ -243,7 +257,7 @@ def session():
 
     An exception is told as a sentence if it is the user's to mend (see lifeline.TOLD), else with
     its traceback, as always under FLATDIFF_DEBUG=1. The other ranks end within moments. Exit codes:
-    1, 130 for Ctrl-C, and sys.exit's. Inside another session it is that one's body.
+    1, 75 for being asked to end (see `stopping`), and sys.exit's. In a session it is that's body.
     """
     global _in_session
     if _in_session:
@@ -252,17 +266,17 @@ def session():
     leaving = None
     try:
         _in_session = True
-        _join()
-        host = _place.first_host
-        line = lifeline.Lifeline(rank(), world_size(), host, broadcast_object, _secret)
-        try:
-            yield
-        except SystemExit as stop:
-            if stop.code:
-                raise
-            leaving = stop
-        line.goodbye()
-        _leave()
+        with stopping.listening(lambda text, code: lifeline.end(rank(), text, code)):
+            line = _join(watching=True) or lifeline.Lifeline(*_watched(), broadcast_object, "")
+            try:
+                yield
+            except SystemExit as stop:
+                if stop.code and not stopping.together(stop):
+                    raise
+                leaving = stop
+            with stopping.deferred():
+                line.goodbye()
+                _leave()
     except BaseException as error:
         lifeline.fail(error, rank(), world_size())
     finally:

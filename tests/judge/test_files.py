@@ -43,3 +43,9 @@ def test_results_are_kept_where_caches_are(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/me")
     assert default_cache_dir() == "/home/me/.cache/flatdiff"
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and passwd
+    assert default_cache_dir() == ""

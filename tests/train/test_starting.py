@@ -154,16 +154,6 @@ def test_a_state_of_another_step_is_refused(train, tmp_path):
         train(tmp_path / "x", "--resume_checkpoint", f"{folder}/model000002.pt", end_step=3)
 
 
-def test_other_images_are_told_and_the_same_are_not(train, tmp_path, capsys):
-    train(tmp_path / "run")
-    train(tmp_path / "run", "--resume", "auto", end_step=3)
-    assert "the images are" not in capsys.readouterr().out
-    (tmp_path / "data" / "0.png").unlink()
-    train(tmp_path / "run", "--resume", "auto", end_step=4)
-    assert "warning: the images are not those of before" in (said := capsys.readouterr().out)
-    assert "4 were trained on, and 3 are here" in said
-
-
 # Numbers that are none
 
 
