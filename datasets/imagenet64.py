@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from flatdiff.store import npz
+    from flatdiff.judge import arrays
 
     labels = np.concatenate([labels_of(path) for path in paths])
-    batches = [npz.rows_of(path, "data") for path in paths]
+    batches = [arrays.rows(path, "data") for path in paths]
     sizes = {math.isqrt(shape[1] // 3) for shape, _ in batches}
     if len(sizes) > 1 or any(shape[1:] != (3 * size**2,) for shape, _ in batches for size in sizes):
         raise SystemExit(f"data of {args.data_dir} is {batches[0][0]}, expected (N, 3 S S)")

@@ -25,6 +25,8 @@ from . import finite
 from .disk import PART, is_remote, reading, writing
 
 CONFIG = "config.json"
+GROUPS = set("run data train model diffusion classifier super_res quant evaluation".split())
+LONGEST = 100_000_000  # bytes of a header, as safetensors itself has it
 ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
 
@@ -171,11 +173,14 @@ def about(path: str) -> Any:
     if not path.endswith(".safetensors"):
         return {}
     with bf.BlobFile(path, "rb") as file, reading(path):
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST:
+            raise ValueError(f"its header claims {length} bytes, more than {LONGEST}")
+        header = json.loads(file.read(length))
         told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
         if told and not isinstance(told["diffusion"], dict):
             raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
-        return told
+        return _grouped(told, path)
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
@@ -191,7 +196,15 @@ def config_in(folder: str) -> dict[str, Any]:
     path = bf.join(folder, CONFIG)
     content = load_json(path) if exists(path) else {}
     ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
-    return content if ours else {}
+    return _grouped(content, path) if ours else {}
+
+
+def _grouped(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """The flags by group; ValueError where a group is none."""
+    for name in GROUPS & content.keys():
+        if not isinstance(content[name], dict):
+            raise ValueError(f"{path} has {content[name]!r:.80} where the flags of {name} belong")
+    return content
 
 
 def identity(path: str) -> list:
