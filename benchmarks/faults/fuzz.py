@@ -59,7 +59,7 @@ def _all(name, cases, args) -> int:
         if ended.kind not in RIGHT:
             last = ended.said if ended.kind == "traceback" else ended.said[-300:]
             print(f"{i} {ended.kind}: {told}\n    {last!r}", flush=True)
-        if sum(counts.values()) % 500 == 0:
+        if sum(counts.values()) % 200 == 0:
             print(f"{name}: {i + 1} {dict(counts)} {time.monotonic() - begun:.0f} s", flush=True)
     seconds = time.monotonic() - begun
     print(f"{name}: {dict(counts)}; at most {most} MiB above the start; {seconds:.0f} s")

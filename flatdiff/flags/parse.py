@@ -100,6 +100,9 @@ def parse(description, argv=None, **groups):
                 known.add(field.name)
                 reader = functools.partial(read, field)
                 section.add_argument(f"--{field.name}", type=reader, **_told(field))
+    for word in sys.argv[1:] if argv is None else argv:
+        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for no value
+            parser.error(f"argument {word[:-3]}: got '--', expected a value")
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))

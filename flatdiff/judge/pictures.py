@@ -58,9 +58,12 @@ def _is_left_behind(part: str) -> bool:
 
 
 def local_entries(folder: str) -> Iterator[tuple[str, bool]]:
-    """(name, whether a folder) of what a local folder holds, in no order."""
+    """(name, whether a folder) of what a local folder holds, in no order; no pipes and devices,
+    which would be read for ever."""
     with os.scandir(folder) as entries:
-        yield from ((entry.name, entry.is_dir()) for entry in entries)
+        for entry in entries:
+            if entry.is_file() or entry.is_dir() or not os.path.exists(entry.path):
+                yield entry.name, entry.is_dir()
 
 
 def names_below(

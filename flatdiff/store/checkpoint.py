@@ -20,6 +20,7 @@ import blobfile as bf
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from . import finite
 from .disk import PART, is_remote, reading, writing
@@ -154,18 +155,23 @@ def _read(path: str, map_location: Any) -> Any:
                 tensors = safetensors.torch.load(file.read())
                 return {key: value.to(map_location) for key, value in tensors.items()}
             _check_sums(file)
-            return torch.load(file, map_location=map_location, weights_only=True)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+            _must_be_dense(content)
+            return content
         except Exception as error:
             raise ValueError(_why_unreadable(path, error)) from error
 
 
-def load_json(path: str) -> Any:
-    """Read a JSON file; ValueError if it is none."""
+def load_json(path: str, kind: type = dict) -> Any:
+    """Read a JSON file that holds a `kind`; ValueError if it does not."""
     with bf.BlobFile(path, "rb") as file:
         try:
-            return json.loads(file.read())
+            content = json.loads(file.read())
+            if not isinstance(content, kind):
+                raise ValueError(f"it holds {content!r:.60}, expected a {kind.__name__}")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
+    return content
 
 
 def about(path: str) -> Any:
@@ -194,7 +200,7 @@ def config_of(path: str) -> tuple[dict[str, Any], str]:
 def config_in(folder: str) -> dict[str, Any]:
     """Our config.json of a folder, by group; {} if there is none, or another program's."""
     path = bf.join(folder, CONFIG)
-    content = load_json(path) if exists(path) else {}
+    content = load_json(path, object) if exists(path) else {}
     ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
     return _grouped(content, path) if ours else {}
 
@@ -233,6 +239,13 @@ def _check_sums(file: BinaryIO) -> None:
         if bad is not None:
             raise ValueError(f"wrong checksum of {bad}")
     file.seek(0)
+
+
+def _must_be_dense(content: Any) -> None:
+    """ValueError for a tensor that claims more numbers than the file has: 10^12 of one, say."""
+    for x in filter(torch.is_tensor, tree_leaves(content)):
+        if x.layout != torch.strided or x.numel() * x.element_size() > x.untyped_storage().nbytes():
+            raise ValueError(f"a tensor {tuple(x.shape)} of which not all numbers are there")
 
 
 def _why_unreadable(path: str, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Files named as images that would start programs, or take all memory."""
 
+import os
 import struct
 import zlib
 
@@ -18,6 +19,18 @@ def test_no_other_program_is_started_by_what_is_named_an_image(tmp_path, monkeyp
     monkeypatch.setattr("subprocess.Popen", started)
     with pytest.raises(ValueError, match=r"a.png is empty or of no known image format"):
         pictures.read(str(path))
+
+
+def test_pipes_and_devices_are_no_pictures(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    (tmp_path / "lost.png").symlink_to("nowhere")
+    (tmp_path / "a.png").touch()
+    (tmp_path / "b.png").symlink_to("a.png")
+    found = list(pictures.names_below(str(tmp_path)))
+    assert found == ["a.png", "b.png", "lost.png"]  # the last one to be told of
+    with pytest.raises(ValueError, match=r"cannot read the image .*lost.png.*No such file"):
+        pictures.read(str(tmp_path / "lost.png"))
 
 
 def test_a_picture_that_claims_endless_pixels_is_not_decoded(tmp_path):
