@@ -19,12 +19,13 @@ def main():
 
 def compare(flags):
     from flatdiff.report import compare
+    from flatdiff.store import lock
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
         raise ValueError("no runs: give --runs FOLDER,FOLDER,...")
     out = flags.run.log_dir or os.curdir
-    os.makedirs(out, exist_ok=True)
+    lock.take(out, "compare")
     if flags.compare.reference:
         distances(folders, flags.compare, out)
     print(compare.training_curves(folders, os.path.join(out, "training_curves.png")))

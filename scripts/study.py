@@ -27,10 +27,12 @@ def main():
         diffusion=config.DiffusionFlags,
     )
     from flatdiff import __main__ as flatdiff
+    from flatdiff.store import lock
     from flatdiff.study import jobs
-    from flatdiff.world import dist_util
+    from flatdiff.world import dist_util, stopping
 
-    with dist_util.session():
+    with dist_util.session(), lock.scope():
+        stopping.limit(flags.run.max_hours)
         jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 

@@ -7,6 +7,8 @@ the number of ranks, nor on what was read before. How files are read, cropped an
 """
 
 import functools
+import hashlib
+import json
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -105,6 +107,18 @@ class ImageDataset:
     def _told(self, reasons: Mapping[int, str], advice: str = "") -> str:
         advice = advice or "remove them, or give --skip_broken True to leave them out"
         return f"{readable.told(reasons, self.num_images)}. {advice}".removesuffix(".")
+
+
+def fingerprint(dataset: ImageDataset, looked_at: int = 1000) -> str:
+    """A hash of the images as the network sees them: how many, their labels, and the pixels of so
+    many of them, evenly spread."""
+    digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
+    count = min(dataset.num_images, looked_at)
+    for i in np.linspace(0, dataset.num_images - 1, count).round().astype(int):
+        digest.update(dataset.image(int(i)).tobytes())
+    if dataset.labels is not None:
+        digest.update(np.asarray(dataset.labels, np.int64).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Batches:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..judge.files import default_cache_dir, keep, kept
 from ..store.disk import is_remote
 from .image_files import Folder, Npz, Zip
@@ -70,7 +70,7 @@ def decoded(
                 yield from pool.map(reason, indices[start : start + 256])
 
     hidden = not progress or len(indices) < BAR_FROM
-    bar = tqdm(reasons(), "decoding images", total=len(indices), disable=hidden)
+    bar = Bar(reasons(), "decoding images", total=len(indices), disable=hidden)
     return {i: text for i, text in zip(indices, bar) if text}
 
 

@@ -10,12 +10,15 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import shlex
 import sys
 from types import SimpleNamespace
 
+from .. import __version__
 from . import choices
 from .choices import EXPECTED
+from .files import words
 from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
@@ -46,6 +49,8 @@ def flag(
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
+    - "meaning": that too, and what a number of a training is a number of: a run that goes on keeps
+      it, unless --allow_change says otherwise
     - "sampling": how a chain is walked, of which a study leaves its trainings without
     - "parts": how many images, draws or points there are, but none of them
     - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
@@ -58,15 +63,20 @@ def flag(
 
 fixed, later = functools.partial(flag, fixed=True), functools.partial(flag, later=True)
 sampling = functools.partial(flag, changes="sampling")
-part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
+part, aside, meaning = (
+    functools.partial(flag, changes=what) for what in ("parts", "nothing", "meaning")
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says what was meant."""
+    """argparse that says what was meant, and in which file it stands."""
+
+    reading = ""
 
     def error(self, message):
         if "expected one argument" in message:
             message += " (a boolean flag needs its value too, as True or False)"
+        message += f" (in {self.reading})" if self.reading else ""
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
 
@@ -79,11 +89,31 @@ class Preset(argparse.Action):
         namespace.presets = [*getattr(namespace, "presets", ()), name]
 
 
+class Config(argparse.Action):
+    """--config FILE reads the flags of a file as a preset's, but for those that were typed."""
+
+    def __init__(self, *, groups, **how):
+        super().__init__(**how)
+        names = {k: [field.name for field in dataclasses.fields(g)] for k, g in groups.items()}
+        self.groups = names | {"": ["preset"]}
+
+    def __call__(self, parser, namespace, path, option_string=None):
+        try:
+            found = words(path, self.groups)
+        except ValueError as error:
+            parser.error(f"--config {error}")
+        parser.reading = path
+        parser.parse_known_args(found, namespace)
+        parser.reading = ""
+        namespace.files = [*getattr(namespace, "files", ()), path]
+
+
 def parse(description, argv=None, **groups):
     """Read the command line into one frozen dataclass a group.
 
     Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
-    preset; `typed`, the names of the former; and `presets`, name -> flag string of those named.
+    preset or file; `typed`, the names of the first; `presets`, name -> flag string of those named;
+    and `files`, those of --config.
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
@@ -91,7 +121,10 @@ def parse(description, argv=None, **groups):
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
     help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
+    help = "flags of a yaml or json, as config.json of a run; what is typed wins over it"
+    parser.add_argument("--config", action=Config, groups=groups, metavar="FILE", help=help)
     known = set()
     for title, group in groups.items():
         section = parser.add_argument_group(title)
@@ -108,16 +141,20 @@ def parse(description, argv=None, **groups):
         parser.error(_unknown(unknown[0], known))
     given = vars(namespace)
     presets = {name: PRESETS[name] for name in given.pop("presets", ())}
+    files, typed = given.pop("files", []), given
+    if presets or files:
+        typed = vars(parser.parse_known_args(_typed(argv))[0])
+        given |= typed if files else {}
     values = {k: group_of(g, given) for k, g in groups.items()}
-    typed = vars(parser.parse_known_args(_without_presets(argv))[0]).keys() if presets else given
-    return SimpleNamespace(given=given, typed=set(typed), presets=presets, **values)
+    told = {"given": given, "typed": set(typed), "presets": presets, "files": files}
+    return SimpleNamespace(**told, **values)
 
 
-def _without_presets(argv):
-    """The command line as if no --preset had been named."""
-    words = sys.argv[1:] if argv is None else argv
-    pairs = zip(words, ["", *words])
-    return [w for w, before in pairs if "--preset" not in (w.partition("=")[0], before)]
+def _typed(argv):
+    """The command line as if no --preset or --config had been named."""
+    argv, named = sys.argv[1:] if argv is None else argv, {"--preset", "--config"}
+    pairs = zip(argv, ["", *argv])
+    return [w for w, before in pairs if not named & {w.partition("=")[0], before}]
 
 
 def run(description, body, **groups):
@@ -125,9 +162,11 @@ def run(description, body, **groups):
     flags = parse(description, **groups)
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    from ..world import dist_util
+    from ..store import lock
+    from ..world import dist_util, stopping
 
-    with dist_util.session():
+    with dist_util.session(), lock.scope():
+        stopping.limit(flags.run.max_hours)
         body(flags)
 
 
@@ -195,9 +234,16 @@ def to_dict(flags):
 def read(field, text):
     """Text -> the field's value; the ArgumentTypeError names what is expected."""
     value = choices.read(type(field.default), text)
+    value = at_home(value) if isinstance(value, str) else value
     if problem := _outside(field, value):
         raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
     return value
+
+
+def at_home(text):
+    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
+    that they mean: shells leave them where they follow = or a comma."""
+    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)
 
 
 def _outside(field, value):

@@ -7,21 +7,37 @@ import dataclasses
 import os
 
 from ..data import classes, image_datasets, readable
-from ..store import checkpoint
-from ..world import dist_util, logger
+from ..store import checkpoint, lock
+from ..world import dist_util, lifeline, logger
 from . import dtypes, generate
 from .factories import create_chain
 
+TRAINING = "training"  # of any network: they write files of the same names
+
+
+def claim(flags, kind=""):
+    """The absolute path of the log folder, for all ranks, which rank 0 holds until this run ends.
+
+    ValueError where another run of this kind writes into it; by default the kind is that of the
+    flags that come first. What is of another kind has other files, and may share the folder.
+    """
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
+    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    first = next(g for g in vars(flags).values() if dataclasses.is_dataclass(g))
+    kind = kind or type(first).__name__.removesuffix("Flags").lower()
+    if dist_util.rank() == 0:
+        lock.take(folder, kind, lost=lambda text: lifeline.end(0, text, 1))
+    return folder
+
 
 def open_log(flags, step=None, own=True, auto=()):
-    """One folder for all ranks, made if needed; returns its absolute path.
+    """`claim`s the folder, made if needed, and logs into it; returns its absolute path.
 
     What is logged there already stays. With `step`, the first of a training run, tables are kept
     too; if they are our own, without what older runs wrote after that step. `auto`: what --dtype
     auto is, and why; by default what is quickest here.
     """
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
-    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    folder = claim(flags, TRAINING if step is not None else "")
     formats = ["stdout", "log"] if step is None else None
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
     if step is not None and own:
@@ -29,6 +45,8 @@ def open_log(flags, step=None, own=True, auto=()):
     logger.caution(dist_util.caution())
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
+    for path in flags.files:
+        logger.log(f"flags of {checkpoint.absolute(path)}")
     half = getattr(getattr(flags, "model", None), "use_fp16", False)
     flags.run = dtypes.decided(flags.run, *(("fp16", "--use_fp16 is True") if half else auto))
     return folder

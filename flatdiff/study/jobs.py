@@ -5,13 +5,12 @@ two studies with one store, do not write the same files. Its result.json is writ
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable
 
-from ..store import checkpoint, disk
-from ..world import dist_util
+from ..store import checkpoint, disk, lock
+from ..world import dist_util, stopping
 from .matrix import RESULT, Cell, read_result
 
 WITHOUT_RANKS = ("data", "evaluate")  # the commands that one rank does for all
@@ -31,6 +30,7 @@ def work(path: str, run: Callable[[list[str]], None]) -> None:
     for cell in _cells(path):
         with _locked(cell["folder"]):
             if dist_util.broadcast_object(read_result(cell["folder"])) is None:
+                stopping.check()
                 _do(cell, run)
 
 
@@ -80,11 +80,10 @@ def _timed(folder: str):
 
 @contextlib.contextmanager
 def _locked(folder: str):
-    """Rank 0 holds the folder's lock, which ends with its process at the latest."""
+    """Rank 0 holds the folder's lock, and waits for another that does."""
     if dist_util.rank() > 0:
         yield
         return
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.scope():
+        lock.take(folder, "cell", wait=True)
         yield

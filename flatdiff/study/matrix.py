@@ -15,9 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from ..data.image_datasets import ImageDataset
+from ..data.image_datasets import ImageDataset, fingerprint
 from ..flags import config, keys
 from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
@@ -29,7 +27,6 @@ from . import axes, objectives
 VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
-LOOKED_AT = 1000  # images in the fingerprint of the data
 LEFT = {  # by the verbs of measures
     "flatness": "flatness.json",
     "exposure": "exposure_bias.json",
@@ -138,17 +135,6 @@ def models_of(flags, store: str) -> list[Model]:
     trainings = [cells.training(*each) for each in kinds]
     pairs = itertools.product(trainings, averages)
     return [cells.model(t, a) for t, a in pairs if a != "swa" or t.cell.flags.get("use_swa")]
-
-
-def fingerprint(dataset: ImageDataset) -> str:
-    """A hash of the images as the network sees them: of all names, and of up to 1000 images."""
-    digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
-    count = min(dataset.num_images, LOOKED_AT)
-    for i in np.linspace(0, dataset.num_images - 1, count).round().astype(int):
-        digest.update(dataset.image(int(i)).tobytes())
-    if dataset.labels is not None:
-        digest.update(np.asarray(dataset.labels, np.int64).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def images_of(flags) -> ImageDataset:

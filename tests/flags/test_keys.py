@@ -14,7 +14,7 @@ from flatdiff.store import checkpoint
 from flatdiff.study import matrix
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-MARKS = {"numbers", "sampling", "parts", "nothing"}
+MARKS = {"meaning", "numbers", "sampling", "parts", "nothing"}
 GROUPS = {name: group for name, group in vars(config).items() if name.endswith("Flags")}
 
 

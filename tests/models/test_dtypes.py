@@ -62,7 +62,7 @@ def test_what_was_asked_for_stays(monkeypatch):
 )
 def test_a_run_says_what_it_is_and_why(monkeypatch, tmp_path, auto, half, said):
     monkeypatch.setattr(dtypes, "fastest", lambda device: ("bf16", "it is quick"))
-    flags = SimpleNamespace(run=RunFlags(dtype="auto", log_dir=str(tmp_path)), presets={})
+    flags = SimpleNamespace(run=RunFlags(dtype="auto", log_dir=str(tmp_path)), presets={}, files=[])
     flags.model = ModelFlags(use_fp16=half)
     run_util.open_log(flags, auto=auto)
     assert flags.run.dtype == said[:4]

@@ -37,7 +37,7 @@ def test_a_header_that_claims_endless_bytes_is_not_read(length, tmp_path):
 def test_a_group_that_is_no_group_is_named(name, value, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"diffusion": {}, name: value}))
-    with pytest.raises(ValueError, match=f"config.json has .* where the flags of {name} belong"):
+    with pytest.raises(ValueError, match=f"config.json: its {name} is .*; expected flags"):
         checkpoint.config_in(str(tmp_path))
 
 
