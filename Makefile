@@ -1,8 +1,11 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
 # make test: every test; make check: those that start no processes, in two minutes or so.
 # make docs: the pages of docs/ and of docstrings as a site; its links are checked.
+# make test-slurm: a study on a SLURM of Debian's, in a folder; 15 minutes, and the network.
 # make bench: speed and memory against guided-diffusion and diffusers.
-# All make .venv first; none needs root or a GPU.
+# make test-hosts: training on two hosts, made of network namespaces, whose link is cut; skipped where
+# they cannot be made (it needs root or user namespaces, and iproute2).
+# All make .venv first; none else needs root or a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,7 +22,7 @@ TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 
-.PHONY: demo check test bench docs lint clean
+.PHONY: demo check test test-slurm test-hosts bench docs lint clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -33,6 +36,12 @@ check: .venv/ready
 
 test: check
 	$(BIN)/python -m pytest -m slow
+
+test-hosts: .venv/ready
+	$(BIN)/python -m pytest -rs -s tests/hosts/two_hosts.py
+
+test-slurm: .venv/ready
+	$(BIN)/python -m pytest tests/slurm/study.py
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"

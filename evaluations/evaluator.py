@@ -159,10 +159,13 @@ def table(result: dict) -> str:
 
 
 def _of_samples(result: dict) -> list[str]:
+    from flatdiff.judge import settings
+
     lines = []
     if "reference" in result:
         lines = [f"reference: {result['reference']}  ({result['num_reference']} images)"]
     lines.append(f"samples:   {result['samples']}  ({result['num_samples']} images)")
+    lines.append(f"drawn:     {settings.origin(result['samples'])}")
     if "reference" in result:
         lines.append(f"features:  {result['features']}, {result['feature_dim']} an image")
     if result["reference_cache"]:
@@ -203,9 +206,12 @@ def _differences(result: dict) -> list[str]:
 def _settings(result: dict) -> list[str]:
     from flatdiff.judge import settings
 
-    every = [each["settings"] for each in (result, *result.get("others", ()))]
+    several = result, *result.get("others", ())
+    every = [each["settings"] for each in several]
+    other = settings.differing([each["samples"] for each in several])
     over = "one standard error over samples, the reference held fixed; training seeds add to it"
-    return settings.lines(settings.common(every), {"+-": over})
+    more = {"+-": over} | ({"note": other} if other else {})
+    return settings.lines(settings.common(every), more)
 
 
 def write_json(result: dict, path: str) -> str:

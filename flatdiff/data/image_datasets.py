@@ -9,7 +9,6 @@ the number of ranks, nor on what was read before. How files are read, cropped an
 import functools
 import hashlib
 import json
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,10 @@ from itertools import count
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ..rng import CROP, EPOCH, of_numpy
 from ..world import logger
-from . import readable
+from . import readable, workers
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
 
@@ -215,25 +213,7 @@ def loader(batches: Batches, start: int = 0, num_workers: int = 0) -> Iterator[B
     if num_workers == 0 or batches.in_memory:
         yield from _ahead(batches, start)
         return
-    how = {"batch_size": None, "num_workers": num_workers}  # an item is a batch
-    how["pin_memory"] = torch.cuda.is_available()
-    for batch in DataLoader(_OrError(batches), sampler=range(start, sys.maxsize), **how):
-        if isinstance(batch, ValueError):
-            raise batch
-        yield tuple(batch)
-
-
-class _OrError:
-    """Batches, or the ValueError in their place: DataLoader would make a traceback of its text."""
-
-    def __init__(self, batches: Batches):
-        self.batches = batches
-
-    def __getitem__(self, step: int) -> Batch | ValueError:
-        try:
-            return self.batches[step]
-        except ValueError as error:
-            return error
+    yield from workers.batches(batches, start, num_workers)
 
 
 def _ahead(batches: Batches, start: int, depth: int = 2) -> Iterator[Batch]:

@@ -32,7 +32,7 @@ def broken(
     if isinstance(source, Npz) or is_remote(_place(source)):
         return {}
     rank, ranks = share
-    path = os.path.join(default_cache_dir(), f"readable-{_state(source)}.npz")
+    path = _path(source)
     if found := kept(path):
         return dict(zip(found["indices"].tolist(), found["reasons"].tolist()))
     mine = range(rank, len(source), ranks)
@@ -44,7 +44,7 @@ def broken(
 
 def remember(source: Source, reasons: Mapping[int, str]) -> None:
     """Keep what is known of all images of a source."""
-    path = os.path.join(default_cache_dir(), f"readable-{_state(source)}.npz")
+    path = _path(source)
     indices = np.array(sorted(reasons), np.int64)
     keep(path, {"indices": indices, "reasons": np.array([reasons[i] for i in indices], "U")})
 
@@ -79,6 +79,12 @@ def told(reasons: Mapping[int, str], total: int) -> str:
     named = list(reasons.values())[:NAMED]
     more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     return f"{len(reasons)} of {total} images cannot be read: {'; '.join(named)}{more}"
+
+
+def _path(source: Source) -> str:
+    """Where it is kept; "" where nothing is."""
+    folder = default_cache_dir()
+    return folder and os.path.join(folder, f"readable-{_state(source)}.npz")
 
 
 def _place(source: Source) -> str:

@@ -11,6 +11,7 @@ from .parse import (  # noqa: F401
     as_trained,
     aside,
     checked,
+    checking,
     fixed,
     flag,
     group_of,

@@ -23,7 +23,9 @@ from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
 LONGEST = 4095  # letters of a name on Linux
+PASTED = "Flags of other scripts, taken so that they can be pasted; not read here"
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
+_checking = False
 
 
 def flag(
@@ -77,6 +79,8 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in message:
             message += " (a boolean flag needs its value too, as True or False)"
         message += f" (in {self.reading})" if self.reading else ""
+        if _checking:
+            raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
 
@@ -108,15 +112,17 @@ class Config(argparse.Action):
         namespace.files = [*getattr(namespace, "files", ()), path]
 
 
-def parse(description, argv=None, **groups):
+def parse(description, argv=None, unread="", **groups):
     """Read the command line into one frozen dataclass a group.
 
     Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
     preset or file; `typed`, the names of the first; `presets`, name -> flag string of those named;
-    and `files`, those of --config.
+    and `files`, those of --config. `unread`: titles of groups that are only taken, so that a string
+    of flags that serves another script can be pasted.
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
+    print_by_lines()
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
@@ -127,7 +133,7 @@ def parse(description, argv=None, **groups):
     parser.add_argument("--config", action=Config, groups=groups, metavar="FILE", help=help)
     known = set()
     for title, group in groups.items():
-        section = parser.add_argument_group(title)
+        section = parser.add_argument_group(title, PASTED if title in unread.split() else None)
         for field in dataclasses.fields(group):
             if field.name not in known:
                 known.add(field.name)
@@ -147,7 +153,14 @@ def parse(description, argv=None, **groups):
         given |= typed if files else {}
     values = {k: group_of(g, given) for k, g in groups.items()}
     told = {"given": given, "typed": set(typed), "presets": presets, "files": files}
+    told["unread"] = unread.split()
     return SimpleNamespace(**told, **values)
+
+
+def print_by_lines():
+    """What is printed into a file or a pipe is there at once, in one order with stderr's."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
 def _typed(argv):
@@ -157,17 +170,36 @@ def _typed(argv):
     return [w for w, before in pairs if not named & {w.partition("=")[0], before}]
 
 
-def run(description, body, **groups):
-    """A script: `body` of the flags of its command line, with the ranks set up."""
-    flags = parse(description, **groups)
+def run(description, body, check=None, unread="", **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up. In a block of
+    `checking` it is `check` of them, which raises ValueError for what would fail later."""
+    flags = parse(description, unread=unread, **groups)
+    if _checking:
+        if check:
+            check(flags)
+        return
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
     from ..world import dist_util, stopping
+    from . import idle
 
     with dist_util.session(), lock.scope():
         stopping.limit(flags.run.max_hours)
+        idle.check(flags)
         body(flags)
+
+
+@contextlib.contextmanager
+def checking():
+    """A block in which scripts check what they are told, and do nothing else; a command line that
+    cannot be read is a ValueError there."""
+    global _checking
+    _checking = True
+    try:
+        yield
+    finally:
+        _checking = False
 
 
 def group_of(group, values):

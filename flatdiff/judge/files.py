@@ -21,8 +21,9 @@ NAMED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # the beginning of a file's SHA-
 
 
 def default_cache_dir() -> str:
+    """The user's; "", which keeps nothing, where there is no home."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(base, "flatdiff")
+    return "" if base.startswith("~") else os.path.join(base, "flatdiff")
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
@@ -48,7 +49,9 @@ def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
 
 
 def keep(path: str, content: Mapping[str, np.ndarray]) -> None:
-    """Write arrays for `kept` to find; a warning where the disk does not take them."""
+    """Write arrays for `kept` to find; a warning where the disk does not take them. "": nowhere."""
+    if not path:
+        return
     content = {name: np.asarray(array) for name, array in content.items()}
     told = content | {CHECKSUM: np.array(_sum_of(content))}
     try:
@@ -63,6 +66,8 @@ def kept(path: str) -> dict[str, np.ndarray] | None:
     try:
         if not os.path.exists(path):
             return None
+        if not os.path.isfile(path):
+            raise ValueError("it is no file")
         found = arrays.read(path)
         told = found.pop(CHECKSUM, np.array(""))
         if told.shape == () and str(told) == _sum_of(found):

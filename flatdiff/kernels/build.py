@@ -40,7 +40,7 @@ def use() -> str:
         install(load(SOURCES, notes))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"PyTorch's kernels, which are slower ({error})"
-    return f"C++ kernels{f' ({notes[0]})' if notes else ''}"
+    return "C++ kernels" + ("; ".join(notes) and f" ({'; '.join(notes)})")
 
 
 def install(library: ctypes.CDLL | None) -> None:
@@ -74,9 +74,9 @@ def load(sources: Sequence[Path], notes: list[str] | None = None) -> ctypes.CDLL
     compiler = _compiler()
     name = f"kernels-{_key(compiler, sources)}.so"
     try:
-        kept = private.first_of(private.places("kernels")) / name
-    except OSError as error:
-        notes.append(f"compiled at each start: {error}")
+        kept = private.first_of(private.places("kernels"), notes) / name
+    except OSError:
+        notes.append("compiled at each start")
         kept = None
     if kept and kept.exists():
         try:

@@ -214,6 +214,8 @@ def on_the_fly(flags, dataset) -> dict:
         else None
     )
     reference = reference_of(dataset, flags.run.seed) if judge else None
+    if judge:  # before the first step: what is measured is kept for the first distance
+        evaluate.measure(open_images(reference), judge, cache_dir=default_cache_dir())
 
     def log_distance(loop):
         with loop.averaged() as model:

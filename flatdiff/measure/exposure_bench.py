@@ -32,6 +32,7 @@ from ..world.arithmetic import arithmetic
 from ..world.dist_util import gather_rows
 from . import bench_report, evaluation, exposure, exposure_bias, frame, scalings, sources
 from .finished import Finished
+from .kept import refuse_to_replace
 from .run import settings
 
 FILE = "exposure_bench"
@@ -89,6 +90,7 @@ def bench(flags, folder: str) -> dict:
     "cells" and "scalings", and "rows"."""
     axes, paths = axes_of(flags), find_models(flags.bench.model_path)
     names, record = short_names(paths), {"settings": settings(flags), "models": []}
+    refuse_to_replace(os.path.join(folder, f"{FILE}.json"), record["settings"], paths)
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     chains = [networks.chain_of(path, flags) for path in paths]
     exposure.check_one_chain(dict(zip(names, zip(loaded.values(), chains))))
@@ -121,9 +123,9 @@ def _of_bits(path, model, bits, axes, flags, judged, finished) -> tuple[list[dic
     return cells, best
 
 
-def write(record: dict, folder: str) -> list[str]:
-    """Log the tables; write exposure_bench.json, .csv and .png, and the scalings' csv."""
-    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE))
+def write(record: dict, folder: str, kind: str = "png") -> list[str]:
+    """Log the tables; write exposure_bench.json, .csv, a picture, and the scalings' csv."""
+    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE), kind)
 
 
 class _Chains:

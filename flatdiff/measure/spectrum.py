@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..bars import Bar
+from ..report.figures import colours
 from ..report.text import table
 from ..store import finite
 from ..weights import hessian
@@ -104,11 +105,11 @@ class HESSIAN(frame.Measure):
         """Draw eigenvalues, with their errors as bars, and traces in the legend."""
         rows = record["rows"]
         figure, (axis,) = frame.panels(1)
-        for name in dict.fromkeys(row["model"] for row in rows):
+        for name, colour in colours(row["model"] for row in rows).items():
             trace, *top = [row for row in rows if row["model"] == name]
             values, errors = ([row[k] for row in top] for k in ("value", "error_larger"))
             label = f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}"
-            look = {"marker": "o", "capsize": 3, "label": label}
+            look = {"marker": "o", "capsize": 3, "label": label, "color": colour}
             axis.errorbar(range(1, len(top) + 1), values, yerr=errors, **look)
         axis.set_xlabel("number of the eigenvalue")
         axis.set_ylabel(f"eigenvalue of the Hessian of {trace['of']}")

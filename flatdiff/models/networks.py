@@ -134,6 +134,17 @@ def chain_of(path, flags, steps=None):
     return create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
+def flags_of(path, flags, groups=("model", "diffusion")):
+    """The groups of flags, by name, as the checkpoint says what its network and chain are, and else
+    as they are. ValueError where both speak and differ."""
+    trained, source = checkpoint.config_of(path) if path else ({}, "")
+    given = {name: getattr(flags, name) for name in groups}
+    for name in given.keys() & trained.keys():
+        told = type(given[name]), trained[name], flags.given, source
+        given[name] = config.as_trained(*told)
+    return given
+
+
 def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):
     """(network in eval mode on the device, chain) of a checkpoint, by `build` of `groups`.
 
@@ -150,11 +161,7 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     trained, source = checkpoint.config_of(path)
     if not trained and checkpoint.exists(source):
         logger.caution(f"{source} is another program's: the network is built by the flags alone")
-    given = {name: getattr(flags, name) for name in groups}
-    for name in given.keys() & trained.keys():
-        told = type(given[name]), trained[name], flags.given, source
-        given[name] = config.as_trained(*told)
-    model, diffusion = build(*given.values())
+    model, diffusion = build(*flags_of(path, flags, groups).values())
     with disk.reading(path):
         restore.load_weights(model, weights, path)
     model.classes = classes.saved(trained, source)

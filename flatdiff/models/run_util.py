@@ -7,6 +7,7 @@ import dataclasses
 import os
 
 from ..data import classes, image_datasets, readable
+from ..flags import idle
 from ..store import checkpoint, lock
 from ..world import dist_util, lifeline, logger
 from . import dtypes, generate
@@ -47,6 +48,8 @@ def open_log(flags, step=None, own=True, auto=()):
         logger.log(f"--preset {name}: {text}")
     for path in flags.files:
         logger.log(f"flags of {checkpoint.absolute(path)}")
+    for text in idle.told(flags):
+        logger.log(text)
     half = getattr(getattr(flags, "model", None), "use_fp16", False)
     flags.run = dtypes.decided(flags.run, *(("fp16", "--use_fp16 is True") if half else auto))
     return folder

@@ -23,12 +23,13 @@ def places(name: str) -> list[Path]:
     return [*kept, Path(tempfile.gettempdir(), f"flatdiff-{_user()}-{name}")]
 
 
-def first_of(folders: Iterable[Path]) -> Path:
-    """The first of these folders that is ours alone, made if need be.
+def first_of(folders: Iterable[Path], notes: list[str] | None = None) -> Path:
+    """The first of these folders that is ours alone, made if need be; what is wrong with those
+    before it is added to the notes.
 
     OSError, with what is wrong with each of them, where none is.
     """
-    wrong = []
+    wrong = [] if notes is None else notes
     for folder in folders:
         try:
             os.makedirs(folder.parent, exist_ok=True)

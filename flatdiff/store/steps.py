@@ -7,7 +7,7 @@ Files of guided-diffusion and of older runs say neither, and are taken as they a
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -33,9 +33,9 @@ def write(folder: str, step: int, files: Mapping[str, Any], rest: Mapping[str, A
     checkpoint.save({**rest, "files": hashes}, f"{folder}/{checkpoint.state_name(step)}")
 
 
-def damage(folder: str, step: int) -> str:
-    """Say what is wrong with a step that has a state file: one of its files is missing, damaged, or
-    of another step or run; "" if nothing is."""
+def damage(folder: str, step: int, but: Collection[str] = ()) -> str:
+    """Say what is wrong with a step that has a state file: one of its files, but those of these
+    names, is missing, damaged, or of another step or run; "" if nothing is."""
     state = bf.join(folder, checkpoint.state_name(step))
     try:
         of_step, files = _told(state)
@@ -43,7 +43,7 @@ def damage(folder: str, step: int) -> str:
         return str(error)
     if of_step != step:
         return f"{state} is the state of step {of_step}"
-    for name in [checkpoint.model_name(step), *files]:
+    for name in [n for n in (checkpoint.model_name(step), *files) if n not in but]:
         path = bf.join(folder, name)
         if not checkpoint.exists(path):
             return f"{path} is missing"

@@ -7,6 +7,9 @@ import dataclasses
 import math
 import os
 
+import torch
+from torch import nn
+
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags import choices
@@ -62,6 +65,34 @@ def _clean(folder):
         logger.log(f"this folder is written into by others too: {'; '.join(busy)}")
     else:
         checkpoint.clean(folder)
+
+
+def check(flags):
+    """ValueError for flags of which no training can be made: found without the network's weights,
+    and by a step of another of a few weights, since a gradient refuses its knobs as it is taken."""
+    with torch.device("meta"):
+        _, diffusion = networks.build(flags.model, flags.diffusion)
+    classes = flags.model.num_classes if flags.model.class_cond else 0
+    toy = _Toy(6 if flags.diffusion.learn_sigma else 3, classes)
+    arguments = loop_arguments(flags.train) | {
+        "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion)
+    }
+    arguments |= {"resume": "", "resume_checkpoint": "", "init_from": ""}
+    loop = TrainLoop(model=networks.place(toy), diffusion=diffusion, data=(), **arguments)
+    cond = {"y": torch.zeros(loop.batch_size, dtype=torch.int64)} if classes else {}
+    loop.run_step(torch.zeros(loop.batch_size, 3, 2, 2), cond)
+
+
+class _Toy(nn.Module):
+    """A network of a few weights, whose images have any size."""
+
+    def __init__(self, out_channels, num_classes):
+        super().__init__()
+        self.num_classes = num_classes or None
+        self.weight = nn.Parameter(torch.ones(out_channels, 3, 1, 1))
+
+    def forward(self, x, t, y=None):
+        return nn.functional.conv2d(x, self.weight)
 
 
 def _tell_idle(flags):

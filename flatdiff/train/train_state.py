@@ -5,6 +5,8 @@ others (see `store.steps`). The random state and the position in the
 data are functions of seed and step, and need no bytes.
 """
 
+import errno
+import functools
 import os
 
 import torch
@@ -18,6 +20,46 @@ DIVERGED = (
     "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
     "--dtype fp32"
 )
+
+
+REFUSALS = {  # of a disk
+    errno.ENOSPC: "no space in {}",
+    errno.EDQUOT: "no space in {}: the quota is used up",
+    errno.EROFS: "{} is read-only by now",
+    errno.EFBIG: "a file in {} would be larger than files may be (ulimit -f)",
+    errno.EIO: "the disk of {} fails",
+}
+
+
+def tells_what_is_whole(where):
+    """A decorator of a method of the loop: where the disk takes no more of it, it says what is
+    whole in the folder that `where` returns."""
+
+    def decorate(train):
+        @functools.wraps(train)
+        def method(loop):
+            try:
+                return train(loop)
+            except OSError as error:
+                if told := _told(error, str(where()), loop.step):
+                    raise OSError(error.errno, told) from error
+                raise
+
+        return method
+
+    return decorate
+
+
+def _told(error, folder, step):
+    """What the error is and what is whole, if it is the folder's; else ""."""
+    gone = not checkpoint.exists(folder)
+    what = "the folder {} is gone" if gone else REFUSALS.get(error.errno)
+    if not what or not str(error.filename or folder).startswith(folder):
+        return ""
+    whole = checkpoint.complete_steps(folder)
+    kept = f"step {whole[-1]} is whole" if whole else "no step was saved in it"
+    text = f"{what.format(folder)} ({error.filename}, at step {step}); {kept}"
+    return f"{text}. Once that is mended, --resume auto goes on"
 
 
 def save(loop, folder):
@@ -44,6 +86,8 @@ def seconds_to_save(loop):
 
 def leave(loop):
     """End the program, all ranks together, where the loop was asked to and has saved."""
+    if hasattr(loop.data, "close"):  # or its processes are waited for at the end of this one
+        loop.data.close()
     path = checkpoint.absolute(f"{logger.get_dir()}/{checkpoint.model_name(loop.step)}")
     go_on = "the same command" + ("" if loop.resume else " with --resume auto")
     stopping.keeps(f"saved {path}; {go_on} goes on from step {loop.step}")
@@ -64,18 +108,20 @@ def resume(loop, path, find_ema):
     names = checkpoint.state_name(step), checkpoint.opt_name(step)
     state, opt = (os.path.join(folder, name) for name in names)
     rest = _checked(_load(state), state, step)
+    files = {}
+    for label, average in loop.averages.items():
+        found = isinstance(average, EMA) and find_ema(path, step, average.rate)
+        files[label] = found or os.path.join(folder, checkpoint.average_name(label, step))
     if rest and dist_util.rank() == 0:
-        _look_over(rest, folder)
+        _look_over(rest, folder, files)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
     if not rest:
         _correct_number(loop)
     for label, average in loop.averages.items():
-        found = isinstance(average, EMA) and find_ema(path, step, average.rate)
-        file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
-        _resume_average(loop, average, file)
+        _resume_average(loop, average, files[label])
     loop.run, loop.posthoc_run = rest.get("run", ""), rest.get("posthoc_run", 0)
     loop.snapshots = rest.get("snapshots", [])
     if loop.scale and "lg_loss_scale" in rest:
@@ -93,10 +139,16 @@ def resume(loop, path, find_ema):
             )
 
 
-def _look_over(rest, folder):
-    """ValueError where the step's files are not whole; warn of snapshots that are lost."""
+def _look_over(rest, folder, averages):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost.
+    `averages`: the files of those that are gone on with."""
     step = rest["step"]
-    if problem := steps.damage(folder, step):
+    elsewhere = [
+        checkpoint.average_name(label, step)
+        for label, file in averages.items()
+        if os.path.dirname(file) != folder
+    ]
+    if problem := steps.damage(folder, step, but=elsewhere):
         raise ValueError(
             f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
             "--init_from takes a file's weights alone"

@@ -30,7 +30,7 @@ from ..world.arithmetic import arithmetic
 from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
-from .learning_rate import learning_rate
+from .learning_rate import end_of, learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
 from .train_log import log_loss_dict, log_rises, log_terms, log_use
@@ -146,6 +146,7 @@ class TrainLoop:
             lr_min=self.swa_lr_min,
         )
 
+    @train_state.tells_what_is_whole(lambda: get_blob_logdir())
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
         where this process is asked to end before (`stopping`)."""
@@ -168,21 +169,24 @@ class TrainLoop:
                 bar.update()
                 last = self.step >= self.end_step
                 stopped = ending() and not last
-                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
+                if not stopped and self.due(self.eval_interval):
                     with bar.paused():
                         self.evaluate(self)
-                if self.step % self.log_interval == 0 or last or stopped:
+                if self.due(self.log_interval, last or stopped):
                     bar.set_postfix(self.log_step(bar.lap()))
-                draws = self.sample_interval and not stopped
                 with bar.paused():
-                    if draws and (self.step % self.sample_interval == 0 or last):
+                    if not stopped and self.due(self.sample_interval, last):
                         self.draw_samples()
-                    if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
+                    if self.due(self.posthoc_ema, last):
                         snapshot(self, get_blob_logdir())
-                    if self.step % self.save_interval == 0 or last or stopped:
+                    if self.due(self.save_interval, last or stopped):
                         self.save()
                 if stopped:
                     train_state.leave(self)
+
+    def due(self, interval, last=False):
+        """Whether it is time for what is done each `interval` steps (0: never), and at the last."""
+        return interval and (last or self.step % interval == 0)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -217,15 +221,7 @@ class TrainLoop:
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        found = []  # by each pass
-        terms = self.follow(
-            lambda: found.append(closure()) or found[-1],
-            self.weights,
-            **climbing.given(self, seen),
-        )
-        if self.passes > 1:
-            self.rises.append(climbing.rise(seen, terms, found[-1]))
-        return seen, terms
+        return seen, climbing.followed(self, closure, seen)
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
@@ -320,14 +316,3 @@ class TrainLoop:
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
         stopping.reserve(time.monotonic() - start)
-
-
-def end_of(train):
-    """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
-    end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
-    if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
-        raise ValueError(
-            f"lr falls to 0 at lr_anneal_steps {train.lr_anneal_steps}, but end_step is {end}; "
-            "give lr_anneal_steps of at least end_step, or 0"
-        )
-    return end

@@ -6,6 +6,7 @@ complete world of one. Gradients are means over ranks. Knows nothing else about 
 
 import atexit
 import contextlib
+import functools
 import gc
 import itertools
 import json
@@ -30,7 +31,6 @@ from . import allocator, launcher, lifeline, meeting, shared_sum, stopping
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
 
 _place = launcher.Place()
-_secret = ""  # that the ranks know of each other
 _in_session = False
 
 
@@ -53,11 +53,12 @@ def setup_dist() -> None:
     atexit.register(_leave)
 
 
-def _join() -> None:
-    """Finds this rank's place and device, and makes a group of several ranks."""
-    global _place, _secret
+def _join(watching: bool = False) -> lifeline.Lifeline | None:
+    """Finds this rank's place and device, and makes a group of several ranks, who are `watching`
+    each other from then on: one alone cannot wait for the others of a group that is not made."""
+    global _place
     if dist.is_initialized():
-        return
+        return None
     _place = launcher.find_place()
     if torch.cuda.is_available():
         launcher.unbind(_place)
@@ -66,16 +67,33 @@ def _join() -> None:
         build.use()
     if world_size() == 1:
         _share_cores(1)
-        return
+        return None
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    store, _secret = meeting.meet(_place)
-    _group(_agree(store, _secret), store)
+    store, secret = meeting.meet(_place)
+    backend = _agree(store, secret)
+    share = functools.partial(meeting.share, store, secret, _place)
+    line = lifeline.Lifeline(*_watched(), share, secret) if watching else None
+    _group(backend, store)
+    return line
 
 
 def _group(backend: str, store: dist.Store) -> None:
     how = {"timeout": COLLECTIVE_TIMEOUT, "device_id": dev() if backend == "nccl" else None}
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    except RuntimeError as error:
+        if "Gloo connect" not in str(error):
+            raise
+        raise ValueError(
+            f"{socket.gethostname()} has met the other ranks but cannot reach them ({error}): set "
+            "GLOO_SOCKET_IFNAME to the name of the network interface that reaches the other hosts "
+            "(`ip addr` lists them)"
+        ) from error
+
+
+def _watched() -> tuple[int, int, str]:
+    return rank(), world_size(), _place.first_host
 
 
 def rank() -> int:
@@ -249,9 +267,7 @@ def session():
     try:
         _in_session = True
         with stopping.listening(lambda text, code: lifeline.end(rank(), text, code)):
-            _join()
-            host = _place.first_host
-            line = lifeline.Lifeline(rank(), world_size(), host, broadcast_object, _secret)
+            line = _join(watching=True) or lifeline.Lifeline(*_watched(), broadcast_object, "")
             try:
                 yield
             except SystemExit as stop:

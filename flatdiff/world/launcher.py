@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import os
 import re
+import signal
 import socket
+import time
 from pathlib import Path
 
 _OPEN_MPI = "OMPI_COMM_WORLD_"
@@ -165,3 +167,18 @@ def starter(place: Place) -> tuple[int, str]:
                 break
             pid = int(stat[1])
     return pid, born
+
+
+def interrupt_mpirun() -> None:
+    """Ends MPICH's mpirun, if it runs on this host, by Ctrl-C twice: of a host that has gone silent
+    it waits for ever."""
+    place = find_place()
+    if place.one_host or place.rank_variable != "PMI_RANK":
+        return
+    with contextlib.suppress(OSError, IndexError):
+        stat = Path(f"/proc/{starter(place)[0]}/stat").read_text().rpartition(")")[2].split()
+        pid = int(stat[1])  # of what started the proxy that started this host's ranks
+        if Path(f"/proc/{pid}/comm").read_text().strip() in ("mpirun", "mpiexec", "mpiexec.hydra"):
+            for seconds in (1, 0.1):  # it first passes on what the ranks have said
+                time.sleep(seconds)
+                os.kill(pid, signal.SIGINT)

@@ -3,7 +3,7 @@
 Rank 0 keeps a connection to every other rank until all have said goodbye. One that closes before
 is a rank that died, by kill -9 too. Not every launcher does this: MPICH's mpirun goes on when a
 rank exits with an error. A host that vanished, or a cut link, is noticed too, and a rank that is
-asked to stop asks the others. Knows nothing of torch; needs a broadcast for rank 0's address.
+asked to stop asks the others. Knows nothing of torch; is given how all get rank 0's address.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from .. import bars
 from ..store import lock, remote
-from . import signing, stopping
+from . import launcher, signing, stopping
 
 SILENCE = 23  # seconds after which a host that answers nothing counts as gone
 PATIENCE = 60  # seconds for ranks that have just met to call rank 0
@@ -43,7 +43,7 @@ class Lifeline(threading.Thread):
     """Ends this process when another rank has died, also out of a collective or a long loop."""
 
     def __init__(
-        self, rank: int, world_size: int, host: str, broadcast: Callable[[Any], Any], secret: str
+        self, rank: int, world_size: int, host: str, share: Callable[[Any], Any], secret: str
     ):
         """All ranks come here together; `host` is the name of rank 0's, given on rank 0. `secret`:
         of the ranks; whoever does not know it takes no rank's place."""
@@ -54,10 +54,10 @@ class Lifeline(threading.Thread):
         lines: dict[socket.socket, str] = {}
         if world_size > 1 and rank == 0:
             with socket.create_server((host if host == "127.0.0.1" else "", 0)) as server:
-                broadcast([host, server.getsockname()[1], _here()])
+                share([host, server.getsockname()[1], _here()])
                 lines = _called(server, world_size - 1, secret)
         elif world_size > 1:
-            *address, name = broadcast(None)
+            *address, name = share(None)
             line = socket.create_connection(tuple(address), PATIENCE)
             line.sendall(signing.signed(secret, rank, _here()).encode() + b"\n")
             lines = {line: f"rank 0 on host {name}"}
@@ -79,7 +79,7 @@ class Lifeline(threading.Thread):
                     pass
                 except OSError as error:
                     if text := _silent(self.peers[peer], error):
-                        end(self.rank, text, 1)
+                        end(self.rank, text, 1, launcher.interrupt_mpirun)
                 if said in (b"", SAID):
                     self._end(self.peers[peer], bool(said))
                 elif said == GOODBYE:
@@ -88,8 +88,8 @@ class Lifeline(threading.Thread):
                     stopping.ask(said.decode())
 
     def _end(self, name: str, said: bool) -> NoReturn:
-        """Follows a rank that has ended. `said`: it has told why."""
-        if stopping.asked():
+        """Follows a rank that has ended. `said`: it has told of an error."""
+        if stopping.asked() and not said:
             time.sleep(LAST_WORDS)
             end(self.rank, "", stopping.farewell())
         why = "it crashed, or was killed, as the kernel does for want of memory (see dmesg)"
@@ -196,13 +196,16 @@ def explain(error: BaseException) -> tuple[str, int]:
     return text, 1
 
 
-def end(rank: int, text: str, code: int) -> NoReturn:
-    """Prints, and leaves at once: a rank alone cannot unwind a collective."""
+def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None) -> NoReturn:
+    """Prints, does what is to be done `last`, and leaves: alone none can unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
     lock.release()
     if text:
         bars.write(f"rank {rank}: {text}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    say(SAID)
+    if code != stopping.CODE:
+        say(SAID)
+    if last:
+        last()
     os._exit(code)

@@ -25,6 +25,7 @@ NAMES = {
     signal.SIGUSR2: "SIGUSR2",
     signal.SIGHUP: "the end of its terminal",
 }
+OVER = 0  # the number of no signal
 ONE = 1.0  # seconds in which signals are one request: launchers pass on what a terminal sends too
 SPARE = 60.0  # seconds left at the end of a time limit, or a tenth of it where that is less
 
@@ -169,9 +170,10 @@ def listening(end: Callable[[str, int], None]) -> Iterator[_Request]:
         signal.set_wakeup_fd(outer)
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        speaks.close()
+        speaks.send(bytes([OVER]))  # a forked process may hold it open
         thread.join()
         hears.close()
+        speaks.close()
         _now = None
 
 
@@ -188,8 +190,8 @@ def _on_signal(number: int, frame) -> None:
 def _listen(hears: socket.socket, end: Callable[[str, int], None]) -> None:
     """In a thread, whatever the main one does."""
     first = math.inf
-    while numbers := hears.recv(1):
-        number, when = numbers[0], time.monotonic()
+    while (number := hears.recv(1)[0]) != OVER:
+        when = time.monotonic()
         if number not in NAMES or _now is None:
             continue
         if number == signal.SIGHUP:

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +109,11 @@ def test_cublas_is_told_before_its_first_product(monkeypatch, deterministic):
     body = lambda flags: seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))  # noqa: E731
     config.run("", body, run=config.RunFlags)
     assert seen == [":4096:8" if deterministic else None]
+
+
+@pytest.mark.slow
+def test_what_is_printed_into_a_file_stands_before_what_is_told_after_it():
+    code = "import os; from flatdiff.flags import config; config.parse('', []); print('first')"
+    code += "; os.write(2, b'second\\n'); os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=subprocess.STDOUT)
+    assert done.stdout == b"first\nsecond\n"

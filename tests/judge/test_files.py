@@ -98,3 +98,9 @@ def test_a_file_has_the_hash_that_its_name_carries(tmp_path, capsys):
     must_be_named(str(tmp_path / "w.pth"), "theirs-0123456789.pth", "example.org")
     assert "is not the published theirs-0123456789.pth" in capsys.readouterr().err
     assert files.sha256([str(tmp_path / "w.pth")]) == hashlib.sha256(data).hexdigest()
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and passwd
+    assert default_cache_dir() == ""

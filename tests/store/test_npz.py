@@ -18,12 +18,13 @@ def test_an_npz_by_rows_is_one_that_numpy_reads(tmp_path):
         "arr_1": ((2,), np.int64, [0, 1]),
         "class_names": (names.shape, names.dtype, names),
     }
-    npz.write(path, arrays, b"who made it")
+    npz.write(path, arrays, record="who made it \u00e9", empty="")
     with np.load(path) as file:
         assert np.array_equal(file["arr_0"], images) and file["arr_0"].dtype == np.uint8
         assert file["arr_1"].tolist() == [0, 1] and file["class_names"].tolist() == ["cat", "dog"]
+        assert str(file["record"]) == "who made it \u00e9" and str(file["empty"]) == ""
     with zipfile.ZipFile(path) as archive:
-        assert archive.comment == b"who made it"
+        assert archive.namelist()[0] == "arr_0.npy"
     with pytest.raises(TypeError):  # the second row cannot be made
         npz.write(path, {"arr_0": ((2,), np.uint8, map(len, ["a", 1]))})
     assert os.listdir(tmp_path) == ["a.npz"]

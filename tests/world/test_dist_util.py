@@ -172,7 +172,7 @@ def test_kill_of_one_rank_ends_the_other_without_help_of_a_launcher():
         for rank in ranks:
             rank.kill()
     assert [rank.returncode for rank in ranks] == [-signal.SIGKILL, 1]
-    assert told[0] == "" and told[1].startswith(f"rank 1: {PEER_FAILED}: rank 0 ended without a ")
+    assert told[0] == "" and told[1].startswith(f"rank 1: {PEER_FAILED}: rank 0 on host ")
     assert len(told[1].splitlines()) == 1
 
 

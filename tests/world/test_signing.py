@@ -1,9 +1,9 @@
 """Messages that only ranks can write, and that run nothing."""
 
-import ast
 import json
 import math
 import pickle
+import re
 
 import pytest
 from launch import ROOT
@@ -39,17 +39,15 @@ def test_what_no_rank_wrote_is_refused(message):
         signing.opened(SECRET, message)
 
 
-UNPICKLE = {
-    *"broadcast_object_list gather_object scatter_object_list recv_object_list bcast".split(),
-    *"allgather alltoall reduce allreduce sendrecv".split(),  # mpi4py, in lower case
-}
+# What unpickles what it is sent: torch's collectives of objects, mpi4py's in lower case, pickle.
+UNPICKLE = re.compile(
+    r"_object_list|\bdist\.all_gather_object|\bdist\.gather_object|pickle\.(load|Unpickler)"
+    r"|COMM_WORLD\.[a-z]*(send|recv|bcast|gather|scatter|reduce|alltoall)\b"
+)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flatdiff").rglob("*.py")), ids=str)
-def test_no_collective_of_ours_unpickles(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute):
-            owner = getattr(node.value, "id", "")
-            assert node.attr not in UNPICKLE or owner == "functools", ast.unparse(node)
-            assert (owner, node.attr) != ("dist", "all_gather_object")
-            assert owner != "pickle" or node.attr == "PickleError"
+def test_no_collective_of_ours_unpickles():
+    for line in ("dist.broadcast_object_list(box)", "MPI.COMM_WORLD.bcast(box)"):
+        assert UNPICKLE.search(line)
+    for path in sorted((ROOT / "flatdiff").rglob("*.py")):
+        assert not UNPICKLE.search(path.read_text()), path
