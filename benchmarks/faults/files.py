@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from flatdiff.store import checkpoint
+
 from . import damage
 from .forked import emptied, run
 from .inputs import Inputs, fill
@@ -100,7 +102,7 @@ class Broken:
     """Draws of broken files; a pickle of them makes the file `marker` where its code is run."""
 
     def __init__(self, inputs: Inputs, marker: Path, folder: Path):
-        self.inputs, self.marker, self.folder = inputs, marker, folder
+        self.inputs, self.marker, self.folder = inputs, marker, emptied(folder)
         self.pixels = np.load(inputs.npz)["arr_0"]
         self.labels = np.load(inputs.npz)["arr_1"]
 
@@ -211,12 +213,15 @@ class Broken:
             told, data = damage.of_bytes(raw, draw)
         elif kind == "header":
             told, data = _spoiled_header(head, raw[8 + length :], draw)
-        elif kind == "settings":
-            about = json.loads(head["__metadata__"]["flatdiff"])
-            told, text, other = damage.of_json(about, draw)
-            data = _with_header(head | {"__metadata__": {"flatdiff": text}}, raw[8 + length :])
         else:
-            told, data = _spoiled_tensors(safetensors.torch.load(raw), head["__metadata__"], draw)
+            about, tensors = checkpoint.about(str(self.inputs.packed)), safetensors.torch.load(raw)
+            if kind == "settings":
+                told, text, other = damage.of_json(about, draw)
+                about = json.loads(text) if other or "=" in told else text
+            else:
+                told, tensors = _spoiled_tensors(tensors, draw)
+            checkpoint.save_tensors(tensors, str(self.folder / "spoiled"), about)
+            data = (self.folder / "spoiled").read_bytes()
         spoil = self._copied(SAMPLE, "model_path", "x.safetensors", lambda p: p.write_bytes(data))
         whole = self._well(SAMPLE, model_path=self.inputs.packed)
         return f"{kind}: {told}", Case(SAMPLE, spoil, whole, same=not other)
@@ -287,7 +292,7 @@ class Broken:
         """A cache of the evaluator, which is to be done without where it is damaged."""
         store = self.folder / "cache"
         if not store.exists():
-            box = emptied(self.folder)
+            box = emptied(self.folder / "box")
             shutil.copytree(self.inputs.folder / "flatdiff", store)
             run(JUDGE, fill(self.inputs.commands[JUDGE], cache_dir=store), box)
         path = draw.choice(sorted(store.iterdir()))
@@ -375,7 +380,7 @@ def _spoiled_header(head: dict, body: bytes, draw) -> tuple[str, bytes]:
     return kind, struct.pack("<Q", length[kind]) + whole[8:]
 
 
-def _spoiled_tensors(held: dict, about: dict, draw) -> tuple[str, bytes]:
+def _spoiled_tensors(held: dict, draw) -> tuple[str, dict]:
     codes = draw.choice([key for key in held if key.endswith(".codes")])
     base = codes.removesuffix(".codes")
     shape, scale, zero = (f"{base}.{part}" for part in ("shape", "scale", "zero"))
@@ -404,7 +409,7 @@ def _spoiled_tensors(held: dict, about: dict, draw) -> tuple[str, bytes]:
         "nothing of it": {"a": torch.zeros(1)},
     }
     kind = draw.choice(list(kinds))
-    return kind, safetensors.torch.save(kinds[kind], about)
+    return kind, kinds[kind]
 
 
 def _spoiled_image(pixels: np.ndarray, draw) -> tuple[str, Callable[[Path], object], bool]:
