@@ -47,6 +47,15 @@ def _plain(x: Tensor) -> bool:
     return known and x.layout is torch.strided and x.device.type != "meta" and not x.is_quantized
 
 
+def must_be_there(content: Any) -> None:
+    """ValueError for a tensor that claims more numbers than it holds: 10^12 copies of one, say."""
+    for x in dict(_leaves(content)).values():
+        if isinstance(x, Tensor) and (
+            x.layout != torch.strided or x.nbytes > x.untyped_storage().nbytes()
+        ):
+            raise ValueError(f"a tensor {tuple(x.shape)} of which not all numbers are there")
+
+
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether one norm over all of them is finite; False also where it only overflows."""
     by_device: dict[torch.device, list[Tensor]] = {}

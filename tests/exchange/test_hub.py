@@ -37,7 +37,9 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     kept[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self.answer({"commitOid": "1", "commitUrl": f"{self.server.address}/me/net/commit/1"})
+            return self.answer(
+                {"commitOid": "1", "commitUrl": f"{self.server.address}/me/net/commit/1"}
+            )
         return self.answer({"error": self.path}, 404)
 
     def do_GET(self):
