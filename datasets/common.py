@@ -28,11 +28,15 @@ def run(main) -> None:
 
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
+    from flatdiff import __version__
+
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--out" if out.startswith("FILE") else "--out_dir", required=True, help=out)
     return parser
 
@@ -91,11 +95,10 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
     that makes the image (uint8 array or PIL), called in threads, and only where it is missing;
     record: plain values that the images are a function of.
     """
-    from tqdm import tqdm
-
+    from flatdiff.bars import Bar
     from flatdiff.store.disk import writing
 
-    path, record = os.path.abspath(out_dir), {**record, "num_images": total}
+    path, record = os.path.realpath(out_dir), {**record, "num_images": total}
     if is_prepared(path, record):
         print(f"{total} images reused: {path}")
         return path
@@ -107,7 +110,7 @@ def write_folder(out_dir: str, images, total: int, record: dict) -> str:
             json.dump(record, file, indent=2)
     done = in_threads(lambda image: _write_png(partial, *image), images)
     try:
-        written = sum(1 for _ in tqdm(done, desc="writing images", total=total))
+        written = sum(1 for _ in Bar(done, desc="writing images", total=total))
     except (OSError, ValueError) as error:  # as decoders raise them
         raise SystemExit(f"{error} (what is written is in {partial})") from error
     if written != total:

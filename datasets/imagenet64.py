@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     paths = [need_file(os.path.join(args.data_dir, name), where) for name in FILES[args.split]]
 
     import numpy as np
-    from tqdm import tqdm
 
+    from flatdiff.bars import Bar
     from flatdiff.store import npz
 
     labels = np.concatenate([labels_of(path) for path in paths])
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     images = (as_image(row, size) for row in itertools.chain(*(rows for _, rows in batches)))
     if args.out_dir.endswith(".npz"):
         shape = (len(labels), size, size, 3)
-        write_npz(args.out_dir, tqdm(images, total=len(labels)), shape, labels)
+        write_npz(args.out_dir, Bar(images, total=len(labels)), shape, labels)
         return
     pairs = (
         (f"{label:04d}_{i:07d}", lambda image=image: image)

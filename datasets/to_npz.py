@@ -31,8 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.out.endswith(".npz"):
         raise SystemExit(f"--out is {args.out}, expected FILE.npz")
 
-    from tqdm import tqdm
-
+    from flatdiff.bars import Bar
     from flatdiff.data import classes
     from flatdiff.data.image_datasets import ImageDataset
 
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
             transparent=args.transparent,
         )
         indices = subset(dataset.num_images, args.num_images, args.seed)
-        images = tqdm(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
+        images = Bar(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
         labels = dataset.labels[indices] if args.class_cond else None
         names = classes.array(dataset.classes) if args.class_cond else None
         shape = (len(indices), args.image_size, args.image_size, 3)

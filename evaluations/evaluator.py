@@ -23,11 +23,14 @@ if importlib.util.find_spec("flatdiff") is None:
 
 
 def create_argparser() -> argparse.ArgumentParser:
+    from flatdiff import __version__
     from flatdiff.judge.names import DINOV2_FILE, FEATURES, INCEPTION_FILE
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
     parser.add_argument(
         "samples",
@@ -95,6 +98,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def run(args: argparse.Namespace) -> dict:
+    from flatdiff.bars import Bar
     from flatdiff.judge.evaluate import evaluate, floor_of
     from flatdiff.judge.features import load_features
 
@@ -103,8 +107,8 @@ def run(args: argparse.Namespace) -> dict:
     if features.name == "digits":
         print(f"digit classifier: {float(features.network.accuracy):.1%} of held-out digits right")
     how = {k: getattr(args, k) for k in ("batch_size", "cache_dir", "seed", "transparent")}
+    how["progress"] = Bar
     more = how | {"train": args.train_data, "held_out": args.heldout_data}
-    more["progress"] = sys.stderr.isatty()
     results = [
         {"samples": os.path.abspath(path)} | evaluate(args.reference, path, features, **more)
         for path in args.samples

@@ -29,10 +29,11 @@ def main():
     from flatdiff import __main__ as flatdiff
     from flatdiff.store import lock
     from flatdiff.study import jobs
-    from flatdiff.world import dist_util
+    from flatdiff.world import dist_util, stopping
 
     with dist_util.session(), lock.scope():
         idle.check(flags)
+        stopping.limit(flags.run.max_hours)
         jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..rng import CROP, EPOCH, of_numpy
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
@@ -80,7 +80,7 @@ class ImageDataset:
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
             hidden = not progress or self.num_images < BAR_FROM
-            for i in tqdm(range(self.num_images), "decoding images", disable=hidden):
+            for i in Bar(range(self.num_images), "decoding images", disable=hidden):
                 squares[i] = self.image(i)
             self._squares = squares
         return self._squares

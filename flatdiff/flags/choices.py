@@ -154,6 +154,10 @@ AVERAGES = {
         "power-function EMA, sigma_rel of the training wide (Karras 2024)",
     ),
 }
+TRACKERS: dict[str, Choice] = {
+    "wandb": Choice("world.trackers:Wandb", "Weights & Biases, offline with WANDB_MODE=offline"),
+    "trackio": Choice("world.trackers:Trackio", "on this machine, for `trackio show`"),
+}
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),
     "mse": Choice("quantization.ranges:mse", "where the squared error is least"),

@@ -5,7 +5,7 @@ Imports no torch.
 
 import dataclasses
 
-from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS
+from .choices import AVERAGES, GRADIENTS, NETWORKS, NOISE_LEVELS, OBJECTIVES, OPTIMIZERS, TRACKERS
 from .comparing import *  # noqa: F403
 from .parse import (  # noqa: F401
     as_trained,
@@ -202,6 +202,11 @@ class TrainFlags:
         "makes an average of any length; 0: none",
         low=0,
     )
+    cuda_graphs: bool = aside(
+        False,
+        "on CUDA: replay forward and backward as one graph, for networks whose steps wait for the "
+        "host; its memory is not shared with other work; False: off",
+    )
     fp16_scale_growth: float = flag(1e-3, "growth of log2 of fp16's loss scale per step", low=0)
     log_interval: int = aside(100, "steps between two lines of the log", low=1)
     curvature_interval: int = aside(
@@ -212,6 +217,9 @@ class TrainFlags:
     )
     save_interval: int = aside(10000, "steps between two checkpoints", low=1)
     keep_last: int = aside(0, "newest checkpoints kept, older ones deleted; 0: all kept", low=0)
+    tracker: str = aside(
+        "", "a page where tables and grids of samples go too; empty: none", table=TRACKERS
+    )
     sample_interval: int = aside(0, "steps between two grids of samples; 0: none", low=0)
     resume: str = aside("", "auto: go on from log_dir's newest checkpoint; empty: off")
     allow_change: bool = aside(
@@ -267,3 +275,9 @@ class RunFlags:
         "cuDNN; False: it is the same but for rounding. On a CPU bits repeat either way",
     )
     log_dir: str = aside("", "folder of all output; empty: $OPENAI_LOGDIR, or a temporary one")
+    max_hours: float = aside(
+        0.0,
+        "hours in which to end, saved, with exit code 75, as on SIGTERM, SIGINT (Ctrl-C), SIGUSR1, "
+        "SIGUSR2 and before a SLURM job's end; the same command goes on; 0: no such limit",
+        low=0,
+    )

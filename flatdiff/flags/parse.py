@@ -10,10 +10,12 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import shlex
 import sys
 from types import SimpleNamespace
 
+from .. import __version__
 from . import choices
 from .choices import EXPECTED
 from .files import words
@@ -119,6 +121,7 @@ def parse(description, argv=None, unread="", **groups):
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
     help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
     help = "flags of a yaml or json, as config.json of a run; what is typed wins over it"
     parser.add_argument("--config", action=Config, groups=groups, metavar="FILE", help=help)
@@ -158,11 +161,12 @@ def run(description, body, unread="", **groups):
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
-    from ..world import dist_util
+    from ..world import dist_util, stopping
     from . import idle
 
     with dist_util.session(), lock.scope():
         idle.check(flags)
+        stopping.limit(flags.run.max_hours)
         body(flags)
 
 
@@ -231,9 +235,16 @@ def to_dict(flags):
 def read(field, text):
     """Text -> the field's value; the ArgumentTypeError names what is expected."""
     value = choices.read(type(field.default), text)
+    value = at_home(value) if isinstance(value, str) else value
     if problem := _outside(field, value):
         raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
     return value
+
+
+def at_home(text):
+    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
+    that they mean: shells leave them where they follow = or a comma."""
+    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)
 
 
 def _outside(field, value):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import jackknife, kernel_distance, power
-from .features import Features, load_features
+from .features import Features, load_features, silent
 from .files import default_cache_dir, write_atomically
 from .frechet import distance_with_error, floor, frechet_distance, statistics
 from .image_source import check_same_size, open_images
@@ -49,7 +49,7 @@ def evaluate(
     batch_size: int = 64,
     cache_dir: str | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress=silent,
     transparent: str = "white",
     train=None,
     held_out=None,
@@ -58,6 +58,7 @@ def evaluate(
 
     features: a name ("lite0", "digits"), or what `load_features` returned, to load it once.
     cache_dir: default ~/.cache/flatdiff; "" keeps nothing. seed: of all subsets drawn.
+    progress: a class of bars, as tqdm.
     transparent: pictures of a folder are laid on "white"; "refuse" them; "drop" their alpha.
     train, held_out: images that the model was trained on, and that it was not, to look for copies.
     Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, left_out:
@@ -114,20 +115,22 @@ def floor_of(
     cache_dir: str | None = None,
     seed: int = 0,
     transparent: str = "white",
+    progress=silent,
 ) -> dict[str, list[float]] | None:
     """The Frechet distances (`frechet.floor`) of num_samples images of the reference itself.
 
     None for a reference that has statistics only, or for fewer than 4 samples.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
-    known = measure(open_images(reference, transparent), features, batch_size, cache_dir)
+    reference = open_images(reference, transparent)
+    known = measure(reference, features, batch_size, cache_dir, progress)
     if known.pool is None or num_samples < 4:
         return None
     return floor(known.pool, num_samples, seed=seed)
 
 
 def measure(
-    images, features: Features, batch_size=64, cache_dir="", progress=False, use_statistics=True
+    images, features: Features, batch_size=64, cache_dir="", progress=silent, use_statistics=True
 ) -> Measured:
     """Features and statistics of an image source; from the cache if they are there."""
     given = {}
@@ -183,7 +186,7 @@ def _read_cache(path):
 
 
 def compare(
-    reference: Measured, samples: Measured, features: Features, seed=0, progress=False
+    reference: Measured, samples: Measured, features: Features, seed=0, progress=silent
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics by name, those without a value left out; and what the jackknife left of them."""
     fid, device = features.metric("FID"), features.device

@@ -11,8 +11,13 @@ def default_cache_dir() -> str:
 
 
 def write_atomically(path: str, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write` with a temporary file beside `path`, and move it there when it is complete."""
-    path = os.path.abspath(path)
+    """Call `write` with a temporary file beside `path`, and move it there when it is complete. A
+    link stays one, to the new file; a device or a pipe is written into."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            write(file)
+        return
+    path = os.path.realpath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.part-{os.getpid()}"
     try:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bars import Bar
 from ..chain import probe
 from ..flags import config
 from ..judge import evaluate
@@ -124,7 +125,8 @@ class Bench:
                 range(0, f.num_samples, f.batch_size),
             )
             parts = [range(i, min(i + f.batch_size, f.num_samples)) for i in starts]
-            images = np.concatenate([of(list(part))[0] for part in parts])
+            with Bar(total=f.num_samples, desc=f"samples of {average.label}", unit="image") as bar:
+                images = np.concatenate([of(list(part))[0] for part in bar.turns(parts, 0, 1)])
             reference, _ = self.reference(images.shape[1])
             found = evaluate.evaluate(reference, images, self.judge)["metrics"]
             name = self.judge.metric("FID")

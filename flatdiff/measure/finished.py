@@ -9,16 +9,18 @@ import json
 import os
 from typing import Any
 
-from tqdm import tqdm
-
+from ..bars import Bar
 from ..store.disk import naming
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from .frame import Task
+
+GO_ON = "and the same command goes on from there"
 
 
 class Finished:
     """Keeps results by key, as JSON lines in `folder`, a file for each rank, or without a folder
-    for itself; shows a bar, unless `hidden`. As a context, it says on Ctrl-C where things stand."""
+    for itself; shows a bar, unless `hidden`. As a context, it says where things stand if it is
+    stopped."""
 
     def __init__(self, folder: str, hidden: bool = False):
         self.folder = folder
@@ -27,7 +29,7 @@ class Finished:
             os.makedirs(folder, exist_ok=True)
         known = _read(folder) if folder and dist_util.rank() == 0 else {}
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
-        self.bar = tqdm(total=0, disable=hidden or dist_util.rank() > 0)
+        self.bar = Bar(total=0, disable=hidden)
 
     def expect(self, count: int) -> None:
         """Make the bar longer by so many tasks."""
@@ -65,10 +67,14 @@ class Finished:
             file.write("\n" + json.dumps([key, value]))  # a kill may have left half a line before
 
     def __enter__(self) -> "Finished":
+        if self.folder:
+            stopping.keeps(f"what is finished stays in {os.path.abspath(self.folder)}, {GO_ON}")
         return self
 
     def __exit__(self, kind, *_) -> None:
         self.bar.close()
+        if kind is None:
+            stopping.keeps("")
         if kind is KeyboardInterrupt and self.folder:
             logger.log(f"what is finished stays in {self.folder}: the same command goes on there")
 

@@ -151,7 +151,9 @@ def _round(quantized, weights):
 def _rounded(model, path, quant, calibration):
     """Return the layers that are quantized, and their weights: the file's own if packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
-    if stored := _stored(path):
+    if stored := _stored(path, quant):
+        if stored.keys() != layers.keys():
+            raise ValueError(f"{path} has {len(stored)} packed weights, expected {len(layers)}")
         return layers, stored
     quantizer = _quantizer(quant)
     grams = calibration.grams(layers) if quantizer.calibrated else None
@@ -203,12 +205,17 @@ def settings(quant, path, given):
     return quant
 
 
-def _stored(path):
-    """Read the file's own packed weights, by layer; {} if it has none."""
+def _stored(path, quant):
+    """Read the file's own packed weights, by layer, of the kind of `quant`; {} if it has none."""
     if "quant" not in checkpoint.about(path):
         return {}
     logger.log("the file's weights are quantized already: what follows counts from these")
-    return packing.packed_weights(dist_util.load_state_dict(path, map_location=dist_util.dev()))
+    tensors = dist_util.load_state_dict(path, map_location=dist_util.dev())
+    kind = quant.quant, quant.quant_granularity, quant.quant_symmetric, quant.quant_group
+    with disk.reading(path):
+        stored = packing.packed_weights(tensors)
+        packing.check_settings(stored, *kind)
+    return stored
 
 
 def _about(flags, quant):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..report.text import table
 from ..store import finite
 from ..weights import hessian
@@ -173,9 +173,7 @@ def top(subject, count: int, exact: bool = False) -> tuple[Tensor, Tensor, Tenso
     """Return `hessian.top_eigenvalues` of the headline: by all ranks together, with a bar."""
     product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
-    hidden = subject.hidden or dist_util.rank() > 0
-    look = {"desc": "Lanczos", "leave": False, "disable": hidden}
-    with tqdm(total=steps + count, **look) as bar:
+    with Bar(total=steps + count, desc="Lanczos", disable=subject.hidden) as bar:
 
         def counted(vector: Tensor) -> Tensor:
             bar.update()

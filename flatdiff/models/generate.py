@@ -10,8 +10,8 @@ import shutil
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.samplers import begun, last, walk
 from ..data import classes
 from ..data.image_datasets import to_uint8
@@ -20,7 +20,7 @@ from ..flags import choices, keys, parse
 from ..judge import settings
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 from . import guidance, networks, sample_records
 
@@ -191,21 +191,23 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=(), 
         sample_records.refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
-    done = dist_util.broadcast_object(_done(parts))
+    done = set(dist_util.broadcast_object(sorted(_done(parts))))
     todo = [i for i in range(num_samples) if i not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    place = dist_util.rank(), dist_util.world_size()
     if done:
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
-    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
-        for indices in mine:
+    stays = "images that are finished stay in " + os.path.abspath(parts)
+    stopping.keeps(f"{stays}, and the same command goes on from there")
+    with Bar(total=len(todo), unit="image") as bar:
+        for indices in bar.turns(batches, *place):
             images, labels = sample(indices)
             _save_part(parts, indices, images, labels)
-            bar.update(len(indices))
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
     path = _join(parts, num_samples, folder, suffix, known, sample_records.made_of(key, about))
+    stopping.keeps("")
     shutil.rmtree(parts)
     return path
 

@@ -139,6 +139,7 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     rows = _rows(path)
     with disk.reading(path):
         keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
+        keys = [k for k in keys if k != "time"]  # of day, a text
         columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
     if not {"step", "loss"} <= columns.keys():
         raise ValueError(

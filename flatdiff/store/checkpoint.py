@@ -16,16 +16,17 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import blobfile as bf
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from . import finite, history
-from .disk import PART, is_remote, reading, writing
+from . import remote as bf
+from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
-ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
+ABOUT = "flatdiff"  # in the header of a .safetensors file, the key of a check sum and our JSON
+SUM = re.compile(rb':"([^"{][^"]{63})[^"]\{')  # SHA-256 of the file with zeros in its place
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
 
 
@@ -71,7 +72,7 @@ def exists(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """The path as messages and comparisons have it; a remote one is absolute."""
-    return path if is_remote(path) else os.path.abspath(path)
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def sha256(path: str) -> str:
@@ -88,20 +89,21 @@ def _folder(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """The names in a folder; none if there is no such folder. blobfile's listdir also looks at the
-    files, of which another rank's may be gone by then."""
-    listdir = bf.listdir if is_remote(folder) else os.listdir
-    return sorted(listdir(folder)) if bf.isdir(folder) else []
+    """The names in a folder; none if there is no such folder."""
+    return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
 
 
-def save(obj: Any, path: str) -> None:
+def save(obj: Any, path: str) -> str:
     """Write tensors and plain values; `path` holds all of the old file or all of the new one.
 
-    Tensors go as compact contiguous CPU copies. TypeError for what `load` would refuse to read.
+    Tensors go as compact contiguous CPU copies. Returns the SHA-256 of the bytes that were to be
+    written. TypeError for what `load` would refuse to read.
     """
     plain = _plain(obj)
     with writing(path) as file:
-        torch.save(plain, file)
+        hashed = Hashed(file)
+        torch.save(plain, hashed)
+    return hashed.sha256.hexdigest()
 
 
 def save_json(obj: Any, path: str) -> None:
@@ -112,10 +114,14 @@ def save_json(obj: Any, path: str) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str, about: Any) -> None:
-    """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON."""
-    data = safetensors.torch.save(_plain(tensors), {ABOUT: json.dumps(about)})
+    """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON, with
+    a check sum of all bytes, which the format has none of."""
+    zeros = "0" * 64
+    data = safetensors.torch.save(_plain(tensors), {ABOUT: f"{zeros} {json.dumps(about)}"})
+    before, _, after = data.partition(zeros.encode())
     with writing(path) as file:
-        file.write(data)
+        for part in (before, hashlib.sha256(data).hexdigest().encode(), after):
+            file.write(part)
 
 
 def _plain(obj: Any) -> Any:
@@ -149,7 +155,9 @@ def _read(path: str, map_location: Any) -> Any:
     with _open(path) as file:
         try:
             if path.endswith(".safetensors"):
-                tensors = safetensors.torch.load(file.read())
+                data = file.read()
+                _check_sum(data)
+                tensors = safetensors.torch.load(data)
                 return {key: value.to(map_location) for key, value in tensors.items()}
             _check_sums(file)
             return torch.load(file, map_location=map_location, weights_only=True)
@@ -172,7 +180,8 @@ def about(path: str) -> Any:
         return {}
     with bf.BlobFile(path, "rb") as file, reading(path):
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        text = header.get("__metadata__", {}).get(ABOUT, "{}")
+        told = json.loads(text if text.startswith("{") else text[65:])  # in older files without sum
         if told and not isinstance(told["diffusion"], dict):
             raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
         return told
@@ -230,6 +239,16 @@ def _check_sums(file: BinaryIO) -> None:
         if bad is not None:
             raise ValueError(f"wrong checksum of {bad}")
     file.seek(0)
+
+
+def _check_sum(data: bytes) -> None:
+    """ValueError where a .safetensors file is not what `save_tensors` wrote; others pass."""
+    found = SUM.search(data, 0, 8 + int.from_bytes(data[:8], "little"))
+    if found:
+        digest = hashlib.sha256(data[: found.start(1)] + b"0" * 64)
+        digest.update(memoryview(data)[found.end(1) :])
+        if digest.hexdigest().encode() != found[1]:
+            raise ValueError("wrong checksum")
 
 
 def _why_unreadable(path: str, error: Exception) -> str:

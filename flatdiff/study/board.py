@@ -5,7 +5,10 @@ import shutil
 import sys
 import time
 
+from ..world import stopping
+
 SHOWN = 8  # running jobs
+STAYS = "what is finished stays, and the same command goes on from there"
 
 
 class Board:
@@ -36,7 +39,7 @@ class Board:
 
     def summary(self) -> str:
         counts = collections.Counter(job.state for job in self.jobs)
-        states = ["done", "running", "left"] + ["failed"] * ("failed" in counts)
+        states = ["done", "running", "left", *(s for s in ("stopped", "failed") if s in counts)]
         told = ", ".join(f"{counts[state]} {state}" for state in states)
         return f"{told}; {clock(time.monotonic() - self.begun)} gone, {self.left()}"
 
@@ -61,13 +64,14 @@ class Board:
         self.height = 0
 
     def __enter__(self):
+        stopping.keeps(STAYS)
         return self
 
     def __exit__(self, kind, *_):
         self._clear()
         print(self.summary())
-        if kind in (KeyboardInterrupt, SystemExit):
-            print("what is finished stays: the same command goes on from there")
+        if kind is KeyboardInterrupt:
+            print(STAYS)
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from ..store import checkpoint, disk, lock
-from ..world import dist_util
+from ..world import dist_util, stopping
 from .matrix import RESULT, Cell, read_result
 
 WITHOUT_RANKS = ("data", "evaluate")  # the commands that one rank does for all
@@ -30,6 +30,7 @@ def work(path: str, run: Callable[[list[str]], None]) -> None:
     for cell in _cells(path):
         with _locked(cell["folder"]):
             if dist_util.broadcast_object(read_result(cell["folder"])) is None:
+                stopping.check()
                 _do(cell, run)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..store import checkpoint, lock
-from ..world import dist_util
+from ..world import dist_util, stopping
 from . import objectives, submission
 from .board import Board
 from .jobs import write
@@ -35,7 +35,7 @@ class Job:
     cells: list[Cell]
     after: "Job | None" = None
     cost: float = 1.0
-    state: str = "left"  # running, done, failed
+    state: str = "left"  # running, done, failed, stopped
     seconds: float = 0.0
     log: str = ""
 
@@ -110,7 +110,10 @@ def run(models: list[Model], flags) -> str:
         slots, place = ANY, contextlib.nullcontext(begin)
     with place as begin, Board(jobs, slots) as board:
         _work_through(jobs, commands, begin, board)
-    return _what_failed(jobs)
+        failed = _what_failed(jobs)
+        if not failed and any(job.state == "stopped" for job in jobs):
+            stopping.leave("the end of some jobs, which were asked to")
+    return failed
 
 
 def _work_through(jobs: list[Job], commands: dict, begin: submission.Begin, board: Board) -> None:
@@ -131,6 +134,7 @@ def _work_through(jobs: list[Job], commands: dict, begin: submission.Begin, boar
             if code is not None:
                 del running[id(job)]
                 job.state = "done" if code == 0 and job.finished() else "failed"
+                job.state = "stopped" if code == stopping.CODE else job.state
                 board.tell(job)
 
 

@@ -6,9 +6,7 @@ Both are functions of (command, log) pairs that return a handle each, whose `pol
 import contextlib
 import functools
 import os
-import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +20,8 @@ Begin = Callable[[list[tuple[list[str], str]]], list[Any]]
 
 @contextlib.contextmanager
 def here(slots: int, ranks: int) -> Iterator[Begin]:
-    """Processes of this machine, `slots` of so many ranks at a time, which end with the block.
-    SIGTERM ends them too, as Ctrl-C does; of kill -9 they learn nothing."""
+    """Processes of this machine, `slots` of so many ranks at a time, which end with the block: they
+    are asked to, and save. Of kill -9 they learn nothing."""
     running: list[subprocess.Popen | None] = [None] * slots
     environment = dict(os.environ)
     if slots * ranks > 1:  # torch takes all cores in each process
@@ -39,11 +37,9 @@ def here(slots: int, ranks: int) -> Iterator[Begin]:
                 running[slot] = subprocess.Popen(command, env=own, **how)
         return [running[slot] for slot in free[: len(commands)]]
 
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield begin
     finally:
-        signal.signal(signal.SIGTERM, before)
         jobs = list(filter(None, running))
         for job in jobs:
             job.terminate()

@@ -64,6 +64,12 @@ def refuse(loop):
         )
 
 
+def rise(seen, before, after):
+    """How far the losses of the draws `seen` rise from one pass to another: [N], as training
+    weighs them. Of SAM, L(w + eps) - L(w) is the sharpness (Foret et al. 2021, equation 1)."""
+    return (after["loss"][: len(seen.t)] - before["loss"]) * seen.weight
+
+
 def num_ascent(share, batch_size):
     """How many images of a batch SAM climbs on; ValueError unless the share is in (0, 1]."""
     if not 0 < share <= 1:

@@ -10,11 +10,11 @@ import os
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags import choices
-from ..flags.choices import GRADIENTS
-from ..flags.config import TrainFlags, checked
+from ..flags.choices import GRADIENTS, TRACKERS
+from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
 from ..models.run_util import TRAINING, claim, open_dataset, open_log
-from ..store import checkpoint, lock
+from ..store import checkpoint, lock, steps
 from ..world import dist_util, logger
 from . import continuing
 from .averages import room
@@ -24,7 +24,7 @@ from .train_util import TrainLoop
 def start_training(flags):
     """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    folder = os.path.expanduser(flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", ""))
     if folder:
         claim(flags, TRAINING)  # before it is looked at
     if train.resume not in ("", "auto"):
@@ -32,13 +32,16 @@ def start_training(flags):
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
             "for a file of your choice give --resume_checkpoint FILE"
         )
-    path = _begin_from(folder, train) if folder else train.resume_checkpoint
+    newest, wrong = _newest(folder, train)
+    path = _begin_from(folder, train, newest) if folder else train.resume_checkpoint
     own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
     step = max(0, checkpoint.parse_resume_step_from_filename(path))
     before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
     auto = (before, f"{path} was trained in it") if before else ()
     folder = open_log(flags, step=step, own=own, auto=auto)
     _tell_idle(flags)
+    for problem in wrong:
+        logger.warn(f"warning: {problem}; the step before it is gone on from")
     if path:
         _refuse_another_network(flags, path)
         continuing.tell_changes(flags, path)
@@ -47,6 +50,9 @@ def start_training(flags):
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
         _clean(folder)
+        if train.tracker:
+            tracker = choices.bound(TRACKERS, train.tracker)
+            logger.also(tracker(folder, to_dict(flags), bool(path)))
     return path
 
 
@@ -66,13 +72,20 @@ def _tell_idle(flags):
             logger.warn(f"warning: --{name} has no effect on --network {model.network}")
 
 
-def _begin_from(folder, train):
-    """The checkpoint that a training in this folder goes on from, or "".
+def _newest(folder, train):
+    """The model file of the folder's newest step, or None, and what is wrong with any newer step;
+    which is looked at where a run is to go on from it, by rank 0."""
+    if train.resume != "auto" or not folder:
+        return checkpoint.find_resume_checkpoint(folder) if folder else None, []
+    return dist_util.broadcast_object(steps.newest_whole(folder) if dist_util.rank() == 0 else None)
+
+
+def _begin_from(folder, train, newest):
+    """The checkpoint that a training in this folder goes on from, or ""; its newest is given.
 
     ValueError where files would be written over that are not of the run that goes on.
     """
     held, own = checkpoint.step_files(folder), checkpoint.config_in(folder)
-    newest = checkpoint.find_resume_checkpoint(folder)
     half_saved = False
     if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
         begun = own.get("train", {}).get("resume_checkpoint", "")
@@ -154,6 +167,8 @@ def training_loop(
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
     # since the weights to go on from did fit
     continuing.keep_config(flags, dataset, resume_checkpoint, step=loop.step, images=images)
+    if resume_checkpoint and dist_util.rank() == 0:
+        steps.set_aside(logger.get_dir(), after=loop.step)  # which were not whole
     return loop
 
 

@@ -1,7 +1,7 @@
 """A training run on disk: what is written at a step, and how a run goes on from it.
 
-model, ema_*, swa_ and opt hold what their names say; state holds the rest and is written last, so
-a step is complete exactly when its state file is there. The random state and the position in the
+model, ema_*, swa_ and opt hold what their names say; state holds the rest, and the hashes of the
+others (see `store.steps`). The random state and the position in the
 data are functions of seed and step, and need no bytes.
 """
 
@@ -9,9 +9,9 @@ import os
 
 import torch
 
-from ..store import checkpoint, disk, finite, restore
+from ..store import checkpoint, disk, finite, restore, snapshots, steps
 from ..weights.averaging import EMA
-from ..world import dist_util, logger
+from ..world import dist_util, logger, stopping
 from . import climbing
 
 DIVERGED = (
@@ -27,13 +27,27 @@ def save(loop, folder):
         if average.started:
             files[checkpoint.average_name(label, loop.step)] = _named(loop, average.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
-    files[checkpoint.state_name(loop.step)] = _rest(loop)
-    for name, content in files.items():  # before any is written, and any older one pruned
+    rest = _rest(loop)
+    every = {**files, checkpoint.state_name(loop.step): rest}
+    for name, content in every.items():  # before any is written, and any older one pruned
         finite.check(content, f"{name} was not saved", DIVERGED)
-    for name, content in files.items():
-        checkpoint.save(content, f"{folder}/{name}")
+    steps.write(folder, loop.step, files, rest)
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
+
+
+def seconds_to_save(loop):
+    """How long a save may take, before one was seen: its bytes at 100 MB/s."""
+    copies = 3 + len(loop.averages) + len(loop.memory)  # with the optimizer's two moments
+    return copies * sum(4 * w.numel() for w in loop.weights) / 1e8
+
+
+def leave(loop):
+    """End the program, all ranks together, where the loop was asked to and has saved."""
+    path = checkpoint.absolute(f"{logger.get_dir()}/{checkpoint.model_name(loop.step)}")
+    go_on = "the same command" + ("" if loop.resume else " with --resume auto")
+    stopping.keeps(f"saved {path}; {go_on} goes on from step {loop.step}")
+    raise stopping.Stopped(together=True)
 
 
 def resume(loop, path, find_ema):
@@ -49,7 +63,9 @@ def resume(loop, path, find_ema):
     step, folder = loop.step, os.path.dirname(path)
     names = checkpoint.state_name(step), checkpoint.opt_name(step)
     state, opt = (os.path.join(folder, name) for name in names)
-    rest = _checked(_load(state), state)
+    rest = _checked(_load(state), state, step)
+    if rest and dist_util.rank() == 0:
+        _look_over(rest, folder)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
@@ -60,7 +76,8 @@ def resume(loop, path, find_ema):
         file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
         _resume_average(loop, average, file)
-    loop.posthoc_run = rest.get("posthoc_run", 0)
+    loop.run, loop.posthoc_run = rest.get("run", ""), rest.get("posthoc_run", 0)
+    loop.snapshots = rest.get("snapshots", [])
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -76,12 +93,24 @@ def resume(loop, path, find_ema):
             )
 
 
+def _look_over(rest, folder):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost."""
+    step = rest["step"]
+    if problem := steps.damage(folder, step):
+        raise ValueError(
+            f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
+            "--init_from takes a file's weights alone"
+        )
+    for problem in snapshots.lost(folder, rest.get("snapshots", []), rest.get("posthoc_run", 0)):
+        logger.warn(f"warning: {problem}; averages made of the snapshots will be without it")
+
+
 def _rest(loop):
-    rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
+    rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
-        rest["posthoc_run"] = loop.posthoc_run
+        rest |= {"posthoc_run": loop.posthoc_run, "snapshots": loop.snapshots}
     known = {label: average.progress() for label, average in loop.averages.items()}
     rest |= {label: progress for label, progress in known.items() if progress}
     if loop.memory:
@@ -91,17 +120,22 @@ def _rest(loop):
     return rest
 
 
-def _checked(rest, file):
-    """What `_rest` gave; {} where there was no file."""
+def _checked(rest, file, step):
+    """What `_rest` gave for the step; {} where there was no file."""
     if rest is None:
         return {}
     with disk.reading(file):
         counts = [rest["step"], rest["seed"], rest["global_batch"], rest.get("posthoc_run", 0)]
+        counts += rest.get("snapshots", [])
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
+        if not isinstance(rest.get("run", ""), str):
+            raise ValueError(f"run is {rest['run']!r:.80}")
+        if rest["step"] != step:
+            raise ValueError(f"it is the state of step {rest['step']}, and not of {step}")
         if not isinstance(rest.get("lg_loss_scale", 0), int | float):
             raise ValueError(f"lg_loss_scale is {rest['lg_loss_scale']!r}")
     return rest

@@ -7,11 +7,12 @@ other, and of the optimizer that takes the steps. A step's randomness is a funct
 
 import functools
 import math
+import time
 from contextlib import contextmanager, nullcontext
 
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.resample import UniformSampler, draw
 from ..data import image_files
 from ..flags import choices
@@ -20,19 +21,21 @@ from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
-from ..store import restore
+from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
-from ..world import agreement, dist_util, logger
+from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
-from . import climbing, curvature, train_state
+from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
 from .learning_rate import learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
-from .train_log import log_loss_dict, log_terms
+from .train_log import log_loss_dict, log_rises, log_terms, log_use
+
+LAST = "saves and ends after a step"
 
 __all__ = ["LossScale", "TrainLoop", "learning_rate", "log_loss_dict", "log_terms"]
 __all__ += ["find_ema_checkpoint", "find_resume_checkpoint", "get_blob_logdir"]
@@ -82,10 +85,14 @@ class TrainLoop:
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
-        self._begin(train, "fp16" if use_fp16 else dtype)
-        self.ddp_model = dist_util.data_parallel(model)
+        self.dtype = "fp16" if use_fp16 else dtype
+        self._begin(train, self.dtype)
+        self.one_pass = graphs.passes_of(self) if self.cuda_graphs else self._one_pass
+        self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
+        self.rises = []  # of the losses to SAM's ridge, likewise
+        self.begun = time.monotonic()
 
     def _begin(self, train, dtype):
         """Weights, optimizer and averages: new ones, or those of the checkpoint gone on from."""
@@ -103,6 +110,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
@@ -113,6 +121,7 @@ class TrainLoop:
         if self.resume_checkpoint:
             train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
+        self.run = self.run or steps.run_of(self.weights, self.seed)
 
     def __init_subclass__(cls):
         refuse_unused(cls)
@@ -138,7 +147,8 @@ class TrainLoop:
         )
 
     def run_loop(self):
-        """Train until `end_step`; log, draw samples and save on the way, and save at the end."""
+        """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
+        where this process is asked to end before (`stopping`)."""
         if self.step >= self.end_step:
             logger.log(
                 f"nothing to do: step {self.step} is not below end_step {self.end_step}; "
@@ -148,23 +158,31 @@ class TrainLoop:
         total = None if self.end_step == math.inf else self.end_step
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
-        hidden = dist_util.rank() > 0
-        bar = tqdm(total=total, initial=self.step, unit="step", disable=hidden)
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic):
+        ending = agreement.Ending()
+        stopping.reserve(train_state.seconds_to_save(self))
+        bar = Bar(total=total, initial=self.step, desc="training", unit="step")
+        how = arithmetic(tf32=True, deterministic=self.deterministic)
+        with bar, how, stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
-                if self.eval_interval and self.step % self.eval_interval == 0:
-                    self.evaluate(self)
-                if self.step % self.log_interval == 0 or last:
-                    bar.set_postfix(self.log_step(bar.format_dict["rate"]))
-                if self.sample_interval and (self.step % self.sample_interval == 0 or last):
-                    self.draw_samples()
-                if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
-                    snapshot(self, get_blob_logdir())
-                if self.step % self.save_interval == 0 or last:
-                    self.save()
+                stopped = ending() and not last
+                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
+                    with bar.paused():
+                        self.evaluate(self)
+                if self.step % self.log_interval == 0 or last or stopped:
+                    bar.set_postfix(self.log_step(bar.lap()))
+                draws = self.sample_interval and not stopped
+                with bar.paused():
+                    if draws and (self.step % self.sample_interval == 0 or last):
+                        self.draw_samples()
+                    if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
+                        snapshot(self, get_blob_logdir())
+                    if self.step % self.save_interval == 0 or last or stopped:
+                        self.save()
+                if stopped:
+                    train_state.leave(self)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -199,12 +217,22 @@ class TrainLoop:
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        terms = self.follow(closure, self.weights, **climbing.given(self, seen))
+        found = []  # by each pass
+        terms = self.follow(
+            lambda: found.append(closure()) or found[-1],
+            self.weights,
+            **climbing.given(self, seen),
+        )
+        if self.passes > 1:
+            self.rises.append(climbing.rise(seen, terms, found[-1]))
         return seen, terms
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
         seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        return self.one_pass(batch_draw, sync)
+
+    def _one_pass(self, batch_draw, sync=True):
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []
@@ -237,7 +265,9 @@ class TrainLoop:
                 average.update(self.weights)
 
     def log_step(self, rate):
-        """Means since the last log, over all ranks; returns what the progress bar shows."""
+        """Means since the last log, over all ranks; returns what the progress bar shows.
+
+        `rate`: steps a second, or None."""
         history = {k: torch.cat([h[k] for h in self.history]) for k in self.history[0]}
         self.history = []
         norms, t = history.pop("grad_norm"), history.pop("t")
@@ -249,6 +279,9 @@ class TrainLoop:
         logger.logkv("lr", self.opt.param_groups[0]["lr"])
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
+        log_rises(self.rises)
+        self.rises = []
+        log_use(self.begun, rate and rate * self.global_batch, self.device)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
         self.climbs.due = True
         loss = logged[f"{self.prefix}loss"]
@@ -257,6 +290,7 @@ class TrainLoop:
                 f"the loss is {loss} at step {self.step}: training has diverged. Go on "
                 "from an earlier checkpoint with a lower --lr or --rho, or with --dtype fp32"
             )
+        stopping.reserve(1 / rate if rate else 0.0)
         images = {"images/s": f"{rate * self.global_batch:.4g}"} if rate else {}
         return {"loss": f"{loss:.4g}", **images}
 
@@ -272,17 +306,20 @@ class TrainLoop:
         """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
         if dist_util.rank() > 0:
             return
-        with self.averaged() as model:
+        bar = Bar(total=100, desc="a grid of samples", unit="%")
+        with self.averaged() as model, bar, bar.part(100):
             images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
-        image_files.save_grid(images, path)
+        logger.picture("samples", image_files.save_grid(images, path), self.step)
         logger.log(f"drew {path}")
 
     def save(self):
         """Write the run into the log folder, from rank 0, if the ranks have the same weights."""
+        start = time.monotonic()
         agreement.check(self.weights, f"at step {self.step}")
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
+        stopping.reserve(time.monotonic() - start)
 
 
 def end_of(train):

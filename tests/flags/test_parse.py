@@ -29,6 +29,14 @@ def test_a_shared_name_is_one_flag_and_each_group_keeps_its_default():
     assert flags.given == {"batch_size": 32}
 
 
+def test_home_is_meant_where_shells_leave_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    groups = {"run": config.RunFlags, "sample": config.SampleFlags}
+    flags = parse("--log_dir=~/runs --model_path '~/a.pt,b~/c.pt, ~/x,~/runs/*/m.pt'", **groups)
+    assert flags.run.log_dir == "/home/me/runs"
+    assert flags.sample.model_path == "/home/me/a.pt,b~/c.pt, /home/me/x,/home/me/runs/*/m.pt"
+
+
 @pytest.mark.parametrize("preset", ["--preset imagenet64", "--preset=imagenet64"])
 def test_what_was_typed_is_told_from_what_a_preset_brings(preset):
     flags = parse(f"--lr 0.1 {preset} --learn_sigma True --num_heads 2 --seed 0")

@@ -14,9 +14,17 @@ from flatdiff.world import logger
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
+def without_hashes(state):
+    """Make a state file one of the time before there were hashes."""
+    rest = checkpoint.load(state)
+    checkpoint.save({k: v for k, v in rest.items() if k not in ("files", "run")}, state)
+
+
 def resumed(change, name):
-    """A run that goes on from step 2 of another, one file of which was changed."""
+    """A run that goes on from step 2 of an older one, without hashes, one file of which was
+    changed."""
     loop(end_step=2, use_swa=True, swa_window=1).run_loop()
+    without_hashes(f"{logger.get_dir()}/state000002.pt")
     path = f"{logger.get_dir()}/{name}"
     checkpoint.save(change(checkpoint.load(path)), path)
     model = f"{logger.get_dir()}/model000002.pt"
@@ -47,6 +55,9 @@ CHANGES = {
         "a list": lambda rest: list(rest.values()),
         "no seed": lambda rest: {"step": 2, "global_batch": 4},
         "a text": lambda rest: rest | {"seed": "0"},
+        "of another step": lambda rest: rest | {"step": 1},
+        "a run of numbers": lambda rest: rest | {"run": 3},
+        "snapshots of text": lambda rest: rest | {"snapshots": ["1"]},
         "swa a list": lambda rest: rest | {"swa": [1, 2]},
         "swa without count": lambda rest: rest | {"swa": {"start": 0}},
         "swa below 0": lambda rest: rest | {"swa": {"start": 0, "count": -1}},
@@ -60,6 +71,20 @@ CHANGES = {
 def test_what_does_not_fit_names_its_file(name, change):
     with pytest.raises(ValueError, match=name):
         resumed(CHANGES[name][change], name)
+
+
+def test_lost_snapshots_are_warned_of(quiet, monkeypatch):
+    said = []
+    loop(end_step=3, posthoc_ema=1).run_loop()
+    path = f"{quiet}/model000003.pt"
+    monkeypatch.setattr(logger, "warn", said.append)
+    assert loop(end_step=4, posthoc_ema=1, resume_checkpoint=path).snapshots == [1, 2, 3]
+    assert said == []
+    (quiet / "snapshot000002.pt").unlink()
+    run = loop(end_step=4, posthoc_ema=1, resume_checkpoint=path)
+    assert len(said) == 1 and "snapshot000002.pt is missing" in said[0]
+    run.run_loop()
+    assert checkpoint.load(f"{quiet}/state000004.pt")["snapshots"] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("end", "warned"), [(5, True), (6, False)])

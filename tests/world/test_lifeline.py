@@ -1,8 +1,11 @@
 """How ranks end together: what is told of an error, and goodbyes."""
 
+import errno
+import socket
+
 import pytest
 
-from flatdiff.world import lifeline
+from flatdiff.world import lifeline, signing
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -24,3 +27,39 @@ def test_a_collective_that_waited_too_long_says_so():
     text, code = lifeline.explain(RuntimeError("Timed out waiting 1800000ms for recv operation"))
     assert (text.splitlines(), code) == ([text], 1)
     assert "waited in vain for the other ranks" in text
+
+
+def test_strangers_take_no_ranks_place(monkeypatch):
+    """One who does not know the secret, one who says anything, one who hangs up, one who waits."""
+    monkeypatch.setattr(lifeline, "PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        lines = [socket.create_connection(server.getsockname()) for _ in range(6)]
+        for line, words in zip(lines, [signing.signed("guessed", 1, "h1"), "GET /", ""]):
+            line.sendall(words.encode() + b"\n")
+        lines[2].close()
+        for rank, line in ((2, lines[4]), (1, lines[5])):
+            line.sendall(signing.signed("secret", rank, "h1").encode() + b"\n")
+        found = lifeline._called(server, 2, "secret")
+    assert list(found.values()) == ["rank 2 on host h1", "rank 1 on host h1"]
+    assert [line.getpeername() for line in found] == [line.getsockname() for line in lines[4:]]
+
+
+def test_a_silent_host_is_asked_within_half_a_minute():
+    with socket.socket() as line:
+        lifeline._keep_asking(line)
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, interval, count = (line.getsockopt(socket.IPPROTO_TCP, o) for o in options)
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert idle + interval * count == lifeline.SILENCE < 30
+        assert line.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 23000
+
+
+@pytest.mark.parametrize("cause", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH])
+def test_a_cut_link_names_who_is_behind_it(cause):
+    told = lifeline._silent("rank 3 on host h6", OSError(cause, "why"))
+    assert told.startswith("rank 3 on host h6 has gone silent") and "--resume auto" in told
+
+
+def test_a_dead_process_is_no_cut_link():
+    reset = OSError(errno.ECONNRESET, "Connection reset by peer")
+    assert lifeline._silent("rank 3 on host h6", reset) == ""
