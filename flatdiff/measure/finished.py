@@ -30,7 +30,7 @@ class Finished:
             os.makedirs(folder, exist_ok=True)
         known = _read(folder) if folder and dist_util.rank() == 0 else {}
         self.known: dict[str, Any] = dist_util.broadcast_object(known)
-        self.bar = Bar(total=0, disable=hidden)
+        self.bar = Bar(total=0, desc="measuring", unit="task", disable=hidden)
 
     def expect(self, count: int) -> None:
         """Make the bar longer by so many tasks."""
@@ -53,10 +53,10 @@ class Finished:
         for first in range(0, len(todo), ranks):
             turn = todo[first : first + ranks]
             if mine < len(turn):
-                new[turn[mine]] = tasks[turn[mine]]()
+                with self.bar.part(len(turn)):
+                    new[turn[mine]] = tasks[turn[mine]]()
                 if not together or dist_util.rank() == 0:
                     self._write(turn[mine], new[turn[mine]])
-            self.bar.update(len(turn))
         for results in dist_util.all_gather_object(new):
             self.known |= results
         return [self.known[key] for key in tasks]

@@ -208,7 +208,7 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=(), 
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
     stays = "images that are finished stay in " + os.path.abspath(parts)
     stopping.keeps(f"{stays}, and the same command goes on from there")
-    with Bar(total=len(todo), unit="image") as bar:
+    with Bar(total=len(todo), desc="sampling", unit="image") as bar:
         for indices in bar.turns(batches, *place):
             images, labels = sample(indices)
             _save_part(parts, indices, images, labels)

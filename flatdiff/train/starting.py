@@ -44,7 +44,8 @@ def start_training(flags):
     folder = open_log(flags, step=step, own=own, auto=auto)
     _tell_idle(flags)
     for problem in wrong:
-        logger.warn(f"warning: {problem}; the step before it is gone on from")
+        kept = f"its files are kept as *{steps.DAMAGED}"
+        logger.warn(f"warning: {problem}; an older step is gone on from, and {kept}")
     if path:
         _refuse_another_network(flags, path)
         continuing.tell_changes(flags, path)
