@@ -1,7 +1,11 @@
 # make demo: two small diffusion models on handwritten digits, one with Adam and one with Adam-SAM.
 # make test: every test; make check: those that start no processes, in two minutes or so.
+# make docs: the pages of docs/ and of docstrings as a site; its links are checked.
+# make test-slurm: a study on a SLURM of Debian's, in a folder; 15 minutes, and the network.
 # make bench: speed and memory against guided-diffusion and diffusers.
-# All make .venv first; none needs root or a GPU.
+# make test-hosts: training on two hosts, made of network namespaces, whose link is cut; skipped where
+# they cannot be made (it needs root or user namespaces, and iproute2).
+# All make .venv first; none else needs root or a GPU.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,15 +22,14 @@ TRAIN_FLAGS := --lr 1e-3 --batch_size 32 --end_step 1400 --lr_anneal_steps 1400 
 adam_FLAGS := --optimizer adam
 adam-sam_FLAGS := --optimizer adam-sam --rho 0.1
 
-.PHONY: demo check test bench lint clean
+.PHONY: demo check test test-slurm test-hosts bench docs lint clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 demo: $(DEMO)/flatness/flatness_LPF.csv $(DEMO)/flatness/flatness_MC.csv \
 		$(DEMO)/flatness/flatness_EXPLAIN.csv $(DEMO)/exposure/exposure_bias.json \
 		$(DEMO)/perturbed/perturbed_samples.json $(DEMO)/distances.png
-	@echo; echo "What the demo made:"
-	@ls -1 $(addprefix $(abspath $(DEMO))/,*.png adam*/*.png flatness/*.png exposure/*.png perturbed/*.png)
+	@echo; $(BIN)/python scripts/report.py --log_dir $(DEMO)
 
 check: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
@@ -34,16 +37,30 @@ check: .venv/ready
 test: check
 	$(BIN)/python -m pytest -m slow
 
+test-hosts: .venv/ready
+	$(BIN)/python -m pytest -rs -s tests/hosts/two_hosts.py
+
+test-slurm: .venv/ready
+	$(BIN)/python -m pytest tests/slurm/study.py
+
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r benchmarks/guided_diffusion.txt
 	$(BIN)/python benchmarks/bench.py --json runs/bench.json --results benchmarks/RESULTS.md
+
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r README.md CONTRIBUTING.md CHANGELOG.md CITATION.cff docs benchmarks examples build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo; echo "$(abspath build/site/index.html)"
 
 lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build/pages build/site
 
 .venv/ready: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

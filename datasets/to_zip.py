@@ -29,8 +29,7 @@ def main(argv: list[str] | None = None) -> None:
 
     import zipfile
 
-    from tqdm import tqdm
-
+    from flatdiff.bars import Bar
     from flatdiff.data.image_files import Folder, open_images
     from flatdiff.store.disk import writing
 
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--data_dir is {args.data_dir}, expected a folder of images")
         contents = in_threads(lambda i: content(source, i, args.image_size), range(len(source)))
         with writing(args.out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, data in tqdm(contents, desc="packing images", total=len(source)):
+            for name, data in Bar(contents, desc="packing images", total=len(source)):
                 archive.writestr(name, data)
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -20,6 +20,7 @@ VERBS = {
     "nll": "scripts/image_nll.py",
     "evaluate": "evaluations/evaluator.py",
     "compare": "scripts/compare.py",
+    "report": "scripts/report.py",
     "study": "scripts/study.py",
     "export": "scripts/export_diffusers.py",
     "classifier-train": "scripts/classifier_train.py",
@@ -45,17 +46,28 @@ def run(argv: list[str]) -> None:
         print(usage(scripts, word if word == "data" else ""))
     elif word == "--version":
         print(__version__)
+    elif word == "--print-completion":
+        from .flags import completion
+
+        try:
+            print(completion.script(" ".join(others), scripts, start))
+        except ValueError as error:
+            sys.exit(f"flatdiff: error: {error}")
     elif word in scripts:
         sys.argv = [f"flatdiff {word}", *others]
-        path = scripts[word]
-        if (home := str(path.parent)) not in sys.path:
-            sys.path.insert(0, home)  # where its neighbours are
-        code = compile(path.read_text(), path, "exec")  # runpy would tell errors as the file's
-        exec(code, {"__name__": "__main__", "__file__": str(path)})
+        start(scripts[word])
     else:
         near = difflib.get_close_matches(word, scripts, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         sys.exit(f"flatdiff: error: there is no command {word!r}{hint}\n(--help lists them all)")
+
+
+def start(path: Path) -> None:
+    """Run a script, with the flags in sys.argv."""
+    if (home := str(path.parent)) not in sys.path:
+        sys.path.insert(0, home)  # where its neighbours are
+    code = compile(path.read_text(), path, "exec")  # runpy would tell errors as the file's
+    exec(code, {"__name__": "__main__", "__file__": str(path)})
 
 
 def data_sets() -> list[Path]:
@@ -65,7 +77,8 @@ def data_sets() -> list[Path]:
 
 def usage(scripts: dict[str, Path], start: str) -> str:
     """What each command does, in the first line of its script."""
-    lines = ["flatdiff COMMAND --flags; flatdiff COMMAND --help lists the flags of one", ""]
+    lines = ["flatdiff COMMAND --flags; flatdiff COMMAND --help lists the flags of one"]
+    lines += ['eval "$(flatdiff --print-completion bash)" lets the shell complete them', ""]
     for verb, path in scripts.items():
         if verb.startswith(start):
             about = ast.get_docstring(ast.parse(path.read_text())).split("\n")[0]

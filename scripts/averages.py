@@ -16,6 +16,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         averages=config.AveragesFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -35,7 +36,7 @@ def measure(flags):
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = best_average.measured(flags, runs, folder)
     if dist_util.rank() == 0:
-        for path in averages_report.write(record, folder):
+        for path in averages_report.write(record, folder, flags.averages.format):
             logger.log(path)
 
 

@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         sample,
+        unread="train",
         sample=config.SampleFlags,
         guidance=config.GuidanceFlags,
         run=config.RunFlags,
@@ -36,6 +37,7 @@ def sample(flags):
     labels, known, guide = classifier_util.guidance(flags, model, diffusion)
     sample = generate.sampler(model, diffusion, flags, labels, guide=guide)
     how = {"image_size": model.image_size, "known": known}
+    how["steps"] = diffusion.num_timesteps
     generate.save_samples(sample, flags, folder, flags.guidance.classifier_path, **how)
 
 

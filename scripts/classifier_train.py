@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         train,
+        unread="model",
         run=config.RunFlags,
         data=config.DataFlags,
         train=config.ClassifierTrainFlags,

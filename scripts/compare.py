@@ -19,16 +19,18 @@ def main():
 
 def compare(flags):
     from flatdiff.report import compare
+    from flatdiff.store import lock
 
     folders = [folder for folder in flags.compare.runs.split(",") if folder]
     if not folders:
         raise ValueError("no runs: give --runs FOLDER,FOLDER,...")
-    out = flags.run.log_dir or os.curdir
-    os.makedirs(out, exist_ok=True)
+    out, kind = flags.run.log_dir or os.curdir, flags.compare.format
+    lock.take(out, "compare")
+    print(compare.compared(folders))
     if flags.compare.reference:
         distances(folders, flags.compare, out)
-    print(compare.training_curves(folders, os.path.join(out, "training_curves.png")))
-    print(compare.sample_grids(folders, os.path.join(out, "samples.png")))
+    print(compare.training_curves(folders, os.path.join(out, f"training_curves.{kind}")))
+    print(compare.sample_grids(folders, os.path.join(out, f"samples.{kind}")))
 
 
 def distances(folders, flags, out):
@@ -48,7 +50,7 @@ def distances(folders, flags, out):
     everything = {"rows": rows, "differences": less, "scatter": scatter, "results": found}
     checkpoint.save_json(everything, os.path.join(out, "distances.json"))
     print(disk.write_csv(rows, os.path.join(out, "distances.csv")))
-    print(compare.distances(rows, os.path.join(out, "distances.png")))
+    print(compare.distances(rows, os.path.join(out, f"distances.{flags.format}")))
 
 
 if __name__ == "__main__":

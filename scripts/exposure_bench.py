@@ -16,6 +16,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         bench=config.ExposureBenchFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -34,7 +35,7 @@ def measure(flags):
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = exposure_bench.bench(flags, folder)
     if dist_util.rank() == 0:
-        for path in exposure_bench.write(record, folder):
+        for path in exposure_bench.write(record, folder, flags.bench.format):
             logger.log(path)
 
 

@@ -17,6 +17,8 @@ def main():
     config.run(
         __doc__,
         measure,
+        check=check,
+        unread="train",
         exposure=config.ExposureFlags,
         quant=config.RoundingFlags,
         run=config.RunFlags,
@@ -27,11 +29,18 @@ def main():
     )
 
 
+def check(flags):
+    from flatdiff.measure import run
+
+    run.check_exposure(flags)
+
+
 def measure(flags):
     from flatdiff.measure import run
     from flatdiff.models import dtypes, run_util
     from flatdiff.world import dist_util, logger
 
+    check(flags)
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = run.exposure(flags, folder)
     if dist_util.rank() == 0:

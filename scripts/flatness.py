@@ -16,6 +16,8 @@ def main():
     config.run(
         __doc__,
         measure,
+        check=check,
+        unread="train",
         flatness=config.FlatnessFlags,
         quant=config.RoundingFlags,
         run=config.RunFlags,
@@ -26,12 +28,18 @@ def main():
     )
 
 
+def check(flags):
+    from flatdiff.measure import run
+
+    run.check(flags)
+
+
 def measure(flags):
     from flatdiff.measure import run
     from flatdiff.models import dtypes, run_util
     from flatdiff.world import dist_util, logger
 
-    run.check(flags)
+    check(flags)
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = run.flatness(flags, folder)
     if dist_util.rank() == 0:

@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         measure,
+        unread="train",
         nll=config.NllFlags,
         run=config.RunFlags,
         data=config.DataFlags,

@@ -14,6 +14,8 @@ def main(description=__doc__, quant=config.QuantFlags):
     config.run(
         description,
         sample,
+        check=check,
+        unread="train",
         sample=config.SampleFlags,
         quant=quant,
         run=config.RunFlags,
@@ -24,11 +26,20 @@ def main(description=__doc__, quant=config.QuantFlags):
     )
 
 
+def check(flags):
+    from flatdiff.measure import quantized
+    from flatdiff.models import generate
+
+    generate.check(flags)
+    quantized.check(flags)
+
+
 def sample(flags):
     from flatdiff.measure import quantized
     from flatdiff.models import generate, networks, run_util
     from flatdiff.world import logger
 
+    check(flags)
     folder = run_util.open_log(flags)
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
@@ -36,6 +47,7 @@ def sample(flags):
     with quantized.quantized(model, flags, folder) as flags.quant:
         sample = generate.sampler(model, diffusion, flags)
         how = {"image_size": model.image_size, "known": model.classes}
+        how["steps"] = diffusion.num_timesteps
         generate.save_samples(sample, flags, folder, suffix=quantized.suffix(flags.quant), **how)
 
 

@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         train,
+        check=check,
         run=config.RunFlags,
         data=config.DataFlags,
         train=config.TrainFlags,
@@ -21,6 +22,12 @@ def main():
         diffusion=config.DiffusionFlags,
         evaluation=config.EvalFlags,
     )
+
+
+def check(flags):
+    from flatdiff.train import starting
+
+    starting.check(flags)
 
 
 def train(flags):

@@ -17,6 +17,8 @@ def main():
     config.run(
         __doc__,
         measure,
+        check=check,
+        unread="train",
         sample=config.PerturbedFlags,
         run=config.RunFlags,
         data=config.DataFlags,
@@ -26,12 +28,18 @@ def main():
     )
 
 
+def check(flags):
+    from flatdiff.measure import perturbed_run
+
+    perturbed_run.check(flags)
+
+
 def measure(flags):
     from flatdiff.measure import perturbed_run
     from flatdiff.models import dtypes, run_util
     from flatdiff.world import dist_util, logger
 
-    perturbed_run.check(flags)
+    check(flags)
     folder = run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     record = perturbed_run.perturbed(flags, folder)
     if dist_util.rank() == 0:

@@ -12,7 +12,7 @@ made it: the same command goes on where it was stopped, and a changed flag costs
 import os
 import sys
 
-from flatdiff.flags import config, presets
+from flatdiff.flags import config, idle, presets
 
 
 def main():
@@ -27,20 +27,24 @@ def main():
         diffusion=config.DiffusionFlags,
     )
     from flatdiff import __main__ as flatdiff
+    from flatdiff.store import lock
     from flatdiff.study import jobs
     from flatdiff.world import dist_util, stopping
 
-    with dist_util.session():
+    with dist_util.session(), lock.scope():
         stopping.limit(flags.run.max_hours)
+        idle.check(flags)
         jobs.work(flags.study.job, flatdiff.run) if flags.study.job else run(flags)
 
 
 def run(flags):
-    from flatdiff.study import matrix, report, runner
+    from flatdiff import __main__ as flatdiff
+    from flatdiff.study import early, matrix, report, runner
 
     flags = runner.prepare(flags)
     store = flags.study.store or os.path.join(flags.run.log_dir, "cells")
     models = matrix.models_of(flags, os.path.abspath(store))
+    early.check(models, flatdiff.run)
     failed = ""
     if flags.study.dry_run:
         print(runner.table_of_jobs(models))

@@ -14,6 +14,7 @@ def main():
     config.run(
         __doc__,
         sample,
+        unread="train",
         sample=config.SampleFlags,
         base=config.BaseFlags,
         run=config.RunFlags,
@@ -45,6 +46,7 @@ def sample(flags):
         conditions=base.low_res,
     )
     how = {"image_size": model.image_size, "known": model.classes}
+    how["steps"] = diffusion.num_timesteps
     generate.save_samples(sample, flags, folder, flags.base.base_samples, **how)
 
 

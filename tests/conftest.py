@@ -16,6 +16,7 @@ from flatdiff.kernels import build
 from flatdiff.world import dist_util, logger
 
 SETTINGS = ("OPENAI_", "FLATDIFF_", "CXX", "OMPI_", "PMI_", "MPI_", "SLURM_", "MASTER_")
+SETTINGS += ("PMIX_", "MV2_", "MVP_", "FLUX_", "JSM_", "PALS_", "ALPS_", "TORCHELASTIC_")
 SETTINGS += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # as launchers set them
 
 

@@ -9,8 +9,19 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib import metadata
 
 import torch
+
+
+def _version() -> tuple[int, ...]:
+    try:
+        return tuple(map(int, metadata.version("triton").split(".")[:2]))
+    except metadata.PackageNotFoundError:
+        return (0,)
+
+
+OLD = _version() < (3, 5)  # as that of torch 2.6, or none
 
 
 def call(function: Callable, *args, **kwargs):

@@ -8,7 +8,7 @@ from PIL import Image
 from flatdiff.flags import config
 from flatdiff.models import networks
 from flatdiff.store import checkpoint
-from flatdiff.train import starting
+from flatdiff.train import continuing, starting
 
 DIFFUSION = config.DiffusionFlags(diffusion_steps=10, noise_schedule="cosine")
 
@@ -42,7 +42,7 @@ def flags_of(data_dir, num_classes, **train):
 
 def begin(flags, tmp_path, resume=""):
     dataset = starting.training_data(flags, resume, 8, flags.model.num_classes)
-    starting.keep_config(flags, dataset, resume)
+    continuing.keep_config(flags, dataset, resume)
     return dataset
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import small
 import torch
+import training
 
 from flatdiff.chain.resample import Draw
 from flatdiff.models import networks
@@ -87,3 +88,17 @@ def test_training_step(made, dtype, limit, optimizer):
     assert deviation(*norms) < limit
     assert deviation(gradient, expected[1]) < 2 * limit  # it is rounded on both ways
     assert deviation(weights, expected[2]) < limit
+
+
+@pytest.mark.parametrize(("dtype", "limit"), LIMITS)
+@pytest.mark.parametrize("optimizer", ["adam", "adam-sam", "adam-fsam"])
+def test_steps_by_graphs(optimizer, dtype, limit):
+    """Four steps with dropout by a recorded graph, and without one."""
+    ends = []
+    for cuda_graphs in (False, True):
+        flags = {"optimizer": optimizer, "dtype": dtype, "dropout": 0.2, "sam_share": 0.5}
+        loop = training.train(4, **flags, cuda_graphs=cuda_graphs)
+        losses = torch.cat([h["loss"] for h in loop.history])
+        ends.append((losses, torch.cat([w.flatten() for w in loop.weights])))
+    for value, expected in zip(ends[1], ends[0], strict=True):
+        assert deviation(value, expected) < limit

@@ -13,7 +13,8 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "flatdiff"
 FLOORS = [
-    "kernels rng store judge",
+    "rng bars store",
+    "kernels judge",
     "weights chain nets world report",
     "data quantization flags",
     "models exchange",

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import bars
 from . import samplers
 from .losses import discretized_gaussian_log_likelihood, mean_flat, normal_kl
 from .noising import Noising, _extract_into_tensor, betas_for_alpha_bar, get_named_beta_schedule
@@ -210,7 +211,8 @@ class GaussianDiffusion(Noising):
         at_once: timesteps in a call of the network; they change nothing but rounding.
         """
         n, columns = len(x_start), {"vb": [], "xstart_mse": [], "mse": []}
-        for steps in torch.arange(self.num_timesteps, device=x_start.device).flip(0).split(at_once):
+        times = torch.arange(self.num_timesteps, device=x_start.device).flip(0).split(at_once)
+        for steps in bars.shares(times):
             t, x_0 = steps.repeat_interleave(n), _repeated(x_start, len(steps))
             noise = torch.cat([randn(x_start) for _ in steps])
             given = {k: _repeated(v, len(steps)) for k, v in (model_kwargs or {}).items()}

@@ -211,12 +211,18 @@ class LossSecondMomentResampler(LossAwareSampler):
         return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take up a saved history; ValueError when it is of other timesteps or length."""
+        """Take up a saved history; ValueError when it is of other timesteps or length, or of
+        numbers that no losses and counts are."""
         if tuple(state["history"].shape) != self.history.shape:
             raise ValueError(
                 f"the timestep sampler's history is saved as {tuple(state['history'].shape)}, and "
                 f"this run's is {self.history.shape} (timesteps, losses each): resume with the "
                 "same diffusion_steps and timestep_respacing"
             )
-        self.history = state["history"].numpy().copy()
-        self.counts = state["counts"].numpy().copy()
+        history, counts = (state[name].numpy().copy() for name in ("history", "counts"))
+        kinds = [(array.dtype, array.shape) for array in (history, counts)]
+        if kinds != [(own.dtype, own.shape) for own in (self.history, self.counts)]:
+            raise ValueError(f"the timestep sampler's history and counts are saved as {kinds}")
+        if (counts < 0).any() or not np.isfinite(history).all():
+            raise ValueError("the timestep sampler's counts or losses are saved below 0, or as nan")
+        self.history, self.counts = history, counts

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from .. import bars
 
 Out = dict[str, Tensor]
 
@@ -53,7 +54,8 @@ def walk(
         noise = begun(chain, torch.randn(*shape, device=device))
     out = {"sample": noise}
     times = torch.arange(chain.num_timesteps, device=device)[:, None].repeat(1, shape[0])
-    for i in tqdm(range(chain.num_timesteps)[::-1], disable=not progress):
+    steps = range(chain.num_timesteps)[::-1]
+    for i in bars.Bar(steps, unit="step") if progress else bars.shares(steps):
         if "previous_xstart" in takes:
             given["previous_xstart"] = out.get("pred_xstart")
         if "index" in takes:

@@ -13,16 +13,16 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 
-import blobfile as bf
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from ..judge import pictures
+from ..bars import Bar
+from ..judge import arrays, pictures
+from ..store import remote as bf
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
-LARGEST = 1 << 28  # pixels of an image made larger
+LARGEST = 1 << 26  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
 
 
@@ -132,9 +132,7 @@ class Folder:
 
     def open(self, i: int) -> Image.Image:
         path = f"{self.data_dir}/{self.names[i]}"
-        # blobfile opens a small local image no faster than Pillow decodes it
-        opened = bf.BlobFile if is_remote(path) else open
-        return pictures.read(lambda: opened(path, "rb"), path, self.transparent, self.note)
+        return pictures.read(lambda: bf.BlobFile(path, "rb"), path, self.transparent, self.note)
 
 
 class Zip:
@@ -176,15 +174,14 @@ class Npz:
 
     def __init__(self, path: str):
         try:
-            with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
-                wanted = ("arr_0", "arr_1", "class_names")
-                arrays = {name: archive[name] for name in wanted if name in archive.files}
-        except pictures.DAMAGES as error:
+            with bf.BlobFile(path, "rb") as file:
+                held = arrays.read(path, ("arr_0", "arr_1", "class_names"), file)
+        except OSError as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-        if "arr_0" not in arrays:
+        if "arr_0" not in held:
             raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")
-        self.path, self.images, self.labels = path, arrays["arr_0"], arrays.get("arr_1")
-        self.class_names = arrays.get("class_names")
+        self.path, self.images, self.labels = path, held["arr_0"], held.get("arr_1")
+        self.class_names = held.get("class_names")
         shape, dtype = self.images.shape, self.images.dtype
         if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape[1:3]:
             raise ValueError(f"arr_0 of {path} is {dtype} {shape}, expected uint8 (N, H, W, 3)")
@@ -201,21 +198,22 @@ def save_images(images: Iterable[np.ndarray], folder: str, names: Sequence[str])
 
     `folder` is local, and new or empty. Images may come from a generator: one is held at a time.
     """
-    partial = f"{folder.rstrip(os.sep)}.partial"
+    folder = os.path.realpath(folder)  # where a link leads: none gives way to a folder
+    partial = f"{folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
     pairs = zip(names, images, strict=True)
-    for name, image in tqdm(pairs, desc="writing images", total=len(names)):
+    for name, image in Bar(pairs, desc="writing images", total=len(names)):
         path = os.path.join(partial, f"{name}.png")
         with naming(path):
             Image.fromarray(np.asarray(image)).save(path)
     os.replace(partial, folder)
 
 
-def save_grid(
-    images: np.ndarray, path: str, num_columns: int | None = None, scale: int | None = None
-) -> None:
-    """Write uint8 [N, H, W, 3] images as one PNG, row by row, whole or not at all.
+def grid_of(
+    images: np.ndarray, num_columns: int | None = None, scale: int | None = None
+) -> np.ndarray:
+    """uint8 images [N, H, W, 3] as one, row by row.
 
     By default about as many columns as rows, and images under 64 pixels enlarged towards that,
     each pixel to `scale` x `scale`.
@@ -230,7 +228,14 @@ def save_grid(
     for i, image in enumerate(images):
         top, left = i // num_columns * down, i % num_columns * across
         grid[top : top + height, left : left + width] = image.repeat(scale, 0).repeat(scale, 1)
+    return grid[:-GRID_GAP, :-GRID_GAP]
+
+
+def save_grid(images: np.ndarray, path: str, **how: int) -> np.ndarray:
+    """Write the `grid_of` the images as a PNG, whole or not at all; returns it."""
+    grid = grid_of(images, **how)
     if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with writing(path) as file:
-        Image.fromarray(grid[:-GRID_GAP, :-GRID_GAP]).save(file, "PNG")
+        Image.fromarray(grid).save(file, "PNG")
+    return grid

@@ -17,6 +17,7 @@ from .lookup import chosen as chosen
 from .lookup import entry as entry
 from .lookup import knobs as knobs
 from .lookup import named as named
+from .lookup import number as number
 from .lookup import read as read
 from .lookup import told as told
 
@@ -153,6 +154,10 @@ AVERAGES = {
         "weights.averaging:Power",
         "power-function EMA, sigma_rel of the training wide (Karras 2024)",
     ),
+}
+TRACKERS: dict[str, Choice] = {
+    "wandb": Choice("world.trackers:Wandb", "Weights & Biases, offline with WANDB_MODE=offline"),
+    "trackio": Choice("world.trackers:Trackio", "on this machine, for `trackio show`"),
 }
 QUANTIZERS: dict[str, Choice] = {
     "minmax": Choice("quantization.ranges:minmax", "at the extreme weights"),

@@ -5,11 +5,11 @@ import dataclasses
 from ..judge.names import DINOV2_FILE, INCEPTION_FILE
 from .choices import FEATURES, MOVES, OBJECTIVES, SAMPLERS
 from .parse import aside, flag
-from .use import FeatureFlags
+from .use import FeatureFlags, FigureFlags
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareFlags(FeatureFlags):
+class CompareFlags(FeatureFlags, FigureFlags):
     """Runs drawn side by side, and the distances of their samples from real images."""
 
     runs: str = flag("", "folders of the runs, separated by commas")
@@ -19,7 +19,7 @@ class CompareFlags(FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class AveragesFlags(FeatureFlags):
+class AveragesFlags(FeatureFlags, FigureFlags):
     """Averages of one training, and whether another's last weights are flatter than the best."""
 
     model_path: str = aside(
@@ -51,7 +51,7 @@ class AveragesFlags(FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class StudyFlags:
+class StudyFlags(FigureFlags):
     """A matrix of trainings, and what is measured on each of its models."""
 
     gradient: str = flag(
@@ -118,12 +118,28 @@ class StudyFlags:
     jobs: int = flag(1, "jobs at a time on this machine", low=1)
     cluster: str = flag(
         "",
-        "where jobs run: a SLURM array, or (local, debug) submitit's stand-ins; empty: right here",
+        "where jobs run: each as a job of SLURM, or (local, debug) of submitit's stand-ins; empty: "
+        "right here",
         choices=("", "slurm", "local", "debug"),
     )
+    partition: str = flag("", "of --cluster: where jobs wait; empty: the cluster's default")
+    time: str = flag(
+        "4:00:00",
+        "of --cluster: a job's time limit, as sbatch has it, at which it is requeued and goes on",
+    )
+    gpus: bool = flag(False, "of --cluster: ask for as many GPUs (gpus_per_node) as ranks")
+    cpus_per_task: int = flag(
+        0, "of --cluster: cores of a job; 0: one a rank, and one for each of its num_workers", low=0
+    )
+    mem: str = flag("", "of --cluster: memory of a job, as 32G; empty: the cluster's default")
     cluster_options: str = flag(
-        "", "submitit's parameters, as slurm_partition=gpu,timeout_min=600; empty: its defaults"
+        "",
+        "of --cluster: more of sbatch's options, as account=lab,qos=low, or submitit's parameters, "
+        "as slurm_signal_delay_s=300",
     )
     store: str = flag("", "folder of the cells, which studies may share; empty: log_dir/cells")
+    format: str = aside(
+        "svg", "of figures/, beside the svg of the report", choices=("png", "pdf", "svg")
+    )
     dry_run: bool = flag(False, "list the jobs, report what is done already, and stop")
     job: str = flag("", "do one job of a study, as the study itself asks for; empty: the study")

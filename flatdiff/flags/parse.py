@@ -10,16 +10,22 @@ import dataclasses
 import difflib
 import functools
 import os
+import re
 import shlex
 import sys
 from types import SimpleNamespace
 
+from .. import __version__
 from . import choices
 from .choices import EXPECTED
+from .files import words
 from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
+LONGEST = 4095  # letters of a name on Linux
+PASTED = "Flags of other scripts, taken so that they can be pasted; not read here"
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
+_checking = False
 
 
 def flag(
@@ -30,6 +36,7 @@ def flag(
     table=None,
     many=False,
     low=None,
+    high=None,
     fixed=False,
     later=False,
     changes="numbers",
@@ -37,35 +44,50 @@ def flag(
     """A field that is a flag. Its type is its default's.
 
     `choices`: the values allowed. `table`: of the registry, what may be named, with knobs behind
-    it; its help is added. `many`: several of it, separated by commas. `low`: the least value
-    allowed. `fixed`: part of what a checkpoint's network or chain is, so that a sampler may not
-    contradict the value it was trained with. `later`: a fixed one that came after the first
-    checkpoints: a file that does not say it means its default.
+    it; its help is added. `many`: several of it, separated by commas. `low`, `high`: the least and
+    the greatest value allowed. `fixed`: part of what a checkpoint's network or chain is, so that a
+    sampler may not contradict the value it was trained with. `later`: a fixed one that came after
+    the first checkpoints: a file that does not say it means its default.
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
+    - "meaning": that too, and what a number of a training is a number of: a run that goes on keeps
+      it, unless --allow_change says otherwise
     - "sampling": how a chain is walked, of which a study leaves its trainings without
     - "parts": how many images, draws or points there are, but none of them
     - "nothing": where files are (what is in them is for a key to say), how many at a time, what is
       logged and when
     """
     metadata = {"help": help, "choices": choices, "table": table, "many": many, "low": low}
-    metadata |= {"fixed": fixed or later, "later": later, "changes": changes}
+    metadata |= {"high": high, "fixed": fixed or later, "later": later, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 fixed, later = functools.partial(flag, fixed=True), functools.partial(flag, later=True)
 sampling = functools.partial(flag, changes="sampling")
-part, aside = (functools.partial(flag, changes=what) for what in ("parts", "nothing"))
+part, aside, meaning = (
+    functools.partial(flag, changes=what) for what in ("parts", "nothing", "meaning")
+)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says what was meant."""
+    """argparse that says what was meant, and in which file it stands."""
+
+    reading = ""
 
     def error(self, message):
         if "expected one argument" in message:
             message += " (a boolean flag needs its value too, as True or False)"
+        message += f" (in {self.reading})" if self.reading else ""
+        if _checking:
+            raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else map(str, args):
+            if word.startswith("--") and word.endswith("=--"):  # argparse makes no value of it
+                self.error(f"argument {word[:-3]}: got '--', expected a value")
+        return super().parse_known_args(args, namespace)
 
 
 class Preset(argparse.Action):
@@ -77,22 +99,47 @@ class Preset(argparse.Action):
         namespace.presets = [*getattr(namespace, "presets", ()), name]
 
 
-def parse(description, argv=None, **groups):
+class Config(argparse.Action):
+    """--config FILE reads the flags of a file as a preset's, but for those that were typed."""
+
+    def __init__(self, *, groups, **how):
+        super().__init__(**how)
+        names = {k: [field.name for field in dataclasses.fields(g)] for k, g in groups.items()}
+        self.groups = names | {"": ["preset"]}
+
+    def __call__(self, parser, namespace, path, option_string=None):
+        try:
+            found = words(path, self.groups)
+        except ValueError as error:
+            parser.error(f"--config {error}")
+        parser.reading = path
+        parser.parse_known_args(found, namespace)
+        parser.reading = ""
+        namespace.files = [*getattr(namespace, "files", ()), path]
+
+
+def parse(description, argv=None, unread="", **groups):
     """Read the command line into one frozen dataclass a group.
 
     Returns a namespace with an attribute a group; `given`, a dict of what was typed or stands in a
-    preset; `typed`, the names of the former; and `presets`, name -> flag string of those named.
+    preset or file; `typed`, the names of the first; `presets`, name -> flag string of those named;
+    and `files`, those of --config. `unread`: titles of groups that are only taken, so that a string
+    of flags that serves another script can be pasted.
     Exits with status 2 and one line on a flag that is unknown or malformed. A flag given twice: the
     last one wins.
     """
+    print_by_lines()
     how = {"allow_abbrev": False, "argument_default": argparse.SUPPRESS}
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=description, formatter_class=raw, **how)
     help = f"published flags, read here; later ones win: {', '.join(PRESETS)}"
+    parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("--preset", action=Preset, choices=PRESETS, metavar="NAME", help=help)
+    help = "flags of a yaml or json, as config.json of a run; what is typed wins over it"
+    parser.add_argument("--config", action=Config, groups=groups, metavar="FILE", help=help)
     known = set()
     for title, group in groups.items():
-        section = parser.add_argument_group(title)
+        section = parser.add_argument_group(title, PASTED if title in unread.split() else None)
         for field in dataclasses.fields(group):
             if field.name not in known:
                 known.add(field.name)
@@ -103,28 +150,59 @@ def parse(description, argv=None, **groups):
         parser.error(_unknown(unknown[0], known))
     given = vars(namespace)
     presets = {name: PRESETS[name] for name in given.pop("presets", ())}
+    files, typed = given.pop("files", []), given
+    if presets or files:
+        typed = vars(parser.parse_known_args(_typed(argv))[0])
+        given |= typed if files else {}
     values = {k: group_of(g, given) for k, g in groups.items()}
-    typed = vars(parser.parse_known_args(_without_presets(argv))[0]).keys() if presets else given
-    return SimpleNamespace(given=given, typed=set(typed), presets=presets, **values)
+    told = {"given": given, "typed": set(typed), "presets": presets, "files": files}
+    told["unread"] = unread.split()
+    return SimpleNamespace(**told, **values)
 
 
-def _without_presets(argv):
-    """The command line as if no --preset had been named."""
-    words = sys.argv[1:] if argv is None else argv
-    pairs = zip(words, ["", *words])
-    return [w for w, before in pairs if "--preset" not in (w.partition("=")[0], before)]
+def print_by_lines():
+    """What is printed into a file or a pipe is there at once, in one order with stderr's."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
 
 
-def run(description, body, **groups):
-    """A script: `body` of the flags of its command line, with the ranks set up."""
-    flags = parse(description, **groups)
+def _typed(argv):
+    """The command line as if no --preset or --config had been named."""
+    argv, named = sys.argv[1:] if argv is None else argv, {"--preset", "--config"}
+    pairs = zip(argv, ["", *argv])
+    return [w for w, before in pairs if not named & {w.partition("=")[0], before}]
+
+
+def run(description, body, check=None, unread="", **groups):
+    """A script: `body` of the flags of its command line, with the ranks set up. In a block of
+    `checking` it is `check` of them, which raises ValueError for what would fail later."""
+    flags = parse(description, unread=unread, **groups)
+    if _checking:
+        if check:
+            check(flags)
+        return
     if flags.run.deterministic:  # which cuBLAS reads once, at its first product
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    from ..store import lock
     from ..world import dist_util, stopping
+    from . import idle
 
-    with dist_util.session():
+    with dist_util.session(), lock.scope():
         stopping.limit(flags.run.max_hours)
+        idle.check(flags)
         body(flags)
+
+
+@contextlib.contextmanager
+def checking():
+    """A block in which scripts check what they are told, and do nothing else; a command line that
+    cannot be read is a ValueError there."""
+    global _checking
+    _checking = True
+    try:
+        yield
+    finally:
+        _checking = False
 
 
 def group_of(group, values):
@@ -150,13 +228,12 @@ def as_trained(group, trained, given, source):
 
 
 def checked(group, values, source):
-    """The values of a group as a file tells them; ValueError where no flag could have said so. Only
-    those that are fixed are looked at: nothing else of a file's is used. Flags that came later than
-    the file are added, with their defaults."""
+    """The values of a group as a file tells them; ValueError where no flag could have said so.
+    Flags that came later than the file are added, with their defaults."""
     if not isinstance(values, dict):
         raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
     for field in dataclasses.fields(group):
-        if field.metadata["fixed"] and field.name in values:
+        if field.name in values:
             value, kind = values[field.name], type(field.default)
             fits = type(value) is kind or (kind is float and type(value) is int)
             problem = _outside(field, value) if fits else f"expected {EXPECTED[kind]}"
@@ -178,7 +255,7 @@ def numbers(name, text, expected, fits=lambda number: True, *, kind=float, empty
     """The numbers of the flag's text, as 0.1,0.5. ValueError, with what is `expected`, where a part
     is no number of that kind or does not fit, and for no numbers unless it may be empty."""
     with contextlib.suppress(ValueError):
-        found = [kind(part) for part in parts(text)]
+        found = [choices.number(kind, part) for part in parts(text)]
         if (found or empty) and all(map(fits, found)):
             return found
     raise ValueError(f"--{name} is {text!r}; expected {expected}")
@@ -192,14 +269,22 @@ def to_dict(flags):
 def read(field, text):
     """Text -> the field's value; the ArgumentTypeError names what is expected."""
     value = choices.read(type(field.default), text)
+    value = at_home(value) if isinstance(value, str) else value
     if problem := _outside(field, value):
         raise argparse.ArgumentTypeError(f"got {text!r}, {problem}")
     return value
 
 
+def at_home(text):
+    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
+    that they mean: shells leave them where they follow = or a comma."""
+    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)
+
+
 def _outside(field, value):
     """What is expected of the field's value, or "" if it is that."""
-    one_of, table, low = (field.metadata[name] for name in ("choices", "table", "low"))
+    names = "choices", "table", "low", "high"
+    one_of, table, low, high = (field.metadata[name] for name in names)
     try:
         if one_of is not None and value not in one_of:
             choices.named(dict.fromkeys(one_of), value)
@@ -208,8 +293,12 @@ def _outside(field, value):
                 choices.named(table, part)
     except ValueError as error:
         return str(error).partition(", ")[2]
+    if isinstance(value, str) and ("\0" in value or max(map(len, value.split(","))) > LONGEST):
+        return f"expected at most {LONGEST} letters, and none of code 0"
     if low is not None and not value >= low:
         return f"expected {low} or more"
+    if high is not None and not value <= high:
+        return f"expected {high} or less"
     if isinstance(value, float) and not abs(value) <= HUGE:
         return f"expected a finite number, {HUGE:g} at most"
     if isinstance(value, int) and abs(value) > LARGEST:

@@ -37,7 +37,14 @@ class FeatureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlatnessFlags:
+class FigureFlags:
+    """What pictures are written as."""
+
+    format: str = aside("png", "of figures", choices=("png", "pdf", "svg"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatnessFlags(FigureFlags):
     """How flat the loss is around the weights of one checkpoint or several."""
 
     flatness: str = flag("LPF", "what is measured", table=FLATNESS)
@@ -94,7 +101,7 @@ class FlatnessFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class PerturbedFlags(SampleFlags, FeatureFlags):
+class PerturbedFlags(SampleFlags, FeatureFlags, FigureFlags):
     """Samples at moved weights against those at the weights themselves."""
 
     model_path: str = aside("", "checkpoints, separated by commas; * and ? stand for any letters")
@@ -117,7 +124,7 @@ class PerturbedFlags(SampleFlags, FeatureFlags):
 
 
 @dataclasses.dataclass(frozen=True)
-class ExposureFlags:
+class ExposureFlags(FigureFlags):
     """Exposure bias: the network along the sampling chain, against real images."""
 
     model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
@@ -135,7 +142,7 @@ class ExposureFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExposureBenchFlags(FeatureFlags):
+class ExposureBenchFlags(FeatureFlags, FigureFlags):
     """What is done about exposure bias in sampling, by the norm of the noise and by distance."""
 
     model_path: str = aside("", "checkpoints, as FILE,FILE or runs/*/model100000.pt")
@@ -231,3 +238,6 @@ class ExportFlags:
     model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
     out_dir: str = flag("", "folder to make")
     reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
+    push_to_hub: str = aside(
+        "", "USER/NAME of the Hugging Face Hub, or of $HF_ENDPOINT, to put the folder; empty: none"
+    )

@@ -8,16 +8,14 @@ The features of a reference are kept on disk under the hash of its contents and 
 
 import math
 import os
-import zipfile
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import jackknife, kernel_distance, power
-from .features import Features, load_features
-from .files import default_cache_dir, write_atomically
+from .features import Features, load_features, silent
+from .files import default_cache_dir, keep, kept
 from .frechet import distance_with_error, floor, frechet_distance, statistics
 from .image_source import check_same_size, open_images
 from .inception_score import inception_score
@@ -49,7 +47,7 @@ def evaluate(
     batch_size: int = 64,
     cache_dir: str | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress=silent,
     transparent: str = "white",
     train=None,
     held_out=None,
@@ -58,6 +56,7 @@ def evaluate(
 
     features: a name ("lite0", "digits"), or what `load_features` returned, to load it once.
     cache_dir: default ~/.cache/flatdiff; "" keeps nothing. seed: of all subsets drawn.
+    progress: a class of bars, as tqdm.
     transparent: pictures of a folder are laid on "white"; "refuse" them; "drop" their alpha.
     train, held_out: images that the model was trained on, and that it was not, to look for copies.
     Returns {features, feature_dim, num_reference, num_samples, metrics: {name: float}, left_out:
@@ -114,20 +113,22 @@ def floor_of(
     cache_dir: str | None = None,
     seed: int = 0,
     transparent: str = "white",
+    progress=silent,
 ) -> dict[str, list[float]] | None:
     """The Frechet distances (`frechet.floor`) of num_samples images of the reference itself.
 
     None for a reference that has statistics only, or for fewer than 4 samples.
     """
     cache_dir = default_cache_dir() if cache_dir is None else cache_dir
-    known = measure(open_images(reference, transparent), features, batch_size, cache_dir)
+    reference = open_images(reference, transparent)
+    known = measure(reference, features, batch_size, cache_dir, progress)
     if known.pool is None or num_samples < 4:
         return None
     return floor(known.pool, num_samples, seed=seed)
 
 
 def measure(
-    images, features: Features, batch_size=64, cache_dir="", progress=False, use_statistics=True
+    images, features: Features, batch_size=64, cache_dir="", progress=silent, use_statistics=True
 ) -> Measured:
     """Features and statistics of an image source; from the cache if they are there."""
     given = {}
@@ -149,11 +150,11 @@ def measure(
     if cache_dir:
         key = f"{features.name}-{features.fingerprint[:16]}-{images.fingerprint()[:16]}.npz"
         path = os.path.join(os.path.abspath(cache_dir), key)
-    arrays, cached = _read_cache(path), path
+    arrays, cached = kept(path) if path else None, path
     if arrays is None:
         arrays, cached = _compute(images, features, batch_size, progress), ""
         if path:
-            write_atomically(path, lambda file: np.savez(file, **arrays))
+            keep(path, arrays)
     notes = [str(note) for note in arrays.pop("notes", ())]
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     return Measured(images.num_images, **{**tensors, **given}, cached=cached, notes=notes)
@@ -173,17 +174,8 @@ def _compute(images, features, batch_size, progress):
     return {key: value.numpy() for key, value in arrays.items()} | {"notes": list(images.notes)}
 
 
-def _read_cache(path):
-    """The arrays of a cached file, or None where there is none, or one that cannot be read."""
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
-
-
 def compare(
-    reference: Measured, samples: Measured, features: Features, seed=0, progress=False
+    reference: Measured, samples: Measured, features: Features, seed=0, progress=silent
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """The metrics by name, those without a value left out; and what the jackknife left of them."""
     fid, device = features.metric("FID"), features.device

@@ -1,6 +1,7 @@
 """Features of images by name (`names.FEATURES`), and what each kind's distance may be called."""
 
 import contextlib
+import functools
 import hashlib
 import importlib
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from tqdm import tqdm
 from . import inception
 from .files import default_cache_dir
 from .names import FEATURES, metric_name
+
+silent = functools.partial(tqdm, disable=True)  # a bar that is not shown
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Features:
         """What FID, KID, precision or recall is called with these features."""
         return metric_name(self.name, kind)
 
-    def extract(self, images, batch_size: int, progress: bool = False) -> dict[str, Tensor]:
-        """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}."""
+    def extract(self, images, batch_size: int, progress=silent) -> dict[str, Tensor]:
+        """All features of an image source, float32 on the CPU: {"pool": [N, dim], ...}.
+
+        progress: a class of bars, as tqdm."""
         parts = []
-        bar = tqdm(total=images.num_images, desc=images.name, unit="image", disable=not progress)
+        bar = progress(total=images.num_images, desc=images.name, unit="image", leave=False)
         with torch.inference_mode(), _without_tf32(), bar:
             for batch in images.batches(batch_size):
                 pixels = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2)

@@ -6,14 +6,15 @@ precision: share of the samples that lie in a ball of the reference; recall: the
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from .features import silent
 
 NEIGHBOURS = 3
 BLOCK = 5000  # rows and columns of the distances held at once: 100 MB each time
 
 
 def precision_recall(
-    reference: Tensor, samples: Tensor, *, neighbours: int = NEIGHBOURS, progress: bool = False
+    reference: Tensor, samples: Tensor, *, neighbours: int = NEIGHBOURS, progress=silent
 ) -> tuple[float, float]:
     """Features [N, D] and [M, D], more than `neighbours` each -> (precision, recall)."""
     center = reference.mean(0)  # near the origin, squares lose fewer digits
@@ -22,7 +23,7 @@ def precision_recall(
     around_samples = _radii(samples, neighbours, progress)
     is_precise = [torch.zeros(len(y), dtype=torch.bool, device=y.device) for y in samples]
     is_recalled = [torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in reference]
-    for i, x in enumerate(tqdm(reference, "precision and recall", disable=not progress)):
+    for i, x in enumerate(progress(reference, "precision and recall", leave=False)):
         for j, y in enumerate(samples):
             distances = squared_distances(x, y)
             is_precise[j] |= (distances <= around_reference[i][:, None]).any(0)
@@ -33,7 +34,7 @@ def precision_recall(
 def _radii(blocks, neighbours, progress):
     """Squared distance from each point to its `neighbours`-th nearest other, block by block."""
     radii = []
-    for i, x in enumerate(tqdm(blocks, "neighbours", disable=not progress)):
+    for i, x in enumerate(progress(blocks, "neighbours", leave=False)):
         nearest = x.new_full((len(x), neighbours), torch.inf)
         for j, y in enumerate(blocks):
             distances = squared_distances(x, y)

@@ -1,4 +1,4 @@
-"""Our C++ for the CPU, compiled on this machine at first use and kept in ~/.cache/flatdiff.
+"""Our C++ for the CPU, compiled on this machine at first use and kept in the user's cache.
 
 It uses all instructions of this very processor, and the OpenMP threads that PyTorch has already:
 those of another OpenMP, as clang's, would spin beside them on the same cores. Where nothing can be
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..store import private
 from . import calls, noise, norm
 
 NAMES = "norm", "conv", "int8", "noise"
@@ -25,6 +26,7 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 )
 COMPILERS = "g++", "c++"
+_HASH = hashlib.sha256().digest_size
 
 
 @functools.cache
@@ -32,12 +34,13 @@ def use() -> str:
     """Install what can be compiled, unless FLATDIFF_KERNELS=0; returns a few words for the log."""
     if os.environ.get("FLATDIFF_KERNELS") == "0":
         return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
+    notes: list[str] = []
     try:
         _check_threads()
-        install(load(SOURCES))
+        install(load(SOURCES, notes))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"PyTorch's kernels, which are slower ({error})"
-    return "C++ kernels"
+    return "C++ kernels" + ("; ".join(notes) and f" ({'; '.join(notes)})")
 
 
 def install(library: ctypes.CDLL | None) -> None:
@@ -60,27 +63,55 @@ def _check_threads() -> None:
         raise OSError("this PyTorch has not GNU's OpenMP, and threads of two kinds would collide")
 
 
-def load(sources: Sequence[Path]) -> ctypes.CDLL:
+def load(sources: Sequence[Path], notes: list[str] | None = None) -> ctypes.CDLL:
     """The library made of some sources; they are compiled unless that was done before.
+
+    notes: what should be known of a library that was not kept, or not taken, is added to them.
 
     :raises OSError: no compiler, or it fails; the message says what it said.
     """
+    notes = [] if notes is None else notes
     compiler = _compiler()
-    key = _key(compiler, sources)
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    path = Path(cache, "flatdiff", f"kernels-{key}.so")
-    end = key.encode()  # of a whole file: loading half a library is a bus error
-    with contextlib.suppress(OSError):
-        if path.read_bytes().endswith(end):
-            return ctypes.CDLL(str(path))
+    name = f"kernels-{_key(compiler, sources)}.so"
+    try:
+        kept = private.first_of(private.places("kernels"), notes) / name
+    except OSError:
+        notes.append("compiled at each start")
+        kept = None
+    if kept and kept.exists():
+        try:
+            return _kept(kept)
+        except OSError as error:
+            notes.append(f"compiled anew: {error}")
     with tempfile.TemporaryDirectory() as folder:
-        made = _compile(compiler, sources, Path(folder) / path.name)
-        with contextlib.suppress(OSError):  # not kept: compiled again next time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}")
-            part.write_bytes(made.read_bytes() + end)
-            part.replace(path)  # ranks that compile at the same time do no harm
+        made = _compile(compiler, sources, Path(folder) / name)
+        with contextlib.suppress(OSError):  # a folder whose files must not be run
+            if kept and _keep(made.read_bytes(), kept, notes):
+                return _kept(kept)
         return ctypes.CDLL(str(made))
+
+
+def _kept(path: Path) -> ctypes.CDLL:
+    """The library in a file of ours that ends with its own hash: loading anything else would run
+    what another user wrote, and half a library is a bus error. Else OSError."""
+    with private.reading(path) as file:
+        content = file.read()
+        if hashlib.sha256(content[:-_HASH]).digest() != content[-_HASH:]:
+            raise OSError(f"{path} is damaged")
+        # The very file that was read, whatever bears its name now. Its number stays taken: given to
+        # another library, it would be a name that the linker knows, for this one.
+        same = f"/proc/self/fd/{os.dup(file.fileno())}"
+        return ctypes.CDLL(same if os.path.exists(same) else str(path))
+
+
+def _keep(content: bytes, path: Path, notes: list[str]) -> bool:
+    """Whether the library could be kept; ranks that compile at the same time do no harm."""
+    try:
+        private.write(path, content + hashlib.sha256(content).digest())
+    except OSError as error:
+        notes.append(f"compiled at each start: {path} cannot be kept ({error.strerror})")
+        return False
+    return True
 
 
 def _compiler() -> str:

@@ -96,9 +96,9 @@ def takes_conv(layer: nn.Conv2d, x: Tensor) -> bool:
 
     It pays where the transforms of the weight are small beside those of the image.
     """
-    out, into, *size = layer.weight.shape
+    out, into = layer.weight.shape[:2]
     return (
-        size == [3, 3]
+        layer.kernel_size == (3, 3)
         and layer.stride == layer.padding == layer.dilation == (1, 1)
         and layer.padding_mode == "zeros"
         and out % WIDTH == into % WIDTH == 0

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..flags import parse
 from ..store import checkpoint, snapshots
 from ..weights import posthoc
@@ -176,7 +176,8 @@ def write(averages: Iterable[Average]) -> None:
     if dist_util.rank() == 0:
         made = [a for a in averages if a.shares]
         totals: dict[str, dict[str, Tensor]] = {a.path: {} for a in made}
-        for file in tqdm(list(dict.fromkeys(f for a in made for f in a.shares)), unit="file"):
+        files = list(dict.fromkeys(f for a in made for f in a.shares))
+        for file in Bar(files, "averaging", unit="file"):
             held = weights_in(file)
             for average in made:
                 posthoc.combined(zip(average.shares.get(file, ()), held), totals[average.path])

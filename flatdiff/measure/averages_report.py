@@ -5,6 +5,7 @@ import os
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..report.figures import colours, save
 from ..report.text import table
 from ..store import checkpoint, disk
 from ..world import logger
@@ -21,8 +22,9 @@ MARKERS = {"last": "*", "posthoc": "o", "ema": "^", "uniform": "D", "lawa": "s",
 WIDTH = "width of the average (sigma_rel), share of the training"
 
 
-def write(record: dict, folder: str) -> list[str]:
-    """Log the tables and the answers, and write averages.json, .csv and .png; returns paths."""
+def write(record: dict, folder: str, kind: str = "png") -> list[str]:
+    """Log the tables and the answers, and write averages.json, .csv and a picture of `kind`;
+    returns paths."""
     logger.log(text(record))
     begin = os.path.join(folder, "averages")
     checkpoint.save_json(frame.without_nan(record), f"{begin}.json")
@@ -30,9 +32,7 @@ def write(record: dict, folder: str) -> list[str]:
     if record.get("comparisons"):
         paths.append(disk.write_csv(record["comparisons"], f"{begin}_compared.csv"))
     if "lpf" in record["averages"][0]:
-        paths.append(f"{begin}.png")
-        with disk.writing(paths[-1]) as file:
-            figure(record).savefig(file, dpi=frame.DPI)
+        paths.append(save(figure(record), begin, kind, dpi=frame.DPI))
     return paths
 
 
@@ -68,9 +68,10 @@ def figure(record: dict) -> Figure:
     """Draw each measure against the width of the average: a colour a run, a marker a kind."""
     made, axes = frame.panels(len(PANELS))
     rows, bits = record["averages"], record["settings"]["averages"]["bits"]
+    look = colours(row["run"] for row in rows)
     for axis, (name, label) in zip(axes, PANELS.items()):
-        for colour, run in enumerate(dict.fromkeys(row["run"] for row in rows)):
-            _draw(axis, name, f"C{colour}", [row for row in rows if row["run"] == run])
+        for run, colour in look.items():
+            _draw(axis, name, colour, [row for row in rows if row["run"] == run])
         axis.set(xlabel=WIDTH, ylabel=label.replace("rounded weights", f"{bits} bits a weight"))
         values = [row[name] for row in rows]
         if min(values) > 0 and max(values) > 10 * min(values):

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from ..report.figures import colours, save
 from ..report.text import table
 from ..store import checkpoint
-from ..store.disk import write_csv, writing
+from ..store.disk import write_csv
 from ..world import logger
 from . import frame
 from .frame import number
@@ -38,16 +39,13 @@ def scaling_rows(record: dict) -> list[dict]:
     ]
 
 
-def write(record: dict, begin: str) -> list[str]:
-    """Log both tables; write .json, .csv, _scalings.csv and .png; returns their paths."""
+def write(record: dict, begin: str, kind: str = "png") -> list[str]:
+    """Log both tables; write .json, .csv, _scalings.csv and a picture of `kind`; their paths."""
     logger.log(text(record))
     checkpoint.save_json(record, f"{begin}.json")
     paths = [f"{begin}.json", write_csv(record["rows"], f"{begin}.csv")]
     paths.append(write_csv(scaling_rows(record), f"{begin}_scalings.csv"))
-    figure = picture(record)
-    with writing(f"{begin}.png") as file:
-        figure.savefig(file, dpi=figure.dpi)
-    return [*paths, f"{begin}.png"]
+    return [*paths, save(picture(record), begin, kind, dpi=frame.DPI)]
 
 
 def text(record: dict) -> str:
@@ -73,9 +71,10 @@ def picture(record: dict):
     figure, axes = frame.panels(3 * len(steps), most=len(steps))
     axes = np.reshape(axes, (3, len(steps)))
     kinds = list(dict.fromkeys((m["name"], c["bits"]) for m in models for c in m["cells"]))
+    look = list(colours(kinds).values())
     for column, count in zip(axes.T, steps):
         for i, kind in enumerate(kinds):
-            _draw(column, record, count, kind, i, len(kinds))
+            _draw(column, record, count, kind, (i, len(kinds), look[i]))
         column[0].set(title=f"{count} steps", ylabel=record["metric"])
         column[1].set(ylabel="gap of ‖eps‖ / ‖noise‖")
         column[1].axhline(0, color="0.6", linewidth=0.8)
@@ -87,25 +86,25 @@ def picture(record: dict):
     return figure
 
 
-def _draw(column, record: dict, steps: int, kind: tuple, i: int, count: int) -> None:
-    name, bits = kind
+def _draw(column, record: dict, steps: int, kind: tuple, place: tuple) -> None:
+    (name, bits), (i, count, colour) = kind, place
     model = next(m for m in record["models"] if m["name"] == name)
     cells = [c for c in model["cells"] if (c["bits"], c["steps"]) == (bits, steps)]
     scan = sorted((_scaling(c["way"]), c) for c in cells if c["way"] != "time shift")
     x = [value for value, _ in scan]
-    look = {"color": f"C{i}", "label": _name(*kind), "capsize": 2, "marker": "o", "markersize": 3}
+    look = {"color": colour, "label": _name(*kind), "capsize": 2, "marker": "o", "markersize": 3}
     for axis, what in zip(column, ("fd", "gap")):
         errors = [BAND * (c[f"{what}_error"] or 0) for _, c in scan]
         axis.errorbar(x, [c[what] for _, c in scan], errors, **look)
         shifted = next(c for c in cells if c["way"] == "time shift")
-        axis.axhline(shifted[what], color=f"C{i}", linestyle=":", linewidth=1)
+        axis.axhline(shifted[what], color=colour, linestyle=":", linewidth=1)
     best = next(b for b in model["scalings"] if (b["bits"], b["steps"]) == (bits, steps))
     for criterion, marker, aside in (("norm", "o", -0.12), ("distance", "s", 0.12)):
         found = best[criterion]
         if found["value"] is not None:
             half = (found["high"] - found["low"]) / 2 if found["low"] is not None else 0
             filled = {"markerfacecolor": "none"} if criterion == "norm" else {}
-            how = {"color": f"C{i}", "marker": marker, "capsize": 2} | filled
+            how = {"color": colour, "marker": marker, "capsize": 2} | filled
             column[2].errorbar(found["value"], i + aside, xerr=half, **how)
     column[2].axvline(1, color="0.6", linewidth=0.8)
     column[2].set_ylim(count - 0.5, -0.5)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..bars import Bar
 from ..chain import probe
 from ..flags import config
 from ..judge import evaluate
@@ -28,6 +29,7 @@ from .averages import LAST, SOUP, Average, Run
 from .finished import Finished
 from .found import made
 from .found import measured as measured_by
+from .kept import refuse_to_replace
 from .run import settings
 
 REPORTED, CHOOSING = 0, 1  # halves of the images, and seeds above --seed
@@ -123,7 +125,8 @@ class Bench:
                 range(0, f.num_samples, f.batch_size),
             )
             parts = [range(i, min(i + f.batch_size, f.num_samples)) for i in starts]
-            images = np.concatenate([of(list(part))[0] for part in parts])
+            with Bar(total=f.num_samples, desc=f"samples of {average.label}", unit="image") as bar:
+                images = np.concatenate([of(list(part))[0] for part in bar.turns(parts, 0, 1)])
             reference, _ = self.reference(images.shape[1])
             found = evaluate.evaluate(reference, images, self.judge)["metrics"]
             name = self.judge.metric("FID")
@@ -214,6 +217,7 @@ def measured(flags, runs: list[tuple[Run, list[Average]]], folder: str) -> dict:
     """Write the averages of the runs, and measure them: a record of "settings", "averages" (rows),
     "chosen" (labels of the first run by column), "comparisons" (rows) and "answers"."""
     record = {"settings": settings(flags), "averages": []}
+    refuse_to_replace(os.path.join(folder, "averages.json"), record["settings"])
     with Finished(os.path.join(folder, "averages_parts")) as finished:
         bench = Bench(flags, finished) if flags.data.data_dir else None
         runs = [(run, [_searched(bench, run, a) for a in made_of]) for run, made_of in runs]

@@ -13,6 +13,10 @@ from ..quantization import gptq, static
 from ..rng import CALIBRATE, seed_of
 
 BATCH = 64
+NO_IMAGES = (
+    "gptq and --quant_act_bins calibrate on images: give --data_dir, or round by minmax or mse, "
+    "and leave --quant_act_bins out"
+)
 
 
 class Calibration:
@@ -32,10 +36,7 @@ class Calibration:
         """The images, each with a timestep and a noise, as functions of the seed."""
         flags, model = self.flags, self.model
         if not flags.data.data_dir:
-            raise ValueError(
-                "gptq and --quant_act_bins calibrate on images: give --data_dir, or round by "
-                "minmax or mse, and leave --quant_act_bins out"
-            )
+            raise ValueError(NO_IMAGES)
         kinds = model.image_size, model.num_classes, model.classes
         dataset = run_util.open_dataset(flags.data, *kinds)
         groups = (getattr(flags, name, None) for name in ("flatness", "exposure", "quant"))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..models import rounding_log
+from ..report.figures import colours
 from ..report.text import table
 from ..weights import perturb
 from . import frame, paired, units
@@ -169,14 +170,16 @@ class Curve(frame.Measure):
         rows = [r for r in record["rows"] if r["part"] == "all" and r["rise"] == r["rise"]]
         terms = list(dict.fromkeys(row["term"] for row in rows))
         figure, axes = frame.panels(len(terms))
+        look = colours(row["model"] for row in record["rows"])
         for axis, term in zip(axes, terms):
             shown = [row for row in rows if row["term"] == term]
             for name in dict.fromkeys(row["model"] for row in shown):
                 mine = [row for row in shown if row["model"] == name]
                 columns = (self.size, "rise", "error_larger")
                 x, rise, error = (np.array([row[k] for row in mine]) for k in columns)
-                (drawn,) = axis.plot(x, rise, marker="o", markersize=3, label=name)
-                band = {"alpha": 0.25, "color": drawn.get_color()}
+                drawn = {"color": look[name], "marker": "o", "markersize": 3, "label": name}
+                axis.plot(x, rise, **drawn)
+                band = {"alpha": 0.25, "color": look[name]}
                 axis.fill_between(x, rise - error, rise + error, **band)
             axis.set(xscale="log", xlabel=self.axis, ylabel=f"rise of {TERM.get(term, term)}")
             values = [row["rise"] for row in shown]
@@ -193,10 +196,10 @@ class Curve(frame.Measure):
         """Draw the rise of x_mse in each part of log-SNR, of all networks, at the middle size."""
         figure, (axis,) = frame.panels(1)
         size = self.sizes[len(self.sizes) // 2]
-        for name in dict.fromkeys(row["model"] for row in rows):
+        for name, colour in colours(row["model"] for row in rows).items():
             mine = [row for row in rows if row["model"] == name and row[self.size] == size]
             rise, error = ([row[k] for row in mine] for k in ("rise", "error_larger"))
-            look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name}
+            look = {"marker": "o", "markersize": 4, "capsize": 3, "label": name, "color": colour}
             axis.errorbar(range(len(mine)), rise, yerr=error, **look)
         axis.set_xticks(range(len(mine)), [row["part"].split()[-1] for row in mine])
         axis.set(

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from ..exchange.families import inside, unwrapped
+from ..report.figures import colours
 from ..report.text import table
 from ..store import finite
 from ..weights import density, differences, gauss_newton, hessian
@@ -135,19 +136,20 @@ class DENSITY(frame.Measure):
         figure, (axis,) = frame.panels(1)
         figure.set_size_inches(7.5, 4.8)
         ends = [math.inf, 0.0]
+        pairs = [(m["name"], s["matrix"]) for m in record["models"] for s in m["spectra"]]
+        look = colours(pairs)
         for model in record["models"]:
             for spectrum in model["spectra"]:
+                colour = look[model["name"], spectrum["matrix"]]
                 x, mean, low, high = np.array(_points(spectrum)).T
                 trace = _quantities(spectrum)[1]
                 label = f"{model['name']}, {MATRICES[spectrum['matrix']]}: trace "
                 label += f"{trace['value']:.4g} ± {trace['error']:.3g}"
-                (line,) = axis.plot(x, mean, label=label, lw=1.2)
-                axis.fill_between(
-                    x, np.maximum(low, 1e-300), high, alpha=0.2, color=line.get_color()
-                )
+                axis.plot(x, mean, label=label, lw=1.2, color=colour)
+                axis.fill_between(x, np.maximum(low, 1e-300), high, alpha=0.2, color=colour)
                 marks = np.concatenate([np.array(n) for n in spectrum["nodes"]])
                 place = {"transform": axis.get_xaxis_transform(), "clip_on": False}
-                drawn = {"marker": "|", "ls": "none", "color": line.get_color(), "alpha": 0.6}
+                drawn = {"marker": "|", "ls": "none", "color": colour, "alpha": 0.6}
                 axis.plot(marks, np.full(len(marks), 0.02), **drawn, **place)
                 width = _width(spectrum)
                 one = min(min(w) for w in spectrum["weights"]) / (width * math.sqrt(2 * math.pi))

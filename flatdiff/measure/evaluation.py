@@ -7,7 +7,9 @@ import os
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..bars import Bar
 from ..judge import evaluate, settings
 from ..judge.features import Features, load_features
 from ..judge.files import default_cache_dir
@@ -45,7 +47,7 @@ def judge(asked, data, image_size: int, seed: int) -> tuple[Features, tuple, Any
             features = network(asked.features, asked.inception_weights, asked.dinov2_weights)
             dataset = run_util.open_dataset(data, image_size)
             images = open_images(reference_of(dataset, seed))
-            known = evaluate.measure(images, features, cache_dir=default_cache_dir())
+            known = evaluate.measure(images, features, cache_dir=default_cache_dir(), progress=Bar)
         dist_util.barrier()
     if asked.num_samples <= features.dim:
         logger.warn(
@@ -67,7 +69,7 @@ def of_runs(folders: list[str], reference: str, features: Features, **how) -> li
         own = [(kind, file, False) for kind, file in compare.samples_of(folder).items()]
         again = [(kind, file, True) for kind, file in compare.repeats_of(folder)]
         for kind, file, repeats in own + again:
-            result = evaluate.evaluate(reference, file, features, **how)
+            result = evaluate.evaluate(reference, file, features, progress=Bar, **how)
             warnings |= dict.fromkeys(result["warnings"])
             about = {"run": compare.run_name(folder), "folder": folder, "again": repeats}
             about |= {"kind": compare.told(kind), "file": file, "metric": features.metric("FID")}
@@ -78,7 +80,7 @@ def of_runs(folders: list[str], reference: str, features: Features, **how) -> li
     for warning in warnings:
         logger.warn(f"warning: {warning}")
     for n in dict.fromkeys(result["num_samples"] for result in found):
-        if floor := evaluate.floor_of(reference, n, features):
+        if floor := evaluate.floor_of(reference, n, features, progress=Bar):
             about = {"run": compare.REAL, "kind": "", "metric": features.metric("FID")}
             found.append(about | {"num_samples": n, "floor": floor})
     return found
@@ -212,6 +214,8 @@ def on_the_fly(flags, dataset) -> dict:
         else None
     )
     reference = reference_of(dataset, flags.run.seed) if judge else None
+    if judge:  # before the first step: what is measured is kept for the first distance
+        evaluate.measure(open_images(reference), judge, cache_dir=default_cache_dir())
 
     def log_distance(loop):
         with loop.averaged() as model:
@@ -220,7 +224,7 @@ def on_the_fly(flags, dataset) -> dict:
             logger.log(f"no distance of step {loop.step}: this was asked to end while it drew")
         elif judge:
             name = judge.metric("FID")
-            metrics = evaluate.evaluate(reference, samples, judge)["metrics"]
+            metrics = evaluate.evaluate(reference, samples, judge, progress=Bar)["metrics"]
             logger.logkvs({k: metrics[k] for k in (name, f"{name}_error", f"{name}_infinity")})
             error = metrics[f"{name}_error"]
             logger.log(f"{name} at step {loop.step}: {metrics[name]:.4g} +- {error:.2g}")
@@ -234,7 +238,8 @@ def _draw(model, flags, dataset):
     e, draw = flags.evaluation, run_util.preview(flags, dataset)
     mine = range(dist_util.rank(), e.eval_samples, dist_util.world_size())
     batches = [mine[i : i + e.eval_batch] for i in range(0, len(mine), e.eval_batch)]
-    wanted = (batch for batch in batches if not stopping.asked())
-    parts = dist_util.all_gather_object([draw(model, batch) for batch in wanted])
-    drawn = [part for rank in parts for part in rank]
+    with Bar(total=len(mine), desc="samples to judge", unit="image") as bar:
+        wanted = (batch for batch in bar.turns(batches, 0, 1) if not stopping.asked())
+        own = [torch.as_tensor(draw(model, batch)) for batch in wanted]
+    drawn = [part.numpy() for rank in dist_util.all_gather_tensors(own) for part in rank]
     return np.concatenate(drawn) if drawn else []

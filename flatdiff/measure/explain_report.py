@@ -5,6 +5,7 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..report.figures import colours
 from ..report.text import table
 from . import frame
 from .frame import number
@@ -200,11 +201,13 @@ def _draw_curvatures(axis, rows: list[dict]) -> None:
     """Draw each curvature against bits: a colour a network and quantizer, a line a direction."""
     groups, values = _by_model(rows), []
     several = len({quantizer for _, quantizer in groups}) > 1
-    for i, ((model, quantizer), mine) in enumerate(groups.items()):
-        axis.plot([], [], color=f"C{i}", label=f"{model}{(', ' + quantizer) * several}")
+    look_of = colours(groups)
+    for (model, quantizer), mine in groups.items():
+        colour = look_of[model, quantizer]
+        axis.plot([], [], color=colour, label=f"{model}{(', ' + quantizer) * several}")
         for name, (look, _) in DIRECTIONS.items():
             x, y, error = ([row[key] for row in mine] for key in ("bits", name, f"{name}_error"))
-            axis.errorbar(x, y, error, fmt=look, color=f"C{i}", capsize=3, markersize=4)
+            axis.errorbar(x, y, error, fmt=look, color=colour, capsize=3, markersize=4)
             values += y
     for look, label in DIRECTIONS.values():
         axis.plot([], [], look, color="grey", markersize=4, label=label)

@@ -5,7 +5,6 @@ and better known than either. Errors are standard errors over images.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.tables import Tables
 from ..models.generate import ImageNoise
 from ..store import finite
@@ -36,10 +35,11 @@ class Chains:
     diffusion: Tables
     batches: list[Batch]  # of all, every n-th of n ranks
     key: str  # a hash of what its numbers depend on
-    bar: tqdm | None = None
+    bar: Bar | None = None
+    ranks: float = 1.0  # how much all of them do, in units of what this one does
 
     def __call__(self, x: Tensor, t: Tensor, **kwargs) -> Tensor:
-        self.bar.update(len(x))
+        self.bar.update(len(x) * self.ranks)
         return self.model(x, t, **kwargs)
 
     def about(self) -> dict:
@@ -58,7 +58,7 @@ class EXPOSURE(frame.Measure):
 
     def tasks(self, subject: Chains) -> dict[str, frame.Task]:
         """Measure arrays, in full, of noised images, chains begun at them, and at each prior."""
-        given = subject, subject.diffusion, subject.batches, self.priors, gather
+        given = subject, subject.diffusion, subject.batches, self.priors, dist_util.gather_rows
         parts = exposure_bias.parts(*given, **self.sampling)
         return {n: functools.partial(_of_part, subject, n, part) for n, part in parts.items()}
 
@@ -120,17 +120,13 @@ def batch(rows: Tensor, x_start: Tensor, t: Tensor, cond: dict[str, Tensor], see
     return Batch(x_start, lambda: ImageNoise(seed, indices, device), t, cond)
 
 
-def gather(parts: list[Tensor]) -> Tensor:
-    """Return the rows of all batches in order; each rank has every world_size-th batch."""
-    rounds = itertools.zip_longest(*dist_util.all_gather_object(parts))
-    return torch.cat([part for together in rounds for part in together if part is not None])
-
-
 def _of_part(subject: Chains, name: str, part: Callable) -> dict[str, list]:
     calls = subject.diffusion.num_timesteps + name.startswith("prior")
-    total = calls * sum(len(batch.x_start) for batch in subject.batches)
-    look = {"unit": "image", "unit_scale": True, "leave": False, "disable": dist_util.rank() > 0}
-    with tqdm(desc=f"{subject.name}, {name}", total=total, **look) as subject.bar:
+    own = sum(len(batch.x_start) for batch in subject.batches)
+    every = sum(dist_util.all_gather_object(own))
+    subject.ranks = every / max(own, 1)
+    look = {"desc": f"{subject.name}, {name}", "unit": "image", "unit_scale": True}
+    with Bar(total=calls * every, **look) as subject.bar:
         arrays = part()
     finite.check(arrays, f"exposure bias of {subject.path}")
     return {key: packed(torch.from_numpy(values), np.float64) for key, values in arrays.items()}

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from ..bars import Bar
 from ..chain import probe
 from ..data.image_datasets import to_uint8
 from ..flags import parse
@@ -28,9 +29,10 @@ from ..store.model_paths import find_models, short_names
 from ..weights import perturb
 from ..world import dist_util
 from ..world.arithmetic import arithmetic
+from ..world.dist_util import gather_rows
 from . import bench_report, evaluation, exposure, exposure_bias, frame, scalings, sources
-from .exposure import gather
 from .finished import Finished
+from .kept import refuse_to_replace
 from .run import settings
 
 FILE = "exposure_bench"
@@ -88,6 +90,7 @@ def bench(flags, folder: str) -> dict:
     "cells" and "scalings", and "rows"."""
     axes, paths = axes_of(flags), find_models(flags.bench.model_path)
     names, record = short_names(paths), {"settings": settings(flags), "models": []}
+    refuse_to_replace(os.path.join(folder, f"{FILE}.json"), record["settings"], paths)
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     chains = [networks.chain_of(path, flags) for path in paths]
     exposure.check_one_chain(dict(zip(names, zip(loaded.values(), chains))))
@@ -120,9 +123,9 @@ def _of_bits(path, model, bits, axes, flags, judged, finished) -> tuple[list[dic
     return cells, best
 
 
-def write(record: dict, folder: str) -> list[str]:
-    """Log the tables; write exposure_bench.json, .csv and .png, and the scalings' csv."""
-    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE))
+def write(record: dict, folder: str, kind: str = "png") -> list[str]:
+    """Log the tables; write exposure_bench.json, .csv, a picture, and the scalings' csv."""
+    return bench_report.write(frame.without_nan(record), os.path.join(folder, FILE), kind)
 
 
 class _Chains:
@@ -136,8 +139,8 @@ class _Chains:
         self.x_start, labels = probe.images_of(dataset, count, seed)
         labels = labels if model.num_classes is not None else {}
         t = torch.zeros(count, dtype=torch.int64)
-        rows = torch.arange(count).split(f.batch_size)
-        mine = rows[dist_util.rank() :: dist_util.world_size()]
+        self.rows = torch.arange(count).split(f.batch_size)
+        mine = self.rows[dist_util.rank() :: dist_util.world_size()]
         self.batches = [exposure.batch(part, self.x_start, t, labels, seed) for part in mine]
         few = torch.arange(min(f.delta_images, count))
         self.few = exposure.batch(few, self.x_start, t, labels, seed)
@@ -164,24 +167,26 @@ class _Chains:
         """The norms on noised images, [N, T]; the same whatever the way to sample."""
         chain = self.chain()
         steps = (exposure_bias.noised(self.model, chain, b) for b in self.batches)
-        return gather([exposure_bias.norms(s)[0] for s in steps]).numpy()
+        return gather_rows([exposure_bias.norms(s)[0] for s in steps]).numpy()
 
     def _measured(self, sampler: str, scaling: float) -> dict:
         chain, norms, pools = self.chain(scaling), [], []
         how = {"sampler": sampler, "clip_denoised": self.flags.bench.clip_denoised}
-        with networks.autocast(self.flags, dist_util.dev())():
-            for batch in self.batches:
+        bar = Bar(total=len(self.x_start), desc=f"{sampler}, {self.steps} steps", unit="image")
+        with networks.autocast(self.flags, dist_util.dev())(), bar:
+            turns = bar.turns(self.rows, dist_util.rank(), dist_util.world_size())
+            for _, batch in zip(turns, self.batches):
                 walk = exposure_bias.walked(self.model, chain, batch, **how)
                 found, image = exposure_bias.norms(walk)
                 pixels = to_uint8(image).permute(0, 3, 1, 2).to(self.features.device)
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
                 norms.append(found)
-            gap = (gather(norms).numpy() / chain.eps_scale - self.training).mean(axis=1)
+            gap = (gather_rows(norms).numpy() / chain.eps_scale - self.training).mean(axis=1)
             delta = self._delta(chain, how)
         finite.check({"gap": gap}, f"exposure bias of {self.path}")
         mu, sigma = (x.to(self.features.device) for x in self.reference)
-        found = distance_with_error(mu, sigma, gather(pools).to(self.features.device))
+        found = distance_with_error(mu, sigma, gather_rows(pools).to(self.features.device))
         told = {"fd": found["value"], "fd_error": found["error"], "left_out": found["left_out"]}
         return told | {"gap": gap.tolist(), "delta": delta}
 

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..report import text
+from ..report.figures import colours
 from . import frame
 
 UNDERFIT = 0.9  # of the noise's norm: below, a fifth of the noise's variance is not predicted
@@ -17,6 +18,7 @@ SHIFTED = {  # what is drawn of each prior, and its axis
     "clipped": "share of values at −1 or 1",
 }
 BAND = 1.96  # standard errors to either side
+BANDS = "bands: 95 %, over images (1.96 standard errors to each side)"
 
 
 def curve_rows(record: dict) -> list[dict]:
@@ -116,8 +118,9 @@ def curves(record: dict) -> Figure:
     """Draw, against the timestep, both norms, their gap, and delta; a colour for each model."""
     (figure, (norms, gaps, deltas)), timesteps = frame.panels(3), record["timesteps"]
     scaled = any(scale != 1 for scale in record["eps_scale"])
-    for i, model in enumerate(record["models"]):
-        colour = f"C{i}"
+    look = colours(model["name"] for model in record["models"])
+    for model in record["models"]:
+        colour = look[model["name"]]
         norms.plot(timesteps, model["training"]["value"], "--", color=colour)
         norms.plot(timesteps, model["sampling"]["value"], color=colour, label=model["name"])
         if scaled:
@@ -136,7 +139,7 @@ def curves(record: dict) -> Figure:
     deltas.set(ylabel="δₜ", title="spread of xₜ about the starting images")
     for axis in (norms, gaps, deltas):
         axis.set_xlabel("timestep t (0: least noise)")
-    frame.legend(figure, norms)
+    frame.legend(figure, norms, BANDS)
     return figure
 
 
@@ -144,18 +147,20 @@ def priors(record: dict) -> Figure:
     """Draw a row of panels for each of `sweeps_of`."""
     sweeps = sweeps_of(record)
     figure, axes = frame.panels(len(sweeps) * len(SHIFTED), len(SHIFTED))
+    look = colours(model["name"] for model in record["models"])
     for panels, (name, xlabel, rows) in zip(axes.reshape(len(sweeps), -1), sweeps):
         for axis, (quantity, ylabel) in zip(panels, SHIFTED.items()):
-            for i, model in enumerate(record["models"]):
+            for model in record["models"]:
                 chosen = [model["priors"][row] for row in rows]
                 values, errors = zip(*(over_channels(p[quantity]) for p in chosen))
                 estimate = {"value": values, "error": errors}
-                _band(axis, [p[name] for p in chosen], estimate, f"C{i}", model["name"], "o-")
+                told = look[model["name"]], model["name"], "o-"
+                _band(axis, [p[name] for p in chosen], estimate, *told)
             if real := record["real_images"].get(quantity):
                 axis.axhline(over_channels(real)[0], linestyle=":", color="0.3")
                 axis.set_title("dotted: real images", fontsize="medium")
             axis.set(xlabel=xlabel, ylabel=ylabel)
-    frame.legend(figure, axes[0])
+    frame.legend(figure, axes[0], BANDS)
     return figure
 
 

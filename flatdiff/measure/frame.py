@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..report import figures
 from ..report.text import table
 from ..store import disk
 
@@ -69,10 +70,12 @@ class Measure:
         rows = record["rows"]
         columns = [name for name, value in rows[0].items() if isinstance(value, (int, float))]
         figure, axes = panels(len(columns))
+        look = figures.colours(str(row.get("model")) for row in rows)
         for axis, column in zip(axes, columns):
-            for model in dict.fromkeys(row.get("model") for row in rows):
-                values = [row[column] for row in rows if row.get("model") == model]
-                axis.plot(range(1, len(values) + 1), values, marker="o", label=str(model))
+            for model, colour in look.items():
+                values = [row[column] for row in rows if str(row.get("model")) == model]
+                drawn = {"marker": "o", "label": model, "color": colour}
+                axis.plot(range(1, len(values) + 1), values, **drawn)
             axis.set(xlabel="row", ylabel=column)
         legend(figure, axes[0])
         return {"": figure}
@@ -117,8 +120,9 @@ class Line(NamedTuple):
     level: float | None = None
 
 
-def write(measure: Measure, record: dict, stem: str, folder: str) -> list[str]:
-    """Write the csv, npz and png files of a record, which are named stem + end; their paths."""
+def write(measure: Measure, record: dict, stem: str, folder: str, kind: str = "png") -> list[str]:
+    """Write the csv and npz files of a record and its pictures, of `kind`, which are named stem +
+    end; their paths."""
     begin = os.path.join(folder, stem)
     paths = [
         disk.write_csv(without_nan(rows), f"{begin}{end}.csv")
@@ -129,9 +133,7 @@ def write(measure: Measure, record: dict, stem: str, folder: str) -> list[str]:
         with disk.writing(paths[-1]) as file:
             np.savez(file, **{name: np.array(values) for name, values in arrays.items()})
     for end, figure in measure.figures(record).items():
-        paths.append(f"{begin}{end}.png")
-        with disk.writing(paths[-1]) as file:
-            figure.savefig(file, dpi=figure.dpi)
+        paths.append(figures.save(figure, f"{begin}{end}", kind, dpi=figure.dpi))
     return paths
 
 

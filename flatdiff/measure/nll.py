@@ -9,13 +9,13 @@ import os
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
 from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
-from ..store import finite
+from ..store import disk, finite
 from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
 
@@ -49,9 +49,9 @@ def evaluate(
     sums = torch.zeros(len(FILES), diffusion.num_timesteps, dtype=torch.float64)
     stopping.keeps("nothing of it is kept, and the same command begins anew")
     batches = torch.arange(count).split(batch_size)
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
-    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
-        for indices in mine:
+    place, done = (dist_util.rank(), dist_util.world_size()), 0
+    with Bar(total=count, desc="bits per dimension", unit="image") as bar:
+        for indices in bar.turns(batches, *place):
             chosen = rows[indices.numpy()]
             images = to_float(np.stack([dataset.image(row) for row in chosen])).to(device)
             cond = {}
@@ -63,8 +63,8 @@ def evaluate(
                 terms = diffusion.calc_bpd_loop(model, images, clip_denoised, cond, **how)
             total[indices] = terms["total_bpd"].double().cpu()
             sums += torch.stack([terms[name].double().sum(dim=0) for name in FILES]).cpu()
-            bar.update(len(indices))
-            bar.set_postfix(bpd=f"{total.sum() / bar.n:.4g}")
+            done += len(indices)
+            bar.set_postfix(bpd=f"{total.sum() / done:.4g}")
     means = dist_util.all_reduce_sum(sums) / count
     return dist_util.all_reduce_sum(total), dict(zip(FILES, means))
 
@@ -80,5 +80,6 @@ def report(total, terms, folder):
     if dist_util.rank() == 0:
         for name, values in terms.items():
             path = os.path.join(folder, f"{FILES[name]}.npz")
-            np.savez(path, values.float().numpy())
+            with disk.writing(path) as file:
+                np.savez(file, values.float().numpy())
             logger.log(path)

@@ -22,6 +22,7 @@ from . import evaluation, frame, sources
 from .chains import of_chain
 from .finished import Finished
 from .found import made, measured
+from .kept import refuse_to_replace
 from .moves import Start, leads_there
 from .perturbed_samples import Sampled
 from .run import settings, warn_of_differences
@@ -31,14 +32,17 @@ FILE = "perturbed_samples"
 
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
-    find_models(flags.sample.model_path)
+    paths, f = find_models(flags.sample.model_path), flags.sample
     if not flags.data.data_dir:
         raise ValueError(
             "no data: give --data_dir, the images that samples are compared with, and on which the "
             "losses are measured"
         )
-    made("perturbed", flags.sample)
+    made("perturbed", f)
     generate.step_of(generate.sampler_of(flags))
+    for path in paths:
+        networks.chain_of(path, flags, f.timestep_respacing)
+    evaluation.network(f.features, f.inception_weights, f.dinov2_weights)
 
 
 @arithmetic(tf32=False)
@@ -47,6 +51,7 @@ def perturbed(flags, folder: str) -> dict:
     "models", "rows", and "correlation", that over the moves of all of them."""
     measure, paths = made("perturbed", flags.sample), find_models(flags.sample.model_path)
     names, record = short_names(paths), {"settings": settings(flags), "models": []}
+    refuse_to_replace(os.path.join(folder, f"{FILE}.json"), record["settings"], paths)
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     _check_sizes(loaded)
     to = flags.sample.average_path if leads_there(measure.moves) else ""
@@ -68,7 +73,7 @@ def write(flags, record: dict, folder: str) -> list[str]:
     measure, path = made("perturbed", flags.sample), os.path.join(folder, f"{FILE}.json")
     logger.log(measure.text(record))
     checkpoint.save_json(frame.without_nan(record), path)
-    return [path, *frame.write(measure, record, FILE, folder)]
+    return [path, *frame.write(measure, record, FILE, folder, flags.sample.format)]
 
 
 def _check_sizes(loaded: dict) -> None:

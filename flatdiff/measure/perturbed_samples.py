@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..data.image_datasets import to_uint8
 from ..judge import frechet
 from ..judge.features import Features
 from ..store import finite
 from ..world import dist_util
+from ..world.dist_util import gather_rows
 from . import association, frame, perturbed_report
 from .association import Effect
 from .curve import LENGTH
-from .exposure import gather
 from .moves import Move, Start, held, named
 from .subject import packed, unpacked
 
@@ -71,15 +71,19 @@ class Sampled:
     @property
     def batches(self) -> list[list[int]]:
         """The indices of this rank's batches: every n-th of n ranks."""
-        rows = torch.arange(self.num_samples).split(self.batch_size)
-        return [part.tolist() for part in rows[dist_util.rank() :: dist_util.world_size()]]
+        return self.of_all[dist_util.rank() :: dist_util.world_size()]
+
+    @property
+    def of_all(self) -> list[list[int]]:
+        """The indices of all ranks' batches."""
+        return [part.tolist() for part in torch.arange(self.num_samples).split(self.batch_size)]
 
     def walked(self, told: str) -> Walked:
         """Walk all chains with the weights as they stand, all ranks together."""
-        subject, mine, pools, paths = self.start.subject, self.batches, [], []
-        look = {"unit": "image", "leave": False, "disable": dist_util.rank() > 0 or subject.hidden}
-        with tqdm(desc=f"{subject.name}, {told}", total=sum(map(len, mine)), **look) as bar:
-            for indices in mine:
+        subject, pools, paths = self.start.subject, [], []
+        look = {"desc": f"{subject.name}, {told}", "unit": "image", "disable": subject.hidden}
+        with Bar(total=self.num_samples, **look) as bar:
+            for indices in bar.turns(self.of_all, dist_util.rank(), dist_util.world_size()):
                 most = None if indices[0] < ALONG else 1
                 with subject.autocast():
                     steps = torch.stack([*deque(self.walk(indices), maxlen=most)]).float().cpu()
@@ -88,8 +92,7 @@ class Sampled:
                 with torch.inference_mode():
                     pools.append(self.features.network(pixels)["pool"].float().cpu())
                 paths.append(steps)
-                bar.update(len(indices))
-        return Walked(gather(pools), paths)
+        return Walked(gather_rows(pools), paths)
 
     def distance(self, pool: Tensor) -> dict:
         """Return the Frechet distance of the features, "fd", and those without a group each."""
@@ -184,8 +187,8 @@ def _moved(subject: Sampled, move: Move) -> dict:
         rises = of_loss.measure()[0] - of_loss.own[0]
         walked = subject.walked(str(move))
     apart = [_apart(a, b) for a, b in zip(walked.paths, own.paths)]
-    ends = gather([part[-1] for part in apart])
-    whole = gather([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
+    ends = gather_rows([part[-1] for part in apart])
+    whole = gather_rows([p.T for p, rows in zip(apart, subject.batches) if rows[0] < ALONG])
     found = {"distance": float(distance), "rises": packed(rises)} | subject.distance(walked.pool)
     return found | {"divergence": _mean(ends), "path": _mean(whole)}
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from matplotlib.colors import LogNorm
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..report.figures import colours
 from ..report.text import table
 from ..weights import perturb
 from ..world import logger
@@ -137,35 +138,45 @@ class SURFACE(frame.Measure):
 
 
 def _planes(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
-    """Draw the headline [P, P] around each network, all on one scale."""
-    low, high = min(map(np.min, losses)), max(map(np.max, losses))
-    levels = (np.geomspace if low > 0 else np.linspace)(low, high, 25)
+    """Draw the rise of the headline [P, P] over its least around each network, all on one scale,
+    even in the root: a bowl has even rings."""
+    rises = [loss - np.min(loss) for loss in losses]
+    levels = max(map(np.max, rises)) * np.linspace(0, 1, 25) ** 2
     figure, axes = frame.panels(len(models))
-    for axis, model, loss in zip(axes, models, losses):
-        norm = LogNorm() if low > 0 else None
-        drawn = axis.contourf(model["axis"], model["axis"], loss.T, levels=levels, norm=norm)
+    for axis, model, rise in zip(axes, models, rises):
+        look = {"levels": levels, "norm": PowerNorm(0.5, 0, levels[-1])}
+        drawn = axis.contourf(model["axis"], model["axis"], rise.T, **look)
         axis.plot(0, 0, "r+", markersize=10)
         axis.grid(False)
         axis.set(xlabel="step a along direction 1", ylabel="step b along direction 2")
         axis.set_title(model["name"], fontsize="medium")
-    figure.colorbar(drawn, ax=list(axes), label=TERM.get(term, term), format="%.3g")
+    label = f"rise of {TERM.get(term, term)} over the least here"
+    figure.colorbar(drawn, ax=list(axes), label=label, format="%.3g", ticks=levels[::4])
     return figure
 
 
 def _slices(models: list[dict], term: str, losses: list[np.ndarray]) -> Figure:
-    """Draw the headline along each of the two directions alone."""
+    """Draw the rise of the headline over its least along each of the two directions alone, on an
+    axis even in the root: the sides of a bowl are straight, and steep where it is narrow."""
     figure, axes = frame.panels(2)
+    look, roots = colours(model["name"] for model in models), (_root, np.square)
     for model, loss in zip(models, losses):
         middle = len(loss) // 2
+        drawn = {"label": model["name"], "color": look[model["name"]]}
         for panel, values in zip(axes, (loss[:, middle], loss[middle])):
-            panel.plot(model["axis"], values, label=model["name"])
+            panel.plot(model["axis"], values - np.min(values), **drawn)
     for i, panel in enumerate(axes, 1):
         panel.set(xlabel=f"step along direction {i} (1: as long as the weights)")
-        panel.set(ylabel=TERM.get(term, term), yscale="log")
+        panel.set(ylabel=f"rise of {TERM.get(term, term)} over the least here")
+        panel.set_yscale("function", functions=roots)
+        panel.set_ylim(bottom=0)
         panel.locator_params(axis="x", nbins=5)
-        panel.grid(alpha=0.3, which="both")
     frame.legend(figure, axes[0])
     return figure
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(values, 0))
 
 
 def _line(between: dict, models: list[dict]) -> Figure:

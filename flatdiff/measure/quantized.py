@@ -17,7 +17,7 @@ import torch
 
 from ..chain import probe
 from ..flags import config
-from ..models import networks, run_util
+from ..models import generate, networks, run_util, sample_records
 from ..quantization import int8, packing, static
 from ..quantization.grid import BITS, Quantizer, layers_of, quantize_inputs, quantize_weights
 from ..rng import INT8, generator
@@ -26,12 +26,30 @@ from ..weights import perturb
 from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from . import explained
-from .calibration import Calibration
+from .calibration import NO_IMAGES, Calibration
 from .chains import of_chain
 from .quantizers import ends_of
 
 ROUNDING = [f.name for f in dataclasses.fields(config.RoundingFlags) if f.metadata["fixed"]]
 OF_QUANTIZED = ("quant_activations", "quant_act_bins", "quant_backend", "save_quantized", "explain")
+
+
+def check(flags):
+    """Raise ValueError for flags of rounding that do not go together, and for images that cannot be
+    read, before anything is rounded."""
+    path = flags.sample.model_path
+    if path and not checkpoint.exists(path):
+        return  # as whoever loads it says
+    quant = settings(flags.quant, path, flags.given)
+    if not quant.quant:
+        return
+    explained.check(quant, flags)
+    about = path and checkpoint.about(path)  # of a packed file, which was calibrated
+    if flags.data.data_dir:
+        size = networks.flags_of(path, flags)["model"].image_size
+        run_util.open_dataset(flags.data, size).image(0)
+    elif quant.quant_act_bins or (_quantizer(quant).calibrated and "quant" not in about):
+        raise ValueError(NO_IMAGES)
 
 
 @contextlib.contextmanager
@@ -49,6 +67,7 @@ def quantized(model, flags, folder):
         yield quant
         return
     explained.check(quant, flags)
+    _refuse_to_replace(quant, flags, folder)
     calibration = Calibration(model, networks.chain_of(path, flags), flags)
     layers, weights = _rounded(model, path, quant, calibration)
     with torch.no_grad():
@@ -66,6 +85,14 @@ def quantized(model, flags, folder):
                 _log_losses(subject)
         del subject, weights  # the sampling wants their memory
         yield quant
+
+
+def _refuse_to_replace(quant, flags, folder):
+    """ValueError for samples of other settings under the name of those to come, before files of
+    the same name are written."""
+    if dist_util.rank() == 0:
+        own = generate.key(SimpleNamespace(**vars(flags) | {"quant": quant}))
+        sample_records.refuse_to_replace(folder, flags.sample.num_samples, suffix(quant), own)
 
 
 def _keep(model, layers, weights, quant, flags, folder):
@@ -142,7 +169,9 @@ def _round(quantized, weights):
 def _rounded(model, path, quant, calibration):
     """Return the layers that are quantized, and their weights: the file's own if packed."""
     layers = layers_of(model, [p for p in quant.quant_skip.split(",") if p])
-    if stored := _stored(path):
+    if stored := _stored(path, quant):
+        if stored.keys() != layers.keys():
+            raise ValueError(f"{path} has {len(stored)} packed weights, expected {len(layers)}")
         return layers, stored
     quantizer = _quantizer(quant)
     grams = calibration.grams(layers) if quantizer.calibrated else None
@@ -194,12 +223,17 @@ def settings(quant, path, given):
     return quant
 
 
-def _stored(path):
-    """Read the file's own packed weights, by layer; {} if it has none."""
+def _stored(path, quant):
+    """Read the file's own packed weights, by layer, of the kind of `quant`; {} if it has none."""
     if "quant" not in checkpoint.about(path):
         return {}
     logger.log("the file's weights are quantized already: what follows counts from these")
-    return packing.packed_weights(dist_util.load_state_dict(path, map_location=dist_util.dev()))
+    tensors = dist_util.load_state_dict(path, map_location=dist_util.dev())
+    kind = quant.quant, quant.quant_granularity, quant.quant_symmetric, quant.quant_group
+    with disk.reading(path):
+        stored = packing.packed_weights(tensors)
+        packing.check_settings(stored, *kind)
+    return stored
 
 
 def _about(flags, quant):

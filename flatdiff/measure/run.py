@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..chain import probe
 from ..flags import keys
-from ..models import networks, run_util
+from ..models import generate, networks, run_util
 from ..store import checkpoint
 from ..store.checkpoint import sha256
 from ..store.model_paths import find_models, short_names
@@ -25,7 +25,10 @@ from . import frame, moves, quantized, sources
 from .chains import of_chain
 from .finished import Finished
 from .found import made, measured
+from .kept import refuse_to_replace
 from .subject import Subject
+
+FLATNESS, EXPOSURE = "flatness.json", "exposure_bias.json"
 
 
 def settings(flags) -> dict:
@@ -36,12 +39,27 @@ def settings(flags) -> dict:
 
 def check(flags) -> None:
     """Raise ValueError for flags that make no sense, and for checkpoints that are not there."""
-    find_models(flags.flatness.model_path, folders=True)
+    paths = find_models(flags.flatness.model_path, folders=True)
     if not flags.data.data_dir:
         raise ValueError("no data: give --data_dir, the images on which the losses are measured")
     made(flags.flatness.flatness, flags.flatness)
     sources.loss_of(flags)
     quantized.without_quant(flags)
+    for path in paths:
+        networks.chain_of(path, flags)
+
+
+def check_exposure(flags) -> None:
+    """Raise ValueError for flags that make no sense, or do not go with the checkpoints' chains, and
+    for checkpoints that are not there."""
+    f = flags.exposure
+    made("exposure", f)
+    generate.step_of(f.sampler)
+    if f.move:
+        moves.one(f.move, bool(f.average_path))
+    quantized.without_quant(flags)
+    for path in find_models(f.model_path):
+        networks.chain_of(path, flags, flags.diffusion.timestep_respacing)
 
 
 @arithmetic(tf32=False)
@@ -56,7 +74,8 @@ def flatness(flags, folder: str) -> dict:
     paths = find_models(flags.flatness.model_path, folders=True)
     flags = quantized.without_quant(sources.exact(flags) if measure.fp32 else flags)
     images = functools.cache(functools.partial(sources.load_images, flags))
-    record = {"settings": settings(flags), "models": []}
+    record, kind = {"settings": settings(flags), "models": []}, flags.flatness.flatness.split()[0]
+    refuse_to_replace(os.path.join(folder, FLATNESS), record["settings"], paths, kind)
     with Finished(os.path.join(folder, "flatness_parts")) as finished:
         for name, path in zip(short_names(paths), paths):
             logger.log(f"{flags.flatness.flatness} of {path}")
@@ -81,11 +100,11 @@ def write_flatness(flags, record: dict, folder: str) -> list[str]:
     """Log the table and write all files of a study into the folder; returns their paths. Of each
     kind, flatness.json holds the newest, under its name."""
     measure = made(flags.flatness.flatness, flags.flatness)
-    kind, path = flags.flatness.flatness.split()[0], os.path.join(folder, "flatness.json")
+    kind, path = flags.flatness.flatness.split()[0], os.path.join(folder, FLATNESS)
     logger.log(measure.text(record))
     known = checkpoint.load_json(path) if checkpoint.exists(path) else {}
     checkpoint.save_json(frame.without_nan(known | {kind: record}), path)
-    return [path, *frame.write(measure, record, f"flatness_{kind}", folder)]
+    return [path, *frame.write(measure, record, f"flatness_{kind}", folder, flags.flatness.format)]
 
 
 def warn_of_differences(models: list[dict]) -> None:
@@ -116,6 +135,7 @@ def exposure(flags, folder: str) -> dict:
     move = moves.one(f.move, bool(f.average_path)) if f.move else None
     paths = find_models(f.model_path)
     flags = quantized.without_quant(flags)
+    refuse_to_replace(os.path.join(folder, EXPOSURE), settings(flags), paths)
     names = short_names(paths)
     loaded = {n: networks.from_checkpoint(p, flags) for n, p in zip(names, paths)}
     exposures.check_one_chain(loaded)
@@ -149,10 +169,10 @@ def _start(name, path, model, x_start, labels, flags) -> moves.Start:
 def write_exposure(flags, record: dict, folder: str) -> list[str]:
     """Log the table, write exposure_bias.json, .csv and .png, and where priors were shifted
     prior_shift.csv and .png; returns their paths."""
-    measure, path = made("exposure", flags.exposure), os.path.join(folder, "exposure_bias.json")
+    measure, path = made("exposure", flags.exposure), os.path.join(folder, EXPOSURE)
     logger.log(measure.text(record))
     checkpoint.save_json(record, path)
-    return [path, *frame.write(measure, record, "", folder)]
+    return [path, *frame.write(measure, record, "", folder, flags.exposure.format)]
 
 
 def exposure_images(flags, models) -> tuple[Tensor, dict[str, Tensor]]:

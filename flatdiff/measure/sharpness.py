@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..report.figures import colours
 from ..report.text import table
 from ..store import finite
 from ..weights import perturb
@@ -106,10 +107,11 @@ class SHARPNESS(frame.Measure):
     def figures(self, record: dict) -> dict[str, Figure]:
         """Draw the rise met at each step of the climb."""
         figure, (axis,) = frame.panels(1)
+        look = colours(model["name"] for model in record["models"])
         for model in record["models"]:
             steps = range(1, len(model["rises"]) + 1)
             told = f"{model['name']}: {model['sharpness']:.4g} +- {model['error_images']:.2g}"
-            axis.plot(steps, model["rises"], marker="o", label=told)
+            axis.plot(steps, model["rises"], marker="o", label=told, color=look[model["name"]])
         axis.set(
             xlabel="step of the climb (1: that of SAM)",
             ylabel=f"rise of {model['of']} at rho {self.rho:g}, {self.scale} units",

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
+from ..bars import Bar
+from ..report.figures import colours
 from ..report.text import table
 from ..store import finite
 from ..weights import hessian
@@ -104,11 +105,11 @@ class HESSIAN(frame.Measure):
         """Draw eigenvalues, with their errors as bars, and traces in the legend."""
         rows = record["rows"]
         figure, (axis,) = frame.panels(1)
-        for name in dict.fromkeys(row["model"] for row in rows):
+        for name, colour in colours(row["model"] for row in rows).items():
             trace, *top = [row for row in rows if row["model"] == name]
             values, errors = ([row[k] for row in top] for k in ("value", "error_larger"))
             label = f"{name}: trace {trace['value']:.4g} +- {trace['error_larger']:.2g}"
-            look = {"marker": "o", "capsize": 3, "label": label}
+            look = {"marker": "o", "capsize": 3, "label": label, "color": colour}
             axis.errorbar(range(1, len(top) + 1), values, yerr=errors, **look)
         axis.set_xlabel("number of the eigenvalue")
         axis.set_ylabel(f"eigenvalue of the Hessian of {trace['of']}")
@@ -173,9 +174,7 @@ def top(subject, count: int, exact: bool = False) -> tuple[Tensor, Tensor, Tenso
     """Return `hessian.top_eigenvalues` of the headline: by all ranks together, with a bar."""
     product, size = subject.hessian_product(exact), subject.num_weights
     steps = min(size, 20 + 4 * count)
-    hidden = subject.hidden or dist_util.rank() > 0
-    look = {"desc": "Lanczos", "leave": False, "disable": hidden}
-    with tqdm(total=steps + count, **look) as bar:
+    with Bar(total=steps + count, desc="Lanczos", disable=subject.hidden) as bar:
 
         def counted(vector: Tensor) -> Tensor:
             bar.update()

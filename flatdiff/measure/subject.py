@@ -216,9 +216,8 @@ class Subject:
             first = functools.partial(self.headline_of, parts[0])
             factor = differences.step_along(first, self.weights, vector, self.spare)
         mine = range(dist_util.rank(), len(parts), dist_util.world_size())
-        own = {i: self._curvatures(vector * factor, parts[i], exact).cpu() for i in mine}
-        found = {i: part for each in dist_util.all_gather_object(own) for i, part in each.items()}
-        return torch.cat([found[i] for i in range(len(parts))]) / factor**2
+        own = [self._curvatures(vector * factor, parts[i], exact).cpu() for i in mine]
+        return dist_util.gather_rows(own) / factor**2
 
     def _curvatures(self, step: Tensor, draws: Any, exact: bool) -> Tensor:
         losses = functools.partial(self.headline_of, draws)
@@ -313,7 +312,7 @@ def cut(draws: Any, count: int, size: int | None) -> list:
 
 
 def by_term(subject: Subject, results: list[dict]) -> dict[str, list]:
-    """Turn [{"losses": [terms][5]}, ...] into {term: [..., [5]]}."""
+    """Turn `[{"losses": [terms][5]}, ...]` into `{term: [..., [5]]}`."""
     return {t: [r["losses"][i] for r in results] for i, t in enumerate(subject.terms)}
 
 

@@ -4,27 +4,25 @@ Finished batches are kept on disk as parts, so that 50,000 images need little me
 run goes on; the parts are joined at the end.
 """
 
-import hashlib
 import json
 import os
-import re
 import shutil
-import zipfile
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.samplers import begun, last, walk
 from ..data import classes
 from ..data.image_datasets import to_uint8
 from ..data.image_files import save_grid
 from ..flags import choices, keys, parse
+from ..judge import arrays, settings
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
-from . import guidance, networks
+from . import guidance, networks, sample_records
 
 PIXELS_AT_ONCE = 256 * 32**2  # of a batch on a GPU
 STEPS_AT_ONCE = 8  # so that a batch on a GPU does not launch one small kernel an image and step
@@ -61,6 +59,15 @@ def sampler_of(flags):
     if "sampler" in flags.given:
         raise ValueError(f"--use_ddim True is --sampler ddim, and contradicts --sampler {text}")
     return "ddim"
+
+
+def check(flags):
+    """ValueError for flags of a sampling that make no sense, or do not go with the checkpoint's
+    chain."""
+    step_of(sampler_of(flags))
+    path = flags.sample.model_path
+    if path and checkpoint.exists(path):
+        networks.chain_of(path, flags, flags.diffusion.timestep_respacing)
 
 
 def sample_images(model, diffusion, indices, shape, **how):
@@ -170,43 +177,45 @@ def batch_size_of(flags, image_size):
     return chosen
 
 
-def save_samples(sample, flags, folder, *files, image_size, suffix="", known=()):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint."""
+def save_samples(sample, flags, folder, *files, image_size, steps, suffix="", known=()):
+    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint. `steps`:
+    of the chain."""
     amount = flags.sample.num_samples, batch_size_of(flags, image_size)
-    own = key(flags, *files)
-    path = generate(sample, *amount, folder, key=own, suffix=suffix, known=known)
+    about = sample_records.about(flags, files, sampler_of(flags), steps)
+    how = {"key": key(flags, *files), "suffix": suffix, "known": known, "about": about}
+    path = generate(sample, *amount, folder, **how)
     logger.log(f"sampling complete: {path}")
 
 
-def generate(sample, num_samples, batch_size, folder, key, suffix="", known=()):
+def generate(sample, num_samples, batch_size, folder, key, suffix="", known=(), about=()):
     """Make images 0 .. num_samples-1 over all ranks; returns the path of the npz (on rank 0).
 
     `sample`: list of indices -> (uint8 [n, H, W, 3], int64 [n] or None). `key`: JSON that names
     everything that the images depend on; parts of an earlier run with the same key are used.
-    `suffix`: of the file's name. `known`: classes whose names go into the file, by label.
+    `suffix`: of the file's name. `known`: classes whose names go into the file, by label. `about`:
+    what else its record says, in the file and beside it.
     ValueError if the folder has such a file of another key.
     """
     if dist_util.rank() == 0:
-        _refuse_to_replace(folder, num_samples, suffix, key)
+        sample_records.refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
-    done = dist_util.broadcast_object(_done(parts))
+    done = set(dist_util.broadcast_object(sorted(_done(parts))))
     todo = [i for i in range(num_samples) if i not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
-    mine = batches[dist_util.rank() :: dist_util.world_size()]
+    place = dist_util.rank(), dist_util.world_size()
     if done:
         logger.log(f"going on: {num_samples - len(todo)} images are in {os.path.abspath(parts)}")
     stays = "images that are finished stay in " + os.path.abspath(parts)
     stopping.keeps(f"{stays}, and the same command goes on from there")
-    with tqdm(total=sum(map(len, mine)), unit="image", disable=dist_util.rank() > 0) as bar:
-        for indices in mine:
+    with Bar(total=len(todo), desc="sampling", unit="image") as bar:
+        for indices in bar.turns(batches, *place):
             images, labels = sample(indices)
             _save_part(parts, indices, images, labels)
-            bar.update(len(indices))
     dist_util.barrier()
     if dist_util.rank() > 0:
         return None
-    path = _join(parts, num_samples, folder, suffix, known, key)
+    path = _join(parts, num_samples, folder, suffix, known, sample_records.made_of(key, about))
     stopping.keeps("")
     shutil.rmtree(parts)
     return path
@@ -226,52 +235,20 @@ def _done(parts):
     for name in sorted(os.listdir(parts)):
         if name.endswith(".npz"):
             path = os.path.join(parts, name)
-            with disk.reading(path), np.load(path) as part:
+            try:
+                part = arrays.read(path)
+                if len(part["indices"]) != len(part["images"]):
+                    raise ValueError(f"{path} has not an image for each index")
                 where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                logger.warn(f"warning: the images of {path} are drawn anew: {error}")
+                os.remove(path)
     return where
 
 
-def _refuse_to_replace(folder, num_samples, suffix, key):
-    """Samples of other settings under the name that these will have, if there are any."""
-    os.makedirs(folder, exist_ok=True)
-    name = re.compile(rf"samples_{num_samples}x\d+x\d+x3{suffix}\.npz")
-    for path in (os.path.join(folder, file) for file in os.listdir(folder) if name.fullmatch(file)):
-        there = _comment_of(path)
-        if there != _comment(key):
-            raise ValueError(
-                f"{os.path.abspath(path)} would be replaced, and {_unlike(there, key)}. Give "
-                "another --log_dir, or move that file away"
-            )
-
-
-def _comment(key):
-    """What `_join` writes of a key into the npz, as the comment of a zip: 64 KiB at most."""
-    text = key.encode()
-    return text if len(text) < 1 << 16 else hashlib.sha256(text).hexdigest().encode()
-
-
-def _comment_of(path):
-    if not zipfile.is_zipfile(path):
-        return b""
-    with zipfile.ZipFile(path) as archive:
-        return archive.comment
-
-
-def _unlike(there, key):
-    """A sentence says how the samples with that comment were drawn otherwise."""
-    try:
-        old, new = json.loads(there), json.loads(key)
-        was, now = ({k: v for g in x["flags"].values() for k, v in g.items()} for x in (old, new))
-    except (ValueError, KeyError, TypeError, AttributeError):  # of another program, or too long
-        return "it does not say how it was drawn"
-    told = [f"--{k} {was[k]!r}, now {now.get(k)!r}" for k in was if was[k] != now.get(k)]
-    if old["files"] != new["files"]:
-        told.append("from another checkpoint, or one with another config.json")
-    return f"it was drawn with {'; '.join(told) or 'other flags'}"
-
-
-def _join(parts, num_samples, folder, suffix, known, key):
-    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time."""
+def _join(parts, num_samples, folder, suffix, known, record):
+    """Parts -> samples_NxHxWx3{suffix}.npz by index, with one part in memory at a time, and its
+    record, in it and beside it."""
     where = _done(parts)
     opened = {}
 
@@ -282,20 +259,21 @@ def _join(parts, num_samples, folder, suffix, known, key):
                 if len(opened) > 16:
                     opened.clear()
                 path = os.path.join(parts, name)
-                with disk.reading(path), np.load(path) as part:
-                    opened[name] = dict(part)
+                opened[name] = arrays.read(path)
             yield opened[name].get(field, (None,) * (row + 1))[row]
 
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
     path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
-    arrays = {"arr_0": (shape, np.uint8, rows("images"))}
+    written = {"arr_0": (shape, np.uint8, rows("images"))}
     if next(rows("labels")) is not None:
-        arrays["arr_1"] = (shape[:1], np.int64, rows("labels"))
+        written["arr_1"] = (shape[:1], np.int64, rows("labels"))
         if known:
             names = classes.array(known)
-            arrays["class_names"] = (names.shape, names.dtype, names)
-    npz.write(path, arrays, _comment(key))
+            written["class_names"] = (names.shape, names.dtype, names)
+    record = {"file": os.path.basename(path), **record}
+    checkpoint.save_json(record, path.removesuffix(".npz") + ".json")
+    npz.write(path, written, **{settings.RECORD: json.dumps(record)})
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
     return os.path.abspath(path)

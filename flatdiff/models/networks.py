@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import getpass
 import math
 import os
-import tempfile
 import time
 
 import torch
@@ -14,7 +12,7 @@ from ..data import classes
 from ..flags import config
 from ..nets.unet import SuperResModel
 from ..quantization import packing
-from ..store import checkpoint, disk, restore
+from ..store import checkpoint, disk, private, restore
 from ..weights import averaging
 from ..world import dist_util, logger
 from .factories import create_chain, create_classifier, create_model, create_model_and_diffusion
@@ -78,7 +76,11 @@ def place(model):
 
 
 def compile_network(model):
-    """torch.compile at the first call; the log says how long that took, and where it is kept."""
+    """torch.compile at the first call; the log says how long that took, and where it is kept: code
+    that runs and pickles, so in no public folder, which is PyTorch's choice."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        ours = private.first_of(private.places("compiled"))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(ours)
     model.compile(dynamic=False)
     model._compiled_call_impl = _Compiled(model)
 
@@ -110,9 +112,7 @@ class _Compiled:
         """The first call, with a line of the log."""
         self.told, start = True, time.perf_counter()
         output = self(*args, **kwargs)
-        ours = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
-        kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR", ours)
-        seconds = time.perf_counter() - start
+        kept, seconds = os.environ["TORCHINDUCTOR_CACHE_DIR"], time.perf_counter() - start
         logger.log(f"compiled in {seconds:.0f} s (its gradient follows); the next run uses {kept}")
         return output
 
@@ -134,6 +134,17 @@ def chain_of(path, flags, steps=None):
     return create_chain(dataclasses.asdict(chain) | {"timestep_respacing": steps})
 
 
+def flags_of(path, flags, groups=("model", "diffusion")):
+    """The groups of flags, by name, as the checkpoint says what its network and chain are, and else
+    as they are. ValueError where both speak and differ."""
+    trained, source = checkpoint.config_of(path) if path else ({}, "")
+    given = {name: getattr(flags, name) for name in groups}
+    for name in given.keys() & trained.keys():
+        told = type(given[name]), trained[name], flags.given, source
+        given[name] = config.as_trained(*told)
+    return given
+
+
 def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), flag="model_path"):
     """(network in eval mode on the device, chain) of a checkpoint, by `build` of `groups`.
 
@@ -150,11 +161,7 @@ def from_checkpoint(path, flags, build=build, groups=("model", "diffusion"), fla
     trained, source = checkpoint.config_of(path)
     if not trained and checkpoint.exists(source):
         logger.caution(f"{source} is another program's: the network is built by the flags alone")
-    given = {name: getattr(flags, name) for name in groups}
-    for name in given.keys() & trained.keys():
-        told = type(given[name]), trained[name], flags.given, source
-        given[name] = config.as_trained(*told)
-    model, diffusion = build(*given.values())
+    model, diffusion = build(*flags_of(path, flags, groups).values())
     with disk.reading(path):
         restore.load_weights(model, weights, path)
     model.classes = classes.saved(trained, source)

@@ -6,22 +6,39 @@ The scripts call these in order and stay tables of contents.
 import dataclasses
 import os
 
-from ..data import classes, image_datasets
-from ..store import checkpoint
-from ..world import dist_util, logger
+from ..data import classes, image_datasets, readable
+from ..flags import idle
+from ..store import checkpoint, lock
+from ..world import dist_util, lifeline, logger
 from . import dtypes, generate
 from .factories import create_chain
 
+TRAINING = "training"  # of any network: they write files of the same names
+
+
+def claim(flags, kind=""):
+    """The absolute path of the log folder, for all ranks, which rank 0 holds until this run ends.
+
+    ValueError where another run of this kind writes into it; by default the kind is that of the
+    flags that come first. What is of another kind has other files, and may share the folder.
+    """
+    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
+    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    first = next(g for g in vars(flags).values() if dataclasses.is_dataclass(g))
+    kind = kind or type(first).__name__.removesuffix("Flags").lower()
+    if dist_util.rank() == 0:
+        lock.take(folder, kind, lost=lambda text: lifeline.end(0, text, 1))
+    return folder
+
 
 def open_log(flags, step=None, own=True, auto=()):
-    """One folder for all ranks, made if needed; returns its absolute path.
+    """`claim`s the folder, made if needed, and logs into it; returns its absolute path.
 
     What is logged there already stays. With `step`, the first of a training run, tables are kept
     too; if they are our own, without what older runs wrote after that step. `auto`: what --dtype
     auto is, and why; by default what is quickest here.
     """
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR") or logger.new_folder()
-    folder = dist_util.broadcast_object(checkpoint.absolute(folder))
+    folder = claim(flags, TRAINING if step is not None else "")
     formats = ["stdout", "log"] if step is None else None
     logger.configure(folder, formats, rank=dist_util.rank(), append=True)
     if step is not None and own:
@@ -29,6 +46,10 @@ def open_log(flags, step=None, own=True, auto=()):
     logger.caution(dist_util.caution())
     for name, text in flags.presets.items():
         logger.log(f"--preset {name}: {text}")
+    for path in flags.files:
+        logger.log(f"flags of {checkpoint.absolute(path)}")
+    for text in idle.told(flags):
+        logger.log(text)
     half = getattr(getattr(flags, "model", None), "use_fp16", False)
     flags.run = dtypes.decided(flags.run, *(("fp16", "--use_fp16 is True") if half else auto))
     return folder
@@ -43,6 +64,8 @@ def open_dataset(data, image_size, num_classes=None, known=None):
     labelled = num_classes is not None, data.class_from
     how = {"transparent": data.transparent}
     dataset = image_datasets.ImageDataset(data.data_dir, image_size, *labelled, **how)
+    if data.skip_broken:
+        must_be_readable(dataset, data)
     if num_classes is None:
         return dataset
     if known is not None:
@@ -56,6 +79,19 @@ def open_dataset(data, image_size, num_classes=None, known=None):
             "network was trained on exactly these classes"
         )
     return dataset
+
+
+def must_be_readable(dataset, data):
+    """Decode each image once, a share of them on each rank. ValueError names all that cannot be
+    read; with --skip_broken they are left out."""
+    share = dist_util.rank(), dist_util.world_size()
+    threads = max(1, data.num_workers)
+    mine = readable.broken(dataset.source, share, share[0] == 0, threads)
+    every = dist_util.all_gather_object(sorted(mine.items()))
+    reasons = dict(sorted(tuple(pair) for pairs in every for pair in pairs))
+    if share[0] == 0 and share[1] > 1:
+        readable.remember(dataset.source, reasons)
+    dataset.must_be_readable(reasons, data.skip_broken)
 
 
 def preview(flags, dataset, conditions=None):

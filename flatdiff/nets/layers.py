@@ -9,13 +9,19 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as modules
 
 from ..kernels import calls, norm
 
 SiLU = nn.SiLU
 NUM_GROUPS = 32
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+GLOBAL_HOOKS = (
+    modules._global_forward_pre_hooks,
+    modules._global_forward_hooks,
+    modules._global_backward_pre_hooks,
+    modules._global_backward_hooks,
+)
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -55,7 +61,7 @@ def is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
     """
     hooks = module._forward_pre_hooks, module._forward_hooks
     hooks += module._backward_pre_hooks, module._backward_hooks
-    changed = any(hooks) or "forward" in vars(module) or _has_any_global_hook()
+    changed = any(hooks) or any(GLOBAL_HOOKS) or "forward" in module.__dict__
     return type(module) is kind and not changed
 
 

@@ -192,7 +192,8 @@ class UNetModel(Trunk):
         when the network has classes. Returns [N, out_channels, H, W] in x's dtype."""
         self._check_size(*x.shape[2:][-2:])
         emb = self.embed(timesteps, y)
-        *skips, h = self.descend(x, emb)
+        skips = self.descend(x, emb)
+        h = skips.pop()
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
         return self.out(h.to(x.dtype)).to(x.dtype)

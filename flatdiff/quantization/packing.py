@@ -54,9 +54,55 @@ def packed_weights(tensors: Mapping[str, Tensor]) -> dict[str, Quantized]:
     for layer in (k.removesuffix(".weight.codes") for k in tensors if k.endswith(".weight.codes")):
         parts = (tensors[f"{layer}.weight.{part}"] for part in ("codes", "shape", "scale", "zero"))
         codes, shape, *grid = parts
-        group = int(tensors.get(f"{layer}.weight.group", 0))
-        found[layer] = Quantized(unpack_codes(codes, shape.tolist()), *grid, group)
+        group = tensors.get(f"{layer}.weight.group", torch.tensor(0))
+        _check(f"{layer}.weight", codes, shape, *grid, group)
+        found[layer] = Quantized(unpack_codes(codes, shape.tolist()), *grid, int(group))
     return found
+
+
+def _check(
+    name: str, codes: Tensor, shape: Tensor, scale: Tensor, zero: Tensor, group: Tensor
+) -> None:
+    """ValueError where tensors of a weight do not fit together, or its scales are no lengths."""
+    parts = {"codes": codes, "zero": zero, "shape": shape, "group": group, "scale": scale}
+    kinds = [torch.uint8] * 2 + [torch.int64] * 2 + [torch.float32]
+    for (part, tensor), dtype in zip(parts.items(), kinds):
+        if tensor.dtype != dtype:
+            raise ValueError(f"{name}.{part} is of {tensor.dtype}, expected {dtype}")
+    sizes, of = shape.tolist(), int(group)
+    if shape.ndim != 1 or not sizes or min(sizes) < 1 or of < 0:
+        raise ValueError(f"{name} is of shape {sizes}, in groups of {of}: no weight is")
+    count = math.prod(sizes)
+    if codes.ndim != 1 or len(codes) not in (count, -(-count // 2)):
+        raise ValueError(f"{name} of shape {sizes} has codes of {list(codes.shape)} bytes")
+    first, ones = sizes[0], [1] * (len(sizes) - 1)
+    wanted = [[first, -(-count // first // of)]] if of else [[1, *ones], [first, *ones]]
+    if list(scale.shape) not in wanted or zero.shape != scale.shape:
+        raise ValueError(
+            f"{name} of shape {sizes} has scales of {list(scale.shape)} and zeros of "
+            f"{list(zero.shape)}, expected {wanted[-1]}"
+        )
+    if not (scale.isfinite() & (scale > 0)).all():
+        raise ValueError(f"{name}.scale has numbers that are no lengths: zero, below, nan or inf")
+
+
+def check_settings(
+    quantized: Mapping[str, Quantized], bits: int, granularity: str, symmetric: bool, group: int
+) -> None:
+    """ValueError where a layer's weight is not of the settings of its quantizer."""
+    for layer, q in quantized.items():
+        largest, slices = int(torch.maximum(q.codes.max(), q.zero.max())), len(q.codes)
+        found = "group" if q.group else "channel" if q.scale.numel() > 1 else "tensor"
+        problems = {
+            f"a code or zero {largest}, and has {bits} bits": largest >= 2**bits,
+            f"a grid per {found}, and not per {granularity}": found != granularity
+            and (slices > 1 or "group" in (found, granularity)),
+            f"groups of {q.group}, and not of {group}": q.group and q.group != group,
+            "zeros off the middle, and is symmetric": symmetric
+            and not (q.zero == 2 ** (bits - 1)).all(),
+        }
+        if told := next(filter(problems.get, problems), ""):
+            raise ValueError(f"by its settings the weight of {layer} is of another kind: {told}")
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ import re
 import matplotlib
 import numpy as np
 
+from ..judge import arrays, settings
 from ..store import disk, finite
+from . import figures
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,9 +29,10 @@ def training_curves(folders: list[str], path: str) -> str:
     runs = {run_name(f): progress(f) for f in folders}
     keys = list(CURVES) if all(rows.keys() >= CURVES.keys() for rows in runs.values()) else ["loss"]
     figure, axes = plt.subplots(1, len(keys), figsize=(WIDTH_OF_RUN * len(keys), HEIGHT))
+    look = figures.colours(runs)
     for axis, key in zip(np.atleast_1d(axes), keys):
         for name, rows in runs.items():
-            axis.plot(rows["step"], rows[key], label=name)
+            axis.plot(rows["step"], rows[key], label=name, color=look[name])
         axis.set(xlabel="optimizer step", ylabel=CURVES[key], yscale="log")
         axis.grid(alpha=0.3, which="both")
         axis.legend()
@@ -45,11 +48,19 @@ def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
         for axis, folder in zip(row, folders):
             axis.axis("off")
             if kind in samples_of(folder):
-                with np.load(samples_of(folder)[kind]) as file:
-                    images = file["arr_0"][: num_columns**2]
+                _, images = arrays.rows(samples_of(folder)[kind], "arr_0")
+                images = np.stack([image for image, _ in zip(images, range(num_columns**2))])
                 axis.imshow(_tile(images, num_columns), interpolation="nearest")
                 axis.set_title(f"{run_name(folder)}, {told(kind)}" if kind else run_name(folder))
     return _save(figure, path)
+
+
+def compared(folders: list[str]) -> str:
+    """What is set side by side: each run's newest samples of each kind, where they come from, and
+    what they differ in."""
+    files = {(run_name(f), told(k)): path for f in folders for k, path in samples_of(f).items()}
+    lines = [f"{run}, {kind}: {settings.origin(path)}" for (run, kind), path in files.items()]
+    return "\n".join(filter(None, [*lines, settings.differing([*files.values()])]))
 
 
 def distances(rows: list[dict], path: str) -> str:
@@ -57,11 +68,13 @@ def distances(rows: list[dict], path: str) -> str:
     of_runs = [row for row in rows if row["run"] != REAL]
     runs, kinds = (list(dict.fromkeys(row[k] for row in of_runs)) for k in ("run", "kind"))
     figure, axis = plt.subplots(figsize=(WIDTH_OF_RUN + 1, HEIGHT))
+    look = figures.colours(runs)
     for i, run in enumerate(runs):
         shown = [row for row in of_runs if row["run"] == run]
         x = [kinds.index(row["kind"]) + (i - (len(runs) - 1) / 2) * 0.1 for row in shown]
         errors = [row["error"] or 0 for row in shown]
-        axis.errorbar(x, [row["value"] for row in shown], errors, fmt="o", capsize=3, label=run)
+        drawn = {"fmt": "o", "capsize": 3, "label": run, "color": look[run]}
+        axis.errorbar(x, [row["value"] for row in shown], errors, **drawn)
     for row in (row for row in rows if row["run"] == REAL):
         label = f"{row['num_samples']} {REAL}"
         axis.axhline(row["value"], linestyle=":", color="0.3", label=label)
@@ -130,6 +143,7 @@ def progress(folder: str) -> dict[str, np.ndarray]:
     rows = _rows(path)
     with disk.reading(path):
         keys = [k for k in (rows or [{}])[0] if all(row[k] not in ("", None) for row in rows)]
+        keys = [k for k in keys if k != "time"]  # of day, a text
         columns = {k: np.array([float(row[k]) for row in rows]) for k in keys}
     if not {"step", "loss"} <= columns.keys():
         raise ValueError(
@@ -156,8 +170,9 @@ def _rows(path: str) -> list[dict[str, str]]:
 
 
 def _save(figure, path):
+    """The path, whose ending says the format."""
     figure.tight_layout()
-    with disk.writing(path) as file:
-        figure.savefig(file, dpi=120, bbox_inches="tight")
+    stem, ending = os.path.splitext(path)
+    path = figures.save(figure, stem, ending[1:], dpi=120, bbox_inches="tight")
     plt.close(figure)
     return os.path.abspath(path)

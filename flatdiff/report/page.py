@@ -31,28 +31,40 @@ td.holds, td.does { font-weight: 600; }
 figure { margin: 1rem 0; }
 figure .scroll { margin: 0 0 .3rem; }
 figure img { display: block; height: auto; background: #fff; border-radius: 6px; }
-figure .scroll img { width: 100%; min-width: 38rem; }
+figure .scroll img { width: min(100%, var(--wide, 100%));
+  min-width: min(38rem, calc(.4 * var(--wide, 95rem))); }
 td img { display: block; width: 12rem; image-rendering: pixelated; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8rem; }
 summary { cursor: pointer; }
+@media screen and (max-width: 40rem) {
+  body { padding: 1.25rem 1rem 3rem; } thead { display: none; }
+  table, tbody, tr, td { display: block; width: 100%; }
+  tr { border-bottom: 1px solid var(--line); padding: .5rem 0; }
+  td, td.text, td:first-child { display: flex; justify-content: space-between; gap: 1rem;
+    border: 0; padding: .15rem 0; min-width: 0; text-align: right; white-space: normal; }
+  td:empty { display: none; } td::before { content: attr(data-title); color: var(--dim);
+    text-align: left; } td:first-child { display: block; font-weight: 600; text-align: left; }
+  td:first-child::before { content: none; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 7.5pt; }
   th, td { padding: .15rem .35rem; } th { min-width: 0; } .scroll { overflow: visible; }
   td:first-child { min-width: 0; }
   figure .scroll img { min-width: 0; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; } details { display: none; } }
 """
+DPI = 120  # of our png files; a CSS inch has 96 px
 TYPES = {"svg": "svg+xml", "png": "png"}
 
 
 def page(title: str, text: str, files: dict[str, bytes]) -> str:
     """The page of a Markdown text, whose images are those of `files`, by the names it links. An
-    image that is a paragraph has its words below it, and what is wider than a phone scrolls
-    sideways. A cell that begins with "holds" or "does not" has its colour."""
+    image that is a paragraph has its words below it, and scrolls sideways where it is wider than
+    a phone, on which a row of a table is a list of its cells. A cell that begins with "holds" or
+    "does not" has its colour."""
     body = markdown.markdown(text, extensions=["tables"])
-    body = re.sub(r'(?<=src=")[^"]+', lambda found: _data(found[0], files), body)
+    body = re.sub(r'src="([^"]+)"', lambda found: _source(found[1], files), body)
     figure = r'<figure><div class="scroll">\1</div><figcaption>\2</figcaption></figure>'
     body = re.sub(r'<p>(<img alt="([^"]*)"[^>]*>)</p>', figure, body)
-    body = re.sub(r"(?s)<table>.*?</table>", r'<div class="scroll">\g<0></div>', body)
+    body = re.sub(r"(?s)<table>.*?</table>", _table, body)
     body = re.sub(r"<td([^>]*)>(holds|does)\b", r'<td class="\2"\1>\2', body)
     body = re.sub(r"<td([^>]*)>(?=[^<]{40})", r'<td class="text"\1>', body)
     return (
@@ -68,7 +80,23 @@ def details(title: str, text: str) -> str:
     return f"<details><summary>{title}</summary><pre>{html.escape(text)}</pre></details>"
 
 
-def _data(name: str, files: dict[str, bytes]) -> str:
-    """The file in the page itself."""
-    content = base64.b64encode(files[html.unescape(name)]).decode()
-    return f"data:image/{TYPES[name.rpartition('.')[2]]};base64,{content}"
+def _table(found: re.Match) -> str:
+    """A table whose cells say what they are of, each by the head of its column."""
+    heads = re.findall(r"<th\b[^>]*>(.*?)</th>", found[0])
+    plain = [re.sub("<[^>]*>", "", head) for head in heads]
+    rows = found[0].split("<tr>")
+    for i, row in enumerate(rows[2:], 2):
+        cells = row.split("<td")
+        told = (f'<td data-title="{head}"{cell}' for head, cell in zip(plain, cells[1:]))
+        rows[i] = cells[0] + "".join(told)
+    return f'<div class="scroll">{"<tr>".join(rows)}</div>'
+
+
+def _source(name: str, files: dict[str, bytes]) -> str:
+    """The file in the page itself; of a png as wide as it was meant to be, at most."""
+    content, kind = files[html.unescape(name)], TYPES[name.rpartition(".")[2]]
+    data = f'src="data:image/{kind};base64,{base64.b64encode(content).decode()}"'
+    if kind == "svg+xml":
+        return data
+    pixels = int.from_bytes(content[16:20], "big")  # of the header (PNG, third edition, 11.2.1)
+    return f'{data} style="--wide: {round(pixels * 96 / DPI)}px"'

@@ -1,5 +1,6 @@
 """Tables of text, for a terminal and as Markdown. A table is its header and its rows of cells."""
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 Rows = Sequence[Sequence[str]]
@@ -24,3 +25,15 @@ def markdown(rows: Rows, left: Collection[int] = (0,)) -> str:
 def bullets(texts: Iterable[str]) -> str:
     """A list in Markdown."""
     return "\n".join(f"- {text}" for text in texts)
+
+
+def with_error(mean: float | None, error: float | None) -> str:
+    """A mean ± half of its interval: two digits of the latter, as many decimals of the former."""
+    if mean is None:
+        return ""
+    if not error:
+        return f"{mean:.4g}"
+    if not 1e-7 < error < 1e4:
+        return f"{mean:.3g} ± {error:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"

@@ -16,16 +16,18 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
-import blobfile as bf
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import finite
-from .disk import PART, is_remote, reading, writing
+from . import finite, history
+from . import remote as bf
+from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
-ABOUT = "flatdiff"  # the key of our JSON in the header of a .safetensors file
+LONGEST = 100_000_000  # bytes of a header, as safetensors itself has it
+ABOUT = "flatdiff"  # in the header of a .safetensors file, the key of a check sum and our JSON
+SUM = re.compile(rb':"([^"{][^"]{63})[^"]\{')  # SHA-256 of the file with zeros in its place
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
 
 
@@ -71,7 +73,7 @@ def exists(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """The path as messages and comparisons have it; a remote one is absolute."""
-    return path if is_remote(path) else os.path.abspath(path)
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def sha256(path: str) -> str:
@@ -88,20 +90,21 @@ def _folder(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """The names in a folder; none if there is no such folder. blobfile's listdir also looks at the
-    files, of which another rank's may be gone by then."""
-    listdir = bf.listdir if is_remote(folder) else os.listdir
-    return sorted(listdir(folder)) if bf.isdir(folder) else []
+    """The names in a folder; none if there is no such folder."""
+    return sorted(bf.listdir(folder)) if bf.isdir(folder) else []
 
 
-def save(obj: Any, path: str) -> None:
+def save(obj: Any, path: str) -> str:
     """Write tensors and plain values; `path` holds all of the old file or all of the new one.
 
-    Tensors go as compact contiguous CPU copies. TypeError for what `load` would refuse to read.
+    Tensors go as compact contiguous CPU copies. Returns the SHA-256 of the bytes that were to be
+    written. TypeError for what `load` would refuse to read.
     """
     plain = _plain(obj)
     with writing(path) as file:
-        torch.save(plain, file)
+        hashed = Hashed(file)
+        torch.save(plain, hashed)
+    return hashed.sha256.hexdigest()
 
 
 def save_json(obj: Any, path: str) -> None:
@@ -112,10 +115,14 @@ def save_json(obj: Any, path: str) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str, about: Any) -> None:
-    """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON."""
-    data = safetensors.torch.save(_plain(tensors), {ABOUT: json.dumps(about)})
+    """Write a .safetensors file as atomically as `save`; `about` goes into its header as JSON, with
+    a check sum of all bytes, which the format has none of."""
+    zeros = "0" * 64
+    data = safetensors.torch.save(_plain(tensors), {ABOUT: f"{zeros} {json.dumps(about)}"})
+    before, _, after = data.partition(zeros.encode())
     with writing(path) as file:
-        file.write(data)
+        for part in (before, hashlib.sha256(data).hexdigest().encode(), after):
+            file.write(part)
 
 
 def _plain(obj: Any) -> Any:
@@ -149,21 +156,28 @@ def _read(path: str, map_location: Any) -> Any:
     with _open(path) as file:
         try:
             if path.endswith(".safetensors"):
-                tensors = safetensors.torch.load(file.read())
+                data = file.read()
+                _check_sum(data)
+                tensors = safetensors.torch.load(data)
                 return {key: value.to(map_location) for key, value in tensors.items()}
             _check_sums(file)
-            return torch.load(file, map_location=map_location, weights_only=True)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+            finite.must_be_there(content)
+            return content
         except Exception as error:
             raise ValueError(_why_unreadable(path, error)) from error
 
 
-def load_json(path: str) -> Any:
-    """Read a JSON file; ValueError if it is none."""
+def load_json(path: str, kind: type = dict) -> Any:
+    """Read a JSON file that holds a `kind`; ValueError if it does not."""
     with bf.BlobFile(path, "rb") as file:
         try:
-            return json.loads(file.read())
+            content = json.loads(file.read())
+            if not isinstance(content, kind):
+                raise ValueError(f"it holds {content!r:.60}, expected a {kind.__name__}")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
+    return content
 
 
 def about(path: str) -> Any:
@@ -171,27 +185,42 @@ def about(path: str) -> Any:
     if not path.endswith(".safetensors"):
         return {}
     with bf.BlobFile(path, "rb") as file, reading(path):
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        told = json.loads(header.get("__metadata__", {}).get(ABOUT, "{}"))
+        length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST:
+            raise ValueError(f"its header claims {length} bytes, more than {LONGEST}")
+        header = json.loads(file.read(length))
+        text = header.get("__metadata__", {}).get(ABOUT, "{}")
+        told = json.loads(text if text.startswith("{") else text[65:])  # in older files without sum
         if told and not isinstance(told["diffusion"], dict):
             raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
+        history.checked(told)
         return told
 
 
 def config_of(path: str) -> tuple[dict[str, Any], str]:
     """(the flags that made the file, by group, and where they were read): from its header, or from
-    config.json beside it; {} if there is neither, or if it is another program's."""
+    config.json beside it, as they were at its step; {} if there is neither, or if it is another
+    program's."""
     if own := about(path):
         return own, path
-    return config_in(_folder(path)), bf.join(_folder(path), CONFIG)
+    return history.at(config_in(_folder(path)), step_of(path)), bf.join(_folder(path), CONFIG)
+
+
+def step_of(path: str) -> int | None:
+    """The step in the name of a file of a run; None for another name."""
+    found = STEP_FILE.fullmatch(os.path.basename(path))
+    return int(found[1]) if found else None
 
 
 def config_in(folder: str) -> dict[str, Any]:
     """Our config.json of a folder, by group; {} if there is none, or another program's."""
     path = bf.join(folder, CONFIG)
-    content = load_json(path) if exists(path) else {}
-    ours = isinstance(content, dict) and isinstance(content.get("diffusion"), dict)
-    return content if ours else {}
+    content = load_json(path, object) if exists(path) else {}
+    if not isinstance(content, dict) or not isinstance(content.get("diffusion"), dict):
+        return {}
+    with reading(path):
+        history.checked(content)
+    return content
 
 
 def identity(path: str) -> list:
@@ -220,6 +249,16 @@ def _check_sums(file: BinaryIO) -> None:
         if bad is not None:
             raise ValueError(f"wrong checksum of {bad}")
     file.seek(0)
+
+
+def _check_sum(data: bytes) -> None:
+    """ValueError where a .safetensors file is not what `save_tensors` wrote; others pass."""
+    found = SUM.search(data, 0, 8 + int.from_bytes(data[:8], "little"))
+    if found:
+        digest = hashlib.sha256(data[: found.start(1)] + b"0" * 64)
+        digest.update(memoryview(data)[found.end(1) :])
+        if digest.hexdigest().encode() != found[1]:
+            raise ValueError("wrong checksum")
 
 
 def _why_unreadable(path: str, error: Exception) -> str:
@@ -253,7 +292,7 @@ def complete_steps(folder: str) -> list[int]:
 
 def step_files(folder: str) -> dict[str, int]:
     """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
-    return {n: int(found[1]) for n in names_in(folder) if (found := STEP_FILE.fullmatch(n))}
+    return {n: step for n in names_in(folder) if (step := step_of(n)) is not None}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:

@@ -6,12 +6,14 @@ nothing of what is in the files.
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Iterator
 from typing import IO
 
-import blobfile as bf
+from . import remote as bf
+from .remote import is_remote
 
 PART = ".flatdiff-part"  # ends the name of a file that is still being written
 
@@ -20,8 +22,9 @@ PART = ".flatdiff-part"  # ends the name of a file that is still being written
 def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
     """A new file that is at `path` once the block has ended; until then the old one is.
 
-    OSError, with the path, where the disk does not take it: the old file stays as it was. A remote
-    file (gs://, az://) is made of bytes alone.
+    OSError, with the path, where the disk does not take it: the old file stays as it was. A link
+    stays one, to the new file. Devices and pipes, which another file must not take the place of,
+    are written into; a remote file (gs://, az://) is made of bytes alone.
     """
     if is_remote(path):  # an object appears when its upload is finished
         buffer = io.BytesIO()
@@ -29,6 +32,11 @@ def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
         with bf.BlobFile(path, "wb") as file:
             file.write(buffer.getvalue())
         return
+    if os.path.exists(path) and not os.path.isfile(path):
+        with naming(path), open(path, mode, **how) as file:
+            yield file
+        return
+    path = os.path.realpath(path) if os.path.islink(path) else path
     part = f"{path}{PART}"
     try:
         with naming(path):
@@ -37,14 +45,43 @@ def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
+            _sync_folder(path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
-    if os.name == "posix":  # let the new name, too, survive a power cut; Windows has no such call
+
+
+def _sync_folder(path: str) -> None:
+    """Let the names in the path's folder survive a power cut, too."""
+    if os.name == "posix":  # Windows has no such call
         descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
+
+
+def move(path: str, to: str) -> None:
+    """Give a file another name in its folder, in place of any that has it."""
+    if is_remote(path):
+        bf.copy(path, to, overwrite=True)
+        bf.remove(path)
+        return
+    os.replace(path, to)
+    _sync_folder(to)
+
+
+class Hashed:
+    """A file that is written into, and the SHA-256 of all that was."""
+
+    def __init__(self, file: IO):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def write_csv(rows: list[dict], path: str) -> str:
@@ -54,11 +91,6 @@ def write_csv(rows: list[dict], path: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return os.path.abspath(path)
-
-
-def is_remote(path: str) -> bool:
-    """Whether blobfile has to open it."""
-    return "://" in path
 
 
 @contextlib.contextmanager

@@ -2,9 +2,8 @@
 
 import os
 
-import blobfile as bf
-
 from . import checkpoint
+from . import remote as bf
 
 
 def find_models(text: str, folders: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ They are kept whatever --keep_last says, since later averages are made of all of
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -72,6 +72,24 @@ def snapshots_of(folder: str, until: int = 0) -> list[Snapshot]:
                 f"{found[0].path} and {os.path.basename(other.path)} are snapshots of two "
                 "trainings: move those of one of them away"
             )
+    return found
+
+
+def lost(folder: str, steps: Iterable[int], run: int) -> list[str]:
+    """What is wrong with snapshots of these steps, which a run has taken, in sentences; of local
+    ones no weights are read."""
+    found = []
+    for step in steps:
+        path = os.path.join(folder, name(step))
+        try:
+            held = _opened(path) if checkpoint.exists(path) else None
+        except ValueError as error:
+            found.append(str(error))
+            continue
+        if held is None:
+            found.append(f"{path} is missing")
+        elif (held.step, held.run) != (step, run):
+            found.append(f"{path} is a snapshot of step {held.step}, or of another training")
     return found
 
 

@@ -7,6 +7,8 @@ log-SNR, is the same question to all of them.
 
 import itertools
 
+from matplotlib.figure import Figure
+
 from ..report.text import Rows, markdown
 from . import claims, pictures, tables
 from .claims import Claim, Verdict, by_objective, plus
@@ -84,8 +86,8 @@ def section(summary: list[dict]) -> list[str]:
     return parts
 
 
-def figures(report) -> dict[str, tuple[str, str]]:
-    """Gives by name the pictures of a `report.Report`, as SVG text, and their captions."""
+def figures(report) -> dict[str, tuple[Figure, str]]:
+    """Gives by name the pictures of a `report.Report`, and their captions."""
     first = report.settings["flags"]["study"]["sampler"].split(",")[0] or "its own sampler"
     of = report.models, report.summary
     told = (

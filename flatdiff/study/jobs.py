@@ -5,12 +5,11 @@ two studies with one store, do not write the same files. Its result.json is writ
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable
 
-from ..store import checkpoint, disk
+from ..store import checkpoint, disk, lock
 from ..world import dist_util, stopping
 from .matrix import RESULT, Cell, read_result
 
@@ -81,11 +80,10 @@ def _timed(folder: str):
 
 @contextlib.contextmanager
 def _locked(folder: str):
-    """Rank 0 holds the folder's lock, which ends with its process at the latest."""
+    """Rank 0 holds the folder's lock, and waits for another that does."""
     if dist_util.rank() > 0:
         yield
         return
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "lock"), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock.scope():
+        lock.take(folder, "cell", wait=True)
         yield

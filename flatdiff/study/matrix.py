@@ -15,13 +15,11 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
-from ..data.image_datasets import ImageDataset
+from ..data.image_datasets import ImageDataset, fingerprint
 from ..flags import config, keys
 from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
-from ..models import dtypes
+from ..models import dtypes, run_util
 from ..store import checkpoint
 from . import axes, objectives
 
@@ -29,7 +27,6 @@ from . import axes, objectives
 VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
 RESULT = "result.json"
 FOLDER = "{folder}"  # the cell's own, in its command line
-LOOKED_AT = 1000  # images in the fingerprint of the data
 LEFT = {  # by the verbs of measures
     "flatness": "flatness.json",
     "exposure": "exposure_bias.json",
@@ -140,22 +137,14 @@ def models_of(flags, store: str) -> list[Model]:
     return [cells.model(t, a) for t, a in pairs if a != "swa" or t.cell.flags.get("use_swa")]
 
 
-def fingerprint(dataset: ImageDataset) -> str:
-    """A hash of the images as the network sees them: of all names, and of up to 1000 images."""
-    digest = hashlib.sha256(json.dumps([dataset.num_images, dataset.classes]).encode())
-    count = min(dataset.num_images, LOOKED_AT)
-    for i in np.linspace(0, dataset.num_images - 1, count).round().astype(int):
-        digest.update(dataset.image(int(i)).tobytes())
-    if dataset.labels is not None:
-        digest.update(np.asarray(dataset.labels, np.int64).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def images_of(flags) -> ImageDataset:
     """The images that the networks are trained on."""
     data, model = flags.data, flags.model
     how = data.data_dir, model.image_size, model.class_cond, data.class_from
-    return ImageDataset(*how, transparent=data.transparent)
+    dataset = ImageDataset(*how, transparent=data.transparent)
+    if data.skip_broken:
+        run_util.must_be_readable(dataset, data)
+    return dataset
 
 
 class Cells:
@@ -243,7 +232,7 @@ class Cells:
         """All real images as training sees them, or as many as a distance is measured to."""
         data, size, file = self.flags.data, self.flags.model.image_size, "reference.npz"
         flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
-        aside = {"data_dir": data.data_dir, "transparent": data.transparent}
+        aside = {n: getattr(data, n) for n in ("data_dir", "transparent", "skip_broken")}
         aside["out"] = os.path.join(FOLDER, file)
         made_of, words = {"data": self.data}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)

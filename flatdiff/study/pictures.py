@@ -1,4 +1,5 @@
-"""The figures of a study, as SVG text: a colour a gradient, a style an average, means of seeds."""
+"""The figures of a study: a colour a training, a style an average, means of seeds with bands of
+their 95 % intervals."""
 
 import contextlib
 import io
@@ -6,15 +7,17 @@ import itertools
 from types import SimpleNamespace
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..measure import frame
 from ..measure.chains import EDGES
 from ..report.compare import progress, series
+from ..report.figures import band, colours
 from .claims import of, rounding, sharpness
 from .matrix import Model
 from .rows import columns_of, distances, measures_of, of_levels, record_of
-from .significance import correlation
+from .significance import correlation, half_width
 from .tables import label
 
 STYLES, MARKERS = ("-", "--", ":", "-."), "os^v"  # of averages, in their order
@@ -26,7 +29,7 @@ CURVATURE = {  # columns of progress.csv
 FEW = 10  # points of a line, that are marked
 
 
-def measured(models: list[Model], verb: str) -> str:
+def measured(models: list[Model], verb: str) -> Figure:
     """What the measures of one command draw: a panel for each line of each of a study's cells, and
     for each objective, as losses compare within one alone."""
     panels: dict[tuple, list] = {}
@@ -47,14 +50,14 @@ def measured(models: list[Model], verb: str) -> str:
         axis.set(xscale=line.scale, yscale=line.scale)
         axis.sharey(shared.setdefault((objective, line.ylabel), axis))
         for model, lines in drawn:
-            y = np.mean([np.array(line.y, float) for line in lines], axis=0)
-            axis.plot(lines[0].x, y, **_look(models, model, marked=len(y) <= FEW))
+            y = [np.array(line.y, float) for line in lines]
+            _with_band(axis, lines[0].x, y, _look(models, model, marked=len(y[0]) <= FEW))
         if line.level is not None:
             axis.axhline(line.level, color="0.6", linewidth=0.8)
     return _finish(figure, axes)
 
 
-def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
+def flatness_and_rounding(models: list[Model], rows: list[dict]) -> Figure:
     """Each model's sharpness against what its distance loses to rounded weights, by objective."""
     x, rises = sharpness(), rounding(rows)
     panels = list(itertools.product(_by_objective(models), rises))
@@ -76,16 +79,18 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> str:
     return _finish(figure, axes)
 
 
-def training(models: list[Model]) -> str:
+def training(models: list[Model]) -> Figure:
     """The loss of training, against steps and against what they cost, by objective."""
     first_average = [model for model in models if model.average == models[0].average]
     kinds = _by_objective(first_average)
     figure, axes = frame.panels(2 * len(kinds), most=2)
+    for axis in axes:
+        axis.set_yscale("log")
     for own, pair in zip(kinds, zip(axes[::2], axes[1::2])):
         for group in _groups(own):
             _progress(pair, group, models)
         for axis, text in zip(pair, ("optimizer steps", "thousand images with a gradient")):
-            axis.set(xlabel=text, ylabel="training loss", yscale="log")
+            axis.set(xlabel=text, ylabel="training loss")
             axis.set_title(own[0].training.objective)
     return _finish(figure, axes)
 
@@ -98,35 +103,36 @@ def _progress(axes, group: list[Model], models: list[Model]) -> None:
     if not runs:
         return
     length = min(len(run["step"]) for run in runs)
-    losses = np.mean([run["loss"][:length] for run in runs], axis=0)
+    losses = [run["loss"][:length] for run in runs]
     look = _look(models, group[0], marked=False) | {"linestyle": "-"}
-    look["label"] = label(group[0].kind | {"average": "none"})
+    look["label"] = _trained(group[0])
     thousands = group[0].training.cost / group[0].training.steps / 1000
     for axis, scale in zip(axes, (1, thousands)):
-        axis.plot(runs[0]["step"][:length] * scale, losses, **look)
+        _with_band(axis, runs[0]["step"][:length] * scale, losses, look)
 
 
-def curvature(models: list[Model]) -> str:
-    """The curvature along the optimizer's step in training, by objective; "" where none has it."""
+def curvature(models: list[Model]) -> Figure | None:
+    """The curvature along the optimizer's step in training, by objective; None where none has."""
     kinds = _by_objective([model for model in models if model.average == models[0].average])
     panels = list(itertools.product(kinds, CURVATURE.items()))
     figure, axes = frame.panels(len(panels), most=2)
     drawn = False
     for axis, (own, (name, told)) in zip(axes, panels):
+        axis.set_yscale("log")
         for group in _groups(own):
             runs = [series(model.training.cell.folder, name) for model in group]
             steps = sorted(set.intersection(*map(set, runs)))
-            y = [np.mean([run[step] for run in runs]) for step in steps]
+            y = [[run[step] for step in steps] for run in runs]
             look = _look(models, group[0], marked=False) | {"linestyle": "-"}
-            look["label"] = label(group[0].kind | {"average": "none"})
-            axis.plot(steps, y, **look)
-            drawn = drawn or bool(y)
-        axis.set(xlabel="optimizer steps", ylabel=told, yscale="log")
+            look["label"] = _trained(group[0])
+            _with_band(axis, steps, y, look)
+            drawn = drawn or bool(steps)
+        axis.set(xlabel="optimizer steps", ylabel=told)
         axis.set_title(own[0].training.objective)
-    return _finish(figure, axes) if drawn else ""
+    return _finish(figure, axes) if drawn else None
 
 
-def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -> str:
+def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -> Figure:
     """Columns of `rows.X_MSE` against log-SNR, a panel each; models without them have no line."""
     figure, axes = frame.panels(len(titles))
     groups = _groups(models)
@@ -140,7 +146,7 @@ def by_level(models: list[Model], summary: list[dict], titles: dict[str, str]) -
     return _finish(figure, axes)
 
 
-def by_calls(models: list[Model], summary: list[dict], distance: str, first: str) -> str:
+def by_calls(models: list[Model], summary: list[dict], distance: str, first: str) -> Figure:
     """Distances against how often the network is asked for an image, a panel for each sampler."""
     samplers: dict[str, list[str]] = {}
     for column in distances(summary[0]):
@@ -183,6 +189,15 @@ def _with_bars(axis, x: list[float], line: dict, columns: list[str], look: dict)
         axis.errorbar(at, y, yerr=[low, half], capsize=2, **look)
 
 
+def _with_band(axis, x, of_seeds: list, look: dict) -> None:
+    """Draws the mean over seeds, and the 95 % interval of it where there are several."""
+    y = np.array(of_seeds, float)
+    axis.plot(x, y.mean(axis=0), **look)
+    if len(y) > 1 and y.shape[1]:
+        half = [half_width(values) for values in y.T]
+        band(axis, x, y.mean(axis=0), half, look["color"])
+
+
 def _by_objective(models: list[Model]) -> list[list[Model]]:
     names = dict.fromkeys(model.training.objective for model in models)
     return [[m for m in models if m.training.objective == name] for name in names]
@@ -198,18 +213,17 @@ def _groups(models: list[Model]) -> list[list[Model]]:
 
 def _look(models: list[Model], model: Model, marked: bool = True) -> dict:
     averages = list(dict.fromkeys(m.average for m in models))
-    kinds = list(dict.fromkeys(map(_trained, models)))
     i = averages.index(model.average) % len(STYLES)
-    colour = f"C{kinds.index(_trained(model))}"
+    colour = colours(map(_trained, models))[_trained(model)]
     look = {"color": colour, "linestyle": STYLES[i], "marker": MARKERS[i] if marked else ""}
     return look | {"markersize": 4, "label": label(model.kind)}
 
 
-def _trained(model: Model) -> tuple:
-    return model.training.objective, model.training.gradient, model.training.input_pertub
+def _trained(model: Model) -> str:
+    return label(model.kind | {"average": "none"})
 
 
-def _finish(figure, axes) -> str:
+def _finish(figure, axes) -> Figure:
     for axis in axes:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -217,6 +231,11 @@ def _finish(figure, axes) -> str:
     if drawn:
         told = list(drawn.values()), list(drawn)
         frame.legend(figure, SimpleNamespace(get_legend_handles_labels=lambda: told))
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    return svg.getvalue()
+    return figure
+
+
+def svg(figure: Figure) -> str:
+    """The figure as text."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()

@@ -14,7 +14,8 @@ from .matrix import Model
 from .rows import distances
 from .variance import Component, Observation, split, table
 
-UNLIKE = ("seed", "log_dir", "data_dir", "resume", "num_workers")  # flags of repetitions
+UNLIKE = {"seed", "log_dir", "data_dir", "resume", "num_workers"}  # flags of repetitions
+UNLIKE |= {"resume_checkpoint", "allow_change"}
 NOTE = (
     "standard deviations, the same for all kinds (of flags but the seed), normal at each level. Of "
     "generation seeds by samples of several, else by the jackknife over images, which is too large "
@@ -87,4 +88,5 @@ def _flags(folder: str) -> dict | str:
     if not os.path.exists(path):
         return folder
     groups = checkpoint.load_json(path)
-    return {k: v for of in groups.values() for k, v in of.items() if k not in UNLIKE}
+    groups = [of for of in groups.values() if isinstance(of, dict)]
+    return {k: v for of in groups for k, v in of.items() if k not in UNLIKE}

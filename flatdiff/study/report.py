@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 from .. import __version__
 from ..flags import config
 from ..judge.names import metric_name
-from ..report import page
+from ..report import figures, page
 from ..report.text import bullets, markdown
 from ..store import checkpoint
 from ..store.disk import write_csv, writing
@@ -22,6 +23,10 @@ from .axes import features_of
 from .matrix import Model
 from .rows import columns_of, measures_of, rows_of, summary
 
+BANDS = (
+    "Lines are means over seeds; bands and bars are 95 % intervals of these means. A colour is a "
+    "training, a style an average of its weights."
+)
 TITLE = "Flatness: what it costs, what it buys"
 
 
@@ -42,6 +47,9 @@ def write(models: list[Model], flags) -> list[str]:
     for name, data in (texts | content.files).items():
         with writing(os.path.join(folder, name)) as file:
             file.write(data)
+    if flags.study.format != "svg":
+        for name, figure in content.drawn.items():
+            figures.save(figure, os.path.join(folder, "figures", name), flags.study.format)
     paths = [os.path.join(folder, name) for name in (*texts, "study.csv", "study.json")]
     hidden = ("climbs", "matched", *(["objective"] if not rows[0]["objective"] else []))
     write_csv([{k: v for k, v in row.items() if k not in hidden} for row in rows], paths[2])
@@ -95,6 +103,7 @@ class Report:
         self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
         self.scatter = replicates.of_models(models, rows)
         self.files: dict[str, bytes] = {}
+        self.drawn: dict[str, Figure] = {}
 
     def markdown(self) -> str:
         """The whole text."""
@@ -107,7 +116,7 @@ class Report:
         for title, table in self.tables().items():
             parts += [f"## {title}", table]
         parts += across.section(self.summary) if self.several else []
-        parts += ["## Figures", *self.figures(), *self.grids()]
+        parts += ["## Figures", BANDS, *self.figures(), *self.grids()]
         parts += ["## How to read this", bullets(words.notes(self))]
         parts += ["## Command", f"    {self.settings['command']}"]
         return "\n\n".join(parts) + "\n"
@@ -153,7 +162,7 @@ class Report:
         return f"{markdown(rows, (0, 1))}\n\n{words.SCATTER}"
 
     def figures(self) -> list[str]:
-        """Each a link to its picture."""
+        """Each a link to its picture. Bands and bars are of seeds, 95 %."""
         drawn = {v: (pictures.measured(self.models, v), words.measured(v)) for v in self.verbs}
         caption = "Does sharpness cost quality under rounded weights? A point is a model."
         if claims.rounding(self.rows):
@@ -163,7 +172,9 @@ class Report:
             drawn["curvature"] = curvature, "How sharp the loss is along the steps of training."
         if self.several:
             drawn |= across.figures(self)
-        self.files |= {f"figures/{name}.svg": svg.encode() for name, (svg, _) in drawn.items()}
+        for name, (figure, _) in drawn.items():
+            self.drawn[name] = figure
+            self.files[f"figures/{name}.svg"] = pictures.svg(figure).encode()
         return [f"![{caption}](figures/{name}.svg)" for name, (_, caption) in drawn.items()]
 
     def grids(self) -> list[str]:

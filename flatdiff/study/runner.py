@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..store import checkpoint
+from ..store import checkpoint, lock
 from ..world import dist_util, stopping
-from . import objectives, submission
+from . import cluster, objectives, submission
 from .board import Board
 from .jobs import write
 from .matrix import Cell, Model
@@ -55,6 +55,9 @@ def prepare(flags):
             "--dtype auto is decided on the machine that starts a study, and --cluster slurm "
             "trains on others: give --dtype fp32 or bf16"
         )
+    if not flags.study.dry_run:  # which only looks
+        lock.take(checkpoint.absolute(log_dir), "study")
+    cluster.check(flags.study, flags.given)
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
         data_dir = os.path.join(log_dir, "data")
@@ -101,10 +104,10 @@ def run(models: list[Model], flags) -> str:
         path = os.path.join(folder, f"{job.cells[0].kind}-{job.cells[0].key}")
         job.log = f"{path}.log"
         write(job.cells, job.name, f"{path}.json")
-    commands = {id(job): (command_of(job, flags), job.log) for job in jobs}
+    commands = {id(job): (command_of(job, flags), job.log, job.finished) for job in jobs}
     slots, place = study.jobs, submission.here(study.jobs, study.ranks)
     if study.cluster:
-        begin = submission.cluster(study.cluster, study.cluster_options, folder)
+        begin = cluster.beginner(study, flags.data.num_workers, folder)
         slots, place = ANY, contextlib.nullcontext(begin)
     with place as begin, Board(jobs, slots) as board:
         _work_through(jobs, commands, begin, board)

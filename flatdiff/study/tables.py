@@ -1,25 +1,11 @@
 """The tables of a study's report: rows of cells, their header first."""
 
-import math
-
 from ..judge import power
 from ..report.compare import REAL
-from ..report.text import Rows
+from ..report.text import Rows, with_error
 from .claims import Verdict, of, plus
 from .rows import KIND, columns_of, distances, mean_and_half, paired
 from .significance import mean_of
-
-
-def with_error(mean: float | None, error: float | None) -> str:
-    """A mean ± half of its interval: two digits of the latter, as many decimals of the former."""
-    if mean is None:
-        return ""
-    if not error:
-        return f"{mean:.4g}"
-    if not 1e-7 < error < 1e4:
-        return f"{mean:.3g} ± {error:.2g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def label(row: dict) -> str:

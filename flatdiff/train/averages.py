@@ -37,6 +37,7 @@ def snapshot(loop, folder):
     }
     finite.check(list(held.values()), f"{snapshots.name(loop.step)} was not saved", "It diverged")
     loop.posthoc_run = loop.posthoc_run or _fingerprint(averages[0])
+    loop.snapshots = sorted({*loop.snapshots, loop.step})
     if dist_util.rank() == 0:
         snapshots.write(folder, loop.step, loop.posthoc_run, held)
 

@@ -14,6 +14,22 @@ from ..world import dist_util
 from . import optimizers
 
 
+def followed(loop, closure, seen):
+    """Leave the gradient that the loop follows in `.grad`; returns the terms of the first pass.
+
+    Of two passes, how far the losses of the draws `seen` rose from the first to the last, [N] as
+    training weighs them, goes into loop.rises: SAM's L(w + eps) - L(w) is the sharpness (Foret et
+    al. 2021, equation 1).
+    """
+    passes = []
+    terms = loop.follow(
+        lambda: passes.append(closure()) or passes[-1], loop.weights, **given(loop, seen)
+    )
+    if loop.passes > 1:
+        loop.rises.append((passes[-1]["loss"][: len(seen.t)] - terms["loss"]) * seen.weight)
+    return terms
+
+
 def given(loop, seen):
     """What `weights.gradients` are given by keyword, who climb on the draws `seen`."""
     alike = 0 if loop.sam_sync else dist_util.rank()

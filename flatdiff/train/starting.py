@@ -7,15 +7,19 @@ import dataclasses
 import math
 import os
 
+import torch
+from torch import nn
+
 from ..chain.resample import create_named_schedule_sampler
 from ..data import classes, image_datasets
 from ..flags import choices
-from ..flags.choices import GRADIENTS
+from ..flags.choices import GRADIENTS, TRACKERS
 from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
-from ..models.run_util import open_dataset, open_log
-from ..store import checkpoint
+from ..models.run_util import TRAINING, claim, must_be_readable, open_dataset, open_log
+from ..store import checkpoint, lock, steps
 from ..world import dist_util, logger
+from . import continuing
 from .averages import room
 from .train_util import TrainLoop
 
@@ -23,27 +27,70 @@ from .train_util import TrainLoop
 def start_training(flags):
     """Find what to go on from, and open the log; returns the checkpoint or ""."""
     train = flags.train
-    folder = flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", "")
+    folder = os.path.expanduser(flags.run.log_dir or os.environ.get("OPENAI_LOGDIR", ""))
+    if folder:
+        claim(flags, TRAINING)  # before it is looked at
     if train.resume not in ("", "auto"):
         raise ValueError(
             f"--resume {train.resume!r}: expected auto (the newest checkpoint of the log folder); "
             "for a file of your choice give --resume_checkpoint FILE"
         )
-    path = _begin_from(folder, train) if folder else train.resume_checkpoint
+    newest, wrong = _newest(folder, train)
+    path = _begin_from(folder, train, newest) if folder else train.resume_checkpoint
     own = not folder or bool(checkpoint.config_in(folder) or checkpoint.complete_steps(folder))
     step = max(0, checkpoint.parse_resume_step_from_filename(path))
     before = checkpoint.config_of(path)[0].get("run", {}).get("dtype") if path else None
     auto = (before, f"{path} was trained in it") if before else ()
     folder = open_log(flags, step=step, own=own, auto=auto)
     _tell_idle(flags)
+    for problem in wrong:
+        kept = f"its files are kept as *{steps.DAMAGED}"
+        logger.warn(f"warning: {problem}; an older step is gone on from, and {kept}")
     if path:
         _refuse_another_network(flags, path)
+        continuing.tell_changes(flags, path)
         logger.log(f"going on from {checkpoint.absolute(path)}")
     elif train.resume:
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
-        checkpoint.clean(folder)
+        _clean(folder)
     return path
+
+
+def _clean(folder):
+    """Delete what killed runs left unfinished, where no other run writes now."""
+    if busy := lock.others(folder):
+        logger.log(f"this folder is written into by others too: {'; '.join(busy)}")
+    else:
+        checkpoint.clean(folder)
+
+
+def check(flags):
+    """ValueError for flags of which no training can be made: found without the network's weights,
+    and by a step of another of a few weights, since a gradient refuses its knobs as it is taken."""
+    with torch.device("meta"):
+        _, diffusion = networks.build(flags.model, flags.diffusion)
+    classes = flags.model.num_classes if flags.model.class_cond else 0
+    toy = _Toy(6 if flags.diffusion.learn_sigma else 3, classes)
+    arguments = loop_arguments(flags.train) | {
+        "schedule_sampler": create_named_schedule_sampler(flags.train.schedule_sampler, diffusion)
+    }
+    arguments |= {"resume": "", "resume_checkpoint": "", "init_from": ""}
+    loop = TrainLoop(model=networks.place(toy), diffusion=diffusion, data=(), **arguments)
+    cond = {"y": torch.zeros(loop.batch_size, dtype=torch.int64)} if classes else {}
+    loop.run_step(torch.zeros(loop.batch_size, 3, 2, 2), cond)
+
+
+class _Toy(nn.Module):
+    """A network of a few weights, whose images have any size."""
+
+    def __init__(self, out_channels, num_classes):
+        super().__init__()
+        self.num_classes = num_classes or None
+        self.weight = nn.Parameter(torch.ones(out_channels, 3, 1, 1))
+
+    def forward(self, x, t, y=None):
+        return nn.functional.conv2d(x, self.weight)
 
 
 def _tell_idle(flags):
@@ -54,13 +101,20 @@ def _tell_idle(flags):
             logger.warn(f"warning: --{name} has no effect on --network {model.network}")
 
 
-def _begin_from(folder, train):
-    """The checkpoint that a training in this folder goes on from, or "".
+def _newest(folder, train):
+    """The model file of the folder's newest step, or None, and what is wrong with any newer step;
+    which is looked at where a run is to go on from it, by rank 0."""
+    if train.resume != "auto" or not folder:
+        return checkpoint.find_resume_checkpoint(folder) if folder else None, []
+    return dist_util.broadcast_object(steps.newest_whole(folder) if dist_util.rank() == 0 else None)
+
+
+def _begin_from(folder, train, newest):
+    """The checkpoint that a training in this folder goes on from, or ""; its newest is given.
 
     ValueError where files would be written over that are not of the run that goes on.
     """
     held, own = checkpoint.step_files(folder), checkpoint.config_in(folder)
-    newest = checkpoint.find_resume_checkpoint(folder)
     half_saved = False
     if held and not newest:  # guided-diffusion's, or killed while it was saved for the first time
         begun = own.get("train", {}).get("resume_checkpoint", "")
@@ -106,6 +160,8 @@ def training_data(flags, resume_checkpoint, image_size, num_classes=None):
     begun = resume_checkpoint or flags.train.init_from
     known = classes.saved(*checkpoint.config_of(begun)) if begun else None
     dataset = open_dataset(flags.data, image_size, num_classes, known)
+    if flags.train.random_crop or dataset.squares(progress=dist_util.rank() == 0) is None:
+        must_be_readable(dataset, flags.data)
     used = len(classes.trained(dataset.classes, num_classes)) if num_classes else 0
     if num_classes and used < num_classes:
         logger.warn(
@@ -138,19 +194,16 @@ def training_loop(
     }
     run = {name: getattr(flags.run, name) for name in ("dtype", "seed", "deterministic")}
     arguments |= run | {n: getattr(flags.model, n) for n in ("use_fp16", "class_dropout")}
+    images = continuing.images_of(dataset, resume_checkpoint, flags.train.allow_change)
     loop = TrainLoop(model=model, diffusion=diffusion, data=data, **arguments | more)
-    keep_config(flags, dataset, resume_checkpoint)  # since the weights to go on from did fit
+    # since the weights to go on from did fit
+    continuing.keep_config(flags, dataset, resume_checkpoint, step=loop.step, images=images)
+    if resume_checkpoint and dist_util.rank() == 0:
+        steps.set_aside(logger.get_dir(), after=loop.step)  # which were not whole
+    if flags.train.tracker and dist_util.rank() == 0:
+        tracker = choices.bound(TRACKERS, flags.train.tracker)
+        logger.also(tracker(logger.get_dir(), to_dict(flags), goes_on=loop.step > 0))
     return loop
-
-
-def keep_config(flags, dataset, resume_checkpoint):
-    """Write config.json: the flags, the checkpoint gone on from, and the classes, if any."""
-    told = to_dict(flags)
-    told["train"]["resume_checkpoint"] = resume_checkpoint
-    if dataset.labels is not None:
-        told["classes"] = dataset.classes
-    if dist_util.rank() == 0:
-        checkpoint.save_json(told, f"{logger.get_dir()}/{checkpoint.CONFIG}")
 
 
 def batches(flags, dataset, random_crop):

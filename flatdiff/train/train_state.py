@@ -1,15 +1,17 @@
 """A training run on disk: what is written at a step, and how a run goes on from it.
 
-model, ema_*, swa_ and opt hold what their names say; state holds the rest and is written last, so
-a step is complete exactly when its state file is there. The random state and the position in the
+model, ema_*, swa_ and opt hold what their names say; state holds the rest, and the hashes of the
+others (see `store.steps`). The random state and the position in the
 data are functions of seed and step, and need no bytes.
 """
 
+import errno
+import functools
 import os
 
 import torch
 
-from ..store import checkpoint, disk, finite, restore
+from ..store import checkpoint, disk, finite, restore, snapshots, steps
 from ..weights.averaging import EMA
 from ..world import dist_util, logger, stopping
 from . import climbing
@@ -20,6 +22,46 @@ DIVERGED = (
 )
 
 
+REFUSALS = {  # of a disk
+    errno.ENOSPC: "no space in {}",
+    errno.EDQUOT: "no space in {}: the quota is used up",
+    errno.EROFS: "{} is read-only by now",
+    errno.EFBIG: "a file in {} would be larger than files may be (ulimit -f)",
+    errno.EIO: "the disk of {} fails",
+}
+
+
+def tells_what_is_whole(where):
+    """A decorator of a method of the loop: where the disk takes no more of it, it says what is
+    whole in the folder that `where` returns."""
+
+    def decorate(train):
+        @functools.wraps(train)
+        def method(loop):
+            try:
+                return train(loop)
+            except OSError as error:
+                if told := _told(error, str(where()), loop.step):
+                    raise OSError(error.errno, told) from error
+                raise
+
+        return method
+
+    return decorate
+
+
+def _told(error, folder, step):
+    """What the error is and what is whole, if it is the folder's; else ""."""
+    gone = not checkpoint.exists(folder)
+    what = "the folder {} is gone" if gone else REFUSALS.get(error.errno)
+    if not what or not str(error.filename or folder).startswith(folder):
+        return ""
+    whole = checkpoint.complete_steps(folder)
+    kept = f"step {whole[-1]} is whole" if whole else "no step was saved in it"
+    text = f"{what.format(folder)} ({error.filename or 'some file'}, at step {step}); {kept}"
+    return f"{text}. Once that is mended, --resume auto goes on"
+
+
 def save(loop, folder):
     """Write all files of the loop's step into the folder."""
     files = {checkpoint.model_name(loop.step): _named(loop, loop.weights)}
@@ -27,11 +69,11 @@ def save(loop, folder):
         if average.started:
             files[checkpoint.average_name(label, loop.step)] = _named(loop, average.weights)
     files[checkpoint.opt_name(loop.step)] = restore.optimizer_state(loop.opt)
-    files[checkpoint.state_name(loop.step)] = _rest(loop)
-    for name, content in files.items():  # before any is written, and any older one pruned
+    rest = _rest(loop)
+    every = {**files, checkpoint.state_name(loop.step): rest}
+    for name, content in every.items():  # before any is written, and any older one pruned
         finite.check(content, f"{name} was not saved", DIVERGED)
-    for name, content in files.items():
-        checkpoint.save(content, f"{folder}/{name}")
+    steps.write(folder, loop.step, files, rest)
     logger.log(f"saved {folder}/{checkpoint.model_name(loop.step)}")
     checkpoint.prune(folder, loop.keep_last, keep=[loop.resume_checkpoint])
 
@@ -65,18 +107,23 @@ def resume(loop, path, find_ema):
     step, folder = loop.step, os.path.dirname(path)
     names = checkpoint.state_name(step), checkpoint.opt_name(step)
     state, opt = (os.path.join(folder, name) for name in names)
-    rest = _checked(_load(state), state)
+    rest = _checked(_load(state), state, step)
+    files = {}
+    for label, average in loop.averages.items():
+        found = isinstance(average, EMA) and find_ema(path, step, average.rate)
+        files[label] = found or os.path.join(folder, checkpoint.average_name(label, step))
+    if rest and dist_util.rank() == 0:
+        _look_over(rest, folder, files)
     if optimizer := _load(opt):
         with disk.reading(opt):
             restore.load_optimizer(loop.opt, optimizer, loop.model.named_parameters())
     if not rest:
         _correct_number(loop)
     for label, average in loop.averages.items():
-        found = isinstance(average, EMA) and find_ema(path, step, average.rate)
-        file = found or os.path.join(folder, checkpoint.average_name(label, step))
         average.go_on(rest.get(label, {}), loop.step)
-        _resume_average(loop, average, file)
-    loop.posthoc_run = rest.get("posthoc_run", 0)
+        _resume_average(loop, average, files[label])
+    loop.run, loop.posthoc_run = rest.get("run", ""), rest.get("posthoc_run", 0)
+    loop.snapshots = rest.get("snapshots", [])
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):
@@ -92,12 +139,30 @@ def resume(loop, path, find_ema):
             )
 
 
+def _look_over(rest, folder, averages):
+    """ValueError where the step's files are not whole; warn of snapshots that are lost.
+    `averages`: the files of those that are gone on with."""
+    step = rest["step"]
+    elsewhere = [
+        checkpoint.average_name(label, step)
+        for label, file in averages.items()
+        if os.path.dirname(file) != folder
+    ]
+    if problem := steps.damage(folder, step, but=elsewhere):
+        raise ValueError(
+            f"step {step} is not whole: {problem}. Restore that file, or take an earlier step; "
+            "--init_from takes a file's weights alone"
+        )
+    for problem in snapshots.lost(folder, rest.get("snapshots", []), rest.get("posthoc_run", 0)):
+        logger.warn(f"warning: {problem}; averages made of the snapshots will be without it")
+
+
 def _rest(loop):
-    rest = {"step": loop.step, "seed": loop.seed, "global_batch": loop.global_batch}
+    rest = {name: getattr(loop, name) for name in ("step", "seed", "global_batch", "run")}
     if loop.scale:
         rest["lg_loss_scale"] = loop.scale.lg
     if loop.posthoc_run:
-        rest["posthoc_run"] = loop.posthoc_run
+        rest |= {"posthoc_run": loop.posthoc_run, "snapshots": loop.snapshots}
     known = {label: average.progress() for label, average in loop.averages.items()}
     rest |= {label: progress for label, progress in known.items() if progress}
     if loop.memory:
@@ -107,17 +172,22 @@ def _rest(loop):
     return rest
 
 
-def _checked(rest, file):
-    """What `_rest` gave; {} where there was no file."""
+def _checked(rest, file, step):
+    """What `_rest` gave for the step; {} where there was no file."""
     if rest is None:
         return {}
     with disk.reading(file):
         counts = [rest["step"], rest["seed"], rest["global_batch"], rest.get("posthoc_run", 0)]
+        counts += rest.get("snapshots", [])
         counts += [rest["swa"][name] for name in ("count", "start") if "swa" in rest]
         for label in (name for name in rest if name.startswith("average_")):
             counts += rest[label].values()
         if not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"counts are {counts}")
+        if not isinstance(rest.get("run", ""), str):
+            raise ValueError(f"run is {rest['run']!r:.80}")
+        if rest["step"] != step:
+            raise ValueError(f"it is the state of step {rest['step']}, and not of {step}")
         if not isinstance(rest.get("lg_loss_scale", 0), int | float):
             raise ValueError(f"lg_loss_scale is {rest['lg_loss_scale']!r}")
     return rest

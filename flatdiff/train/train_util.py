@@ -11,8 +11,8 @@ import time
 from contextlib import contextmanager, nullcontext
 
 import torch
-from tqdm import tqdm
 
+from ..bars import Bar
 from ..chain.resample import UniformSampler, draw
 from ..data import image_files
 from ..flags import choices
@@ -21,19 +21,19 @@ from ..flags.config import TrainFlags
 from ..models.networks import casting
 from ..models.rounding_log import ClimbLog
 from ..rng import DROPOUT, TRAIN, generator, seed_all
-from ..store import restore
+from ..store import restore, steps
 from ..store.checkpoint import parse_resume_step_from_filename
 from ..weights.averaging import EMA, caution
 from ..weights.perturb import at, replace
 from ..world import agreement, dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
-from . import climbing, curvature, train_state
+from . import climbing, curvature, graphs, train_state
 from .averages import averages_of, snapshot
 from .climbing import num_ascent
-from .learning_rate import learning_rate
+from .learning_rate import end_of, learning_rate
 from .loss_scale import LossScale
 from .train_hooks import find_ema_checkpoint, find_resume_checkpoint, get_blob_logdir, refuse_unused
-from .train_log import log_loss_dict, log_terms
+from .train_log import log_loss_dict, log_rises, log_terms, log_use
 
 LAST = "saves and ends after a step"
 
@@ -85,10 +85,14 @@ class TrainLoop:
         self.schedule_sampler.gather = dist_util.all_gather_cat
         self.num_ascent = num_ascent(self.sam_share, self.batch_size)
         self.end_step = end_of(train)
-        self._begin(train, "fp16" if use_fp16 else dtype)
-        self.ddp_model = dist_util.data_parallel(model)
+        self.dtype = "fp16" if use_fp16 else dtype
+        self._begin(train, self.dtype)
+        self.one_pass = graphs.passes_of(self) if self.cuda_graphs else self._one_pass
+        self.ddp_model = model if self.cuda_graphs else dist_util.data_parallel(model)
         self.data = data(self.step) if callable(data) else data
         self.history = []  # per-image terms of each step since the last log, on the device
+        self.rises = []  # of the losses to SAM's ridge, likewise
+        self.begun = time.monotonic()
 
     def _begin(self, train, dtype):
         """Weights, optimizer and averages: new ones, or those of the checkpoint gone on from."""
@@ -106,6 +110,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
         self.resume_checkpoint = find_resume_checkpoint() or self.resume_checkpoint
@@ -116,6 +121,7 @@ class TrainLoop:
         if self.resume_checkpoint:
             train_state.resume(self, self.resume_checkpoint, find_ema_checkpoint)
         self.resume_step = self.step
+        self.run = self.run or steps.run_of(self.weights, self.seed)
 
     def __init_subclass__(cls):
         refuse_unused(cls)
@@ -140,6 +146,7 @@ class TrainLoop:
             lr_min=self.swa_lr_min,
         )
 
+    @train_state.tells_what_is_whole(lambda: get_blob_logdir())
     def run_loop(self):
         """Train until `end_step`; log, draw samples and save on the way, and save at the end, also
         where this process is asked to end before (`stopping`)."""
@@ -152,32 +159,34 @@ class TrainLoop:
         total = None if self.end_step == math.inf else self.end_step
         for rate in self.emas if total else ():
             logger.caution(caution(rate, total))
-        hidden = dist_util.rank() > 0
-        bar = tqdm(total=total, initial=self.step, unit="step", disable=hidden)
         ending = agreement.Ending()
         stopping.reserve(train_state.seconds_to_save(self))
-        with bar, arithmetic(tf32=True, deterministic=self.deterministic), stopping.deferred(LAST):
+        bar = Bar(total=total, initial=self.step, desc="training", unit="step")
+        how = arithmetic(tf32=True, deterministic=self.deterministic)
+        with bar, how, stopping.deferred(LAST):
             while self.step < self.end_step:
                 self.run_step(*next(self.data))
                 bar.update()
                 last = self.step >= self.end_step
                 stopped = ending() and not last
-                if self.eval_interval and self.step % self.eval_interval == 0 and not stopped:
-                    self.evaluate(self)
-                if self.step % self.log_interval == 0 or last or stopped:
-                    bar.set_postfix(self.log_step(bar.format_dict["rate"]))
-                if (
-                    self.sample_interval
-                    and (self.step % self.sample_interval == 0 or last)
-                    and not stopped
-                ):
-                    self.draw_samples()
-                if self.posthoc_ema and (self.step % self.posthoc_ema == 0 or last):
-                    snapshot(self, get_blob_logdir())
-                if self.step % self.save_interval == 0 or last or stopped:
-                    self.save()
+                if not stopped and self.due(self.eval_interval):
+                    with bar.paused():
+                        self.evaluate(self)
+                if self.due(self.log_interval, last or stopped):
+                    bar.set_postfix(self.log_step(bar.lap()))
+                with bar.paused():
+                    if not stopped and self.due(self.sample_interval, last):
+                        self.draw_samples()
+                    if self.due(self.posthoc_ema, last):
+                        snapshot(self, get_blob_logdir())
+                    if self.due(self.save_interval, last or stopped):
+                        self.save()
                 if stopped:
                     train_state.leave(self)
+
+    def due(self, interval, last=False):
+        """Whether it is time for what is done each `interval` steps (0: never), and at the last."""
+        return interval and (last or self.step % interval == 0)
 
     def run_step(self, batch, cond):
         """One optimizer step on this rank's part of the global batch."""
@@ -212,12 +221,14 @@ class TrainLoop:
         if self.rho == 0 or since < 0 or since % self.sam_every:
             return batch_draw, closure()
         seen = batch_draw.slice(0, self.num_ascent) if self.passes > 1 else batch_draw
-        terms = self.follow(closure, self.weights, **climbing.given(self, seen))
-        return seen, terms
+        return seen, climbing.followed(self, closure, seen)
 
     def forward_backward(self, batch_draw, sync=True):
         """The mean gradient of the batch over this rank, or with `sync` over all ranks."""
         seed_all(self.seed, DROPOUT, self.step, dist_util.rank())
+        return self.one_pass(batch_draw, sync)
+
+    def _one_pass(self, batch_draw, sync=True):
         self.opt.zero_grad()
         parts = batch_draw.split(self.microbatch)
         terms = []
@@ -250,7 +261,9 @@ class TrainLoop:
                 average.update(self.weights)
 
     def log_step(self, rate):
-        """Means since the last log, over all ranks; returns what the progress bar shows."""
+        """Means since the last log, over all ranks; returns what the progress bar shows.
+
+        `rate`: steps a second, or None."""
         history = {k: torch.cat([h[k] for h in self.history]) for k in self.history[0]}
         self.history = []
         norms, t = history.pop("grad_norm"), history.pop("t")
@@ -262,6 +275,9 @@ class TrainLoop:
         logger.logkv("lr", self.opt.param_groups[0]["lr"])
         if self.scale:
             logger.logkv("lg_loss_scale", self.scale.lg)
+        log_rises(self.rises)
+        self.rises = []
+        log_use(self.begun, rate and rate * self.global_batch, self.device)
         logged = logger.dumpkvs(dist_util.all_reduce_sum)
         self.climbs.due = True
         loss = logged[f"{self.prefix}loss"]
@@ -286,10 +302,11 @@ class TrainLoop:
         """A grid from the first EMA (or the weights), in the log folder; rank 0 alone."""
         if dist_util.rank() > 0:
             return
-        with self.averaged() as model:
+        bar = Bar(total=100, desc="a grid of samples", unit="%")
+        with self.averaged() as model, bar, bar.part(100):
             images = self.sample(model)
         path = f"{logger.get_dir()}/samples_{self.step:06d}.png"
-        image_files.save_grid(images, path)
+        logger.picture("samples", image_files.save_grid(images, path), self.step)
         logger.log(f"drew {path}")
 
     def save(self):
@@ -299,14 +316,3 @@ class TrainLoop:
         if dist_util.rank() == 0:
             train_state.save(self, get_blob_logdir())
         stopping.reserve(time.monotonic() - start)
-
-
-def end_of(train):
-    """The step that a TrainFlags ends at, or infinity; ValueError where lr would be 0 before."""
-    end = train.end_step or (0 if train.use_swa else train.lr_anneal_steps) or math.inf
-    if not train.use_swa and train.lr_anneal_steps and train.lr_anneal_steps < end < math.inf:
-        raise ValueError(
-            f"lr falls to 0 at lr_anneal_steps {train.lr_anneal_steps}, but end_step is {end}; "
-            "give lr_anneal_steps of at least end_step, or 0"
-        )
-    return end

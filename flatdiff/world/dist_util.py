@@ -6,7 +6,9 @@ complete world of one. Gradients are means over ranks. Knows nothing else about 
 
 import atexit
 import contextlib
+import functools
 import gc
+import itertools
 import json
 import os
 import socket
@@ -20,12 +22,12 @@ import torch.distributed as dist
 # Its default arguments keep the process group that exists when it is first imported (DDP does it).
 # A group that is kept has threads, and those sometimes abort the interpreter while it exits.
 import torch.distributed.nn.functional
+from safetensors import torch as safetensors
 from torch.nn.parallel import DistributedDataParallel
 
 from ..kernels import build
-from . import allocator, launcher, lifeline, shared_sum, stopping
+from . import allocator, launcher, lifeline, meeting, shared_sum, stopping
 
-JOIN_TIMEOUT = timedelta(minutes=5)  # for the slowest rank to start
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # one rank may evaluate alone meanwhile
 
 _place = launcher.Place()
@@ -51,11 +53,12 @@ def setup_dist() -> None:
     atexit.register(_leave)
 
 
-def _join() -> None:
-    """Finds this rank's place and device, and makes a group of several ranks."""
+def _join(watching: bool = False) -> lifeline.Lifeline | None:
+    """Finds this rank's place and device, and makes a group of several ranks, who are `watching`
+    each other from then on: one alone cannot wait for the others of a group that is not made."""
     global _place
     if dist.is_initialized():
-        return
+        return None
     _place = launcher.find_place()
     if torch.cuda.is_available():
         launcher.unbind(_place)
@@ -64,17 +67,33 @@ def _join() -> None:
         build.use()
     if world_size() == 1:
         _share_cores(1)
-        return
+        return None
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    # torchrun's store outlives a restart of the ranks.
-    store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", _meet())
-    _group(_agree(store), store)
+    store, secret = meeting.meet(_place)
+    backend = _agree(store, secret)
+    share = functools.partial(meeting.share, store, secret, _place)
+    line = lifeline.Lifeline(*_watched(), share, secret) if watching else None
+    _group(backend, store)
+    return line
 
 
 def _group(backend: str, store: dist.Store) -> None:
     how = {"timeout": COLLECTIVE_TIMEOUT, "device_id": dev() if backend == "nccl" else None}
-    dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    try:
+        dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), **how)
+    except RuntimeError as error:
+        if "Gloo connect" not in str(error):
+            raise
+        raise ValueError(
+            f"{socket.gethostname()} has met the other ranks but cannot reach them ({error}): set "
+            "GLOO_SOCKET_IFNAME to the name of the network interface that reaches the other hosts "
+            "(`ip addr` lists them)"
+        ) from error
+
+
+def _watched() -> tuple[int, int, str]:
+    return rank(), world_size(), _place.first_host
 
 
 def rank() -> int:
@@ -125,19 +144,48 @@ def barrier() -> None:
 
 
 def broadcast_object(obj: Any, src: int = 0) -> Any:
-    """Rank `src`'s object, on every rank. Objects are pickled."""
-    box = [obj]
-    if world_size() > 1:
-        dist.broadcast_object_list(box, src=src)
-    return box[0]
+    """Rank `src`'s object, on every rank, as JSON gives it back: whoever wrote it, nothing runs."""
+    if world_size() == 1:
+        return obj
+    content = json.dumps(obj).encode() if rank() == src else b""
+    size = torch.tensor([len(content)], device=dev())
+    dist.broadcast(size, src=src)
+    box = _bytes(content, int(size))
+    dist.broadcast(box, src=src)
+    return json.loads(bytes(box.cpu().numpy()))
 
 
 def all_gather_object(obj: Any) -> list:
-    """Every rank's object, in the order of ranks. Objects are pickled."""
-    box = [obj] * world_size()
-    if world_size() > 1:
-        dist.all_gather_object(box, obj)
-    return box
+    """Every rank's object, in the order of ranks, as JSON gives it back."""
+    if world_size() == 1:
+        return [obj]
+    return [json.loads(content) for content in _all_gather_bytes(json.dumps(obj).encode())]
+
+
+def all_gather_tensors(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Every rank's tensors, of any number and shapes, on the CPU; a list for each rank."""
+    if world_size() == 1:
+        return [list(tensors)]
+    named = {f"{i}": tensor.cpu().contiguous().clone() for i, tensor in enumerate(tensors)}
+    every = map(safetensors.load, _all_gather_bytes(safetensors.save(named)))
+    return [[found[f"{i}"] for i in range(len(found))] for found in every]
+
+
+def gather_rows(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The rows of all ranks' parts; of n ranks each has every n-th part, in their order."""
+    rounds = itertools.zip_longest(*all_gather_tensors(parts))
+    return torch.cat([part for together in rounds for part in together if part is not None])
+
+
+def _all_gather_bytes(content: bytes) -> list[bytes]:
+    sizes = all_gather_cat(torch.tensor([len(content)])).tolist()
+    boxes = all_gather_cat(_bytes(content, max(sizes))[None]).cpu().numpy()
+    return [bytes(box[:size]) for box, size in zip(boxes, sizes)]
+
+
+def _bytes(content: bytes, size: int) -> torch.Tensor:
+    """uint8 [size] on this rank's device: the content, then zeros."""
+    return torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8).to(dev())
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
@@ -219,8 +267,7 @@ def session():
     try:
         _in_session = True
         with stopping.listening(lambda text, code: lifeline.end(rank(), text, code)):
-            _join()
-            line = lifeline.Lifeline(rank(), world_size(), _place.first_host, broadcast_object)
+            line = _join(watching=True) or lifeline.Lifeline(*_watched(), broadcast_object, "")
             try:
                 yield
             except SystemExit as stop:
@@ -238,59 +285,11 @@ def session():
         raise leaving
 
 
-def _meet() -> dist.TCPStore:
-    """The store that ranks share: at MASTER_PORT if set, else at any free port of rank 0."""
-    timeouts = {"timeout": JOIN_TIMEOUT, "wait_for_workers": False}
-    if "MASTER_PORT" in os.environ:
-        address = (os.environ.get("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"]))
-        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        return dist.TCPStore(*address, is_master=rank() == 0 and not served, **timeouts)
-    file = launcher.address_file(_place) if _place.one_host else None
-    if rank() > 0:
-        wait = JOIN_TIMEOUT.total_seconds()
-        address = launcher.read_address(file, wait) if file else _share_by_mpi(None)
-        return dist.TCPStore(*address, is_master=False, **timeouts)
-    server = dist.TCPStore(_place.first_host, 0, is_master=True, **timeouts)
-    address = _place.first_host, server.port
-    launcher.write_address(file, *address) if file else _share_by_mpi(address)
-    return server
-
-
-def _share_by_mpi(address: tuple[str, int] | None) -> tuple[str, int]:
-    """Rank 0's address on every rank of several hosts, which may share nothing but MPI."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: no MPI library is installed
-        raise ValueError(
-            f"{world_size()} ranks on several hosts need mpi4py to find rank 0 ({error}): "
-            "pip install mpi4py mpich, or set MASTER_ADDR and MASTER_PORT"
-        ) from error
-    if world_size() != MPI.COMM_WORLD.size:
-        raise ValueError(
-            f"the launcher started {world_size()} ranks, but mpi4py sees {MPI.COMM_WORLD.size}: "
-            "it uses another MPI than the launcher (under srun, try --mpi=pmix); "
-            "or set MASTER_ADDR and MASTER_PORT"
-        )
-    return MPI.COMM_WORLD.bcast(address)
-
-
-def _agree(store: dist.Store) -> str:
+def _agree(store: dist.Store, secret: str) -> str:
     """The backend for all ranks, after each has told the others what it has."""
     home = [socket.gethostname(), launcher.cores()]
     gpu = str(torch.cuda.get_device_properties(dev()).uuid) if dev().type == "cuda" else ""
-    store.set(f"rank{rank()}", json.dumps([home, gpu]))
-    try:
-        ranks = [json.loads(store.get(f"rank{other}")) for other in range(world_size())]
-    except dist.DistStoreError as error:
-        raise TimeoutError(
-            f"waited {JOIN_TIMEOUT} for the other {world_size() - 1} ranks to start"
-        ) from error
-    store.set(f"read{rank()}", "")
-    if rank() == 0:  # serves the store, so it goes on last
-        store.wait([f"read{other}" for other in range(world_size())])
-        if _place.one_host:
-            launcher.address_file(_place).unlink(missing_ok=True)
-    homes, gpus = zip(*ranks)
+    homes, gpus = zip(*meeting.say_all(store, secret, _place, [home, gpu]))
     _share_cores(homes.count(home))
     return _choose_backend(gpus)
 

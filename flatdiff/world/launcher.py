@@ -5,10 +5,11 @@ Knows torchrun, mpirun (MPICH, Intel MPI, Open MPI) and srun; needs neither torc
 
 import contextlib
 import dataclasses
-import json
+import hashlib
 import os
+import re
+import signal
 import socket
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,14 @@ _LAUNCHERS = (  # rank, number of ranks, rank on this host, number of ranks on t
     # srun; a batch script itself is no step. On several hosts the last one reads like "2(x3)".
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
+# What launchers say that are not known here (MVAPICH's, Flux, jsrun, PALS): how many processes they
+# started, or only which one this is.
+_SIZES = (
+    "PMI_SIZE OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS MPI_LOCALNRANKS "
+    "MV2_COMM_WORLD_SIZE MVP_COMM_WORLD_SIZE FLUX_JOB_SIZE JSM_NAMESPACE_SIZE PALS_LOCAL_SIZE"
+).split()
+_RANKS = "PMI_RANK PMIX_RANK PALS_RANKID ALPS_APP_PE".split()
+_PORTS = range(20000, 32000)  # below those that systems give to whoever asks for any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +47,62 @@ class Place:
         set, else on rank 0's alone."""
         if self.one_host:
             return "127.0.0.1"
-        return os.environ.get("MASTER_ADDR", socket.gethostname())
+        known = known_address(self)
+        return known[0] if known else os.environ.get("MASTER_ADDR", socket.gethostname())
 
 
 def find_place() -> Place:
-    """Reads what the launcher says; ValueError where RANK is set by hand and LOCAL_RANK is not."""
-    env = os.environ
+    """Reads what the launcher says; ValueError where it makes no sense, or where a launcher that is
+    not known here started several processes, each of which would take itself for the only one."""
     for names in _LAUNCHERS:
-        rank, world_size, local_rank, local_size = (env.get(name) for name in names)
+        rank, world_size, local_rank, local_size = (os.environ.get(name) for name in names)
         if rank and world_size and local_rank:
-            one_host = local_size == world_size
-            return Place(int(rank), int(world_size), int(local_rank), one_host, names[0])
-    if "RANK" in env and int(env.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError(
-            f"RANK={env['RANK']} and WORLD_SIZE={env['WORLD_SIZE']} are set, but LOCAL_RANK, "
-            "which picks the device, is not: set it, or start with torchrun or mpirun"
-        )
+            numbers = [_number(name) for name in names[:3]]
+            if not 0 <= numbers[0] < numbers[1]:
+                raise ValueError(f"{names[0]}={rank} is no rank of {names[1]}={world_size}")
+            return Place(*numbers, local_size == world_size, names[0])
+    by_hand = ["WORLD_SIZE"] if "RANK" in os.environ else []  # a job's script may set one for srun
+    alone = dict.fromkeys([*_SIZES, *by_hand], 1) | dict.fromkeys(_RANKS, 0)
+    for name, most in alone.items():
+        if name in os.environ and _number(name) > most:
+            raise ValueError(
+                f"{name}={os.environ[name]} says that a launcher started several processes, but "
+                "not which of them this is in a way that is known here, and each would write as "
+                "the only one: start with torchrun, srun, or the mpirun of MPICH or Open MPI, or "
+                "set RANK, WORLD_SIZE, LOCAL_RANK (it picks the device) and LOCAL_WORLD_SIZE"
+            )
     return Place()
+
+
+def _number(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise ValueError(f"{name}={os.environ[name]!r} in the environment is no number") from None
+
+
+def known_address(place: Place) -> tuple[str, int] | None:
+    """Where rank 0 waits for the others, if the environment says it: MASTER_ADDR and MASTER_PORT,
+    or under srun on several hosts the first of them, and a port that the job's number gives."""
+    if "MASTER_PORT" in os.environ:
+        return os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("MASTER_PORT")
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
+    if place.one_host or place.rank_variable != "SLURM_PROCID" or not hosts:
+        return None
+    job = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID')}"
+    port = int(hashlib.sha256(job.encode()).hexdigest(), 16) % len(_PORTS)
+    return os.environ.get("MASTER_ADDR", first_of(hosts)), _PORTS[port]
+
+
+def first_of(hosts: str) -> str:
+    """The first name of SLURM's list: node[07-09,12],login is node07."""
+    first = re.match(r"(\[[^]]*\]|[^][,])*", hosts)[0]
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", first)
+
+
+def by_open_mpi(place: Place) -> bool:
+    """Whether Open MPI's mpirun started this rank."""
+    return place.rank_variable.startswith(_OPEN_MPI)
 
 
 def cores() -> list[int]:
@@ -67,9 +115,9 @@ def cores() -> list[int]:
 def unbound(place: Place) -> list[int]:
     """The processors that this process had if Open MPI, which by default binds a rank to one core
     or one socket, had not; of other launchers those that it has, as they were asked for."""
-    if place.rank_variable.startswith(_OPEN_MPI):
+    if by_open_mpi(place):
         with contextlib.suppress(OSError, AttributeError):
-            return sorted(os.sched_getaffinity(_starter(place)[0]))
+            return sorted(os.sched_getaffinity(starter(place)[0]))
     return cores()
 
 
@@ -107,13 +155,7 @@ def caution_of_load(threads: int) -> str:
     )
 
 
-def address_file(place: Place) -> Path:
-    """A file that only the ranks of this launch look for, on one host."""
-    pid, born = _starter(place)
-    return Path(tempfile.gettempdir(), f"flatdiff-{pid}-{born}.address")
-
-
-def _starter(place: Place) -> tuple[int, str]:
+def starter(place: Place) -> tuple[int, str]:
     """The process that started all ranks, the nearest ancestor that is no rank itself, and when it
     was started: process ids are used again."""
     pid, born = os.getppid(), "0"
@@ -129,22 +171,16 @@ def _starter(place: Place) -> tuple[int, str]:
     return pid, born
 
 
-def write_address(path: Path, host: str, port: int) -> None:
-    """Writes rank 0's address; the file appears complete or not at all."""
-    new = path.with_suffix(".new")  # no `store.disk`, which waits for the disk
-    new.write_text(json.dumps([host, port]))
-    new.replace(path)
-
-
-def read_address(path: Path, timeout: float) -> tuple[str, int]:
-    """Waits for rank 0's address (host, port); TimeoutError after `timeout` seconds."""
-    give_up = time.monotonic() + timeout
-    while not path.exists():
-        if time.monotonic() > give_up:
-            raise TimeoutError(
-                f"waited {timeout:.0f} s for rank 0 to write its address to {path}: did it start? "
-                "Where ranks share no such folder, set MASTER_ADDR and MASTER_PORT"
-            )
-        time.sleep(0.02)
-    host, port = json.loads(path.read_text())
-    return host, port
+def interrupt_mpirun() -> None:
+    """Ends MPICH's mpirun, if it runs on this host, by Ctrl-C twice: of a host that has gone silent
+    it waits for ever."""
+    place = find_place()
+    if place.one_host or place.rank_variable != "PMI_RANK":
+        return
+    with contextlib.suppress(OSError, IndexError):
+        stat = Path(f"/proc/{starter(place)[0]}/stat").read_text().rpartition(")")[2].split()
+        pid = int(stat[1])  # of what started the proxy that started this host's ranks
+        if Path(f"/proc/{pid}/comm").read_text().strip() in ("mpirun", "mpiexec", "mpiexec.hydra"):
+            for seconds in (1, 0.1):  # it first passes on what the ranks have said
+                time.sleep(seconds)
+                os.kill(pid, signal.SIGINT)

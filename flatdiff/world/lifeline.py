@@ -2,8 +2,8 @@
 
 Rank 0 keeps a connection to every other rank until all have said goodbye. One that closes before
 is a rank that died, by kill -9 too. Not every launcher does this: MPICH's mpirun goes on when a
-rank exits with an error. One that is asked to stop asks the others, too. Knows nothing of torch;
-needs a broadcast for rank 0's address.
+rank exits with an error. A host that vanished, or a cut link, is noticed too, and a rank that is
+asked to stop asks the others. Knows nothing of torch; is given how all get rank 0's address.
 """
 
 import contextlib
@@ -18,18 +18,19 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-import blobfile as bf
-from tqdm import tqdm
+from .. import bars
+from ..store import lock, remote
+from . import launcher, signing, stopping
 
-from . import stopping
-
+SILENCE = 23  # seconds after which a host that answers nothing counts as gone
+PATIENCE = 60  # seconds for ranks that have just met to call rank 0
 PEER_FAILED = "stopped because another rank failed"
 _SIGNS_OF_A_DEAD_PEER = (
     *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
     *("remote process exited", "Connection was likely closed"),  # nccl, the store of rank 0
 )
 _SIGNS_OF_NO_MEMORY = "MemoryError", "can't allocate memory", "size calculation over"
-TOLD = (ValueError, OSError, FloatingPointError, MemoryError, bf.Error)  # for the user to mend
+TOLD = (ValueError, OSError, FloatingPointError, MemoryError)  # for the user to mend
 
 GOODBYE, SAID = b"goodbye", b"said"  # and all else is who asked to stop
 LAST_WORDS = 3.0  # seconds for the main thread to end by itself where all ranks were asked to
@@ -41,22 +42,28 @@ _peers: list[connection.Connection] = []  # of this process's lifeline
 class Lifeline(threading.Thread):
     """Ends this process when another rank has died, also out of a collective or a long loop."""
 
-    def __init__(self, rank: int, world_size: int, host: str, broadcast: Callable[[Any], Any]):
-        """All ranks come here together; `host` is the name of rank 0's, given on rank 0."""
+    def __init__(
+        self, rank: int, world_size: int, host: str, share: Callable[[Any], Any], secret: str
+    ):
+        """All ranks come here together; `host` is the name of rank 0's, given on rank 0. `secret`:
+        of the ranks; whoever does not know it takes no rank's place."""
         super().__init__(daemon=True)
         self.rank = rank
-        self.peers: list[connection.Connection] = []
-        self.names, self.kills = ["rank 0"], _kills_for_memory()
+        self.kills = _kills_for_memory()
+        self.peers: dict[connection.Connection, str] = {}  # to who is at its other end
+        lines: dict[socket.socket, str] = {}
         if world_size > 1 and rank == 0:
-            bind = host if host == "127.0.0.1" else "0.0.0.0"
-            with connection.Listener((bind, 0), backlog=world_size) as listener:
-                broadcast((host, listener.address[1]))
-                self.peers = [listener.accept() for _ in range(world_size - 1)]
-            self.names = [peer.recv_bytes().decode() for peer in self.peers]
+            with socket.create_server((host if host == "127.0.0.1" else "", 0)) as server:
+                share([host, server.getsockname()[1], _here()])
+                lines = _called(server, world_size - 1, secret)
         elif world_size > 1:
-            self.peers = [connection.Client(broadcast(None))]
-            name = f"rank {rank} (process {os.getpid()} on {socket.gethostname()})"
-            self.peers[0].send_bytes(name.encode())
+            *address, name = share(None)
+            line = socket.create_connection(tuple(address), PATIENCE)
+            line.sendall(signing.signed(secret, rank, _here()).encode() + b"\n")
+            lines = {line: f"rank 0 on host {name}"}
+        for line, name in lines.items():
+            _keep_asking(line)
+            self.peers[connection.Connection(line.detach())] = name
         _peers[:] = self.peers
         stopping.connect(lambda by: say(by.encode()))
         self.start()
@@ -66,16 +73,21 @@ class Lifeline(threading.Thread):
         while waiting:
             for peer in connection.wait(waiting):
                 said = b""
-                with contextlib.suppress(EOFError, OSError):
+                try:
                     said = peer.recv_bytes()
+                except EOFError:
+                    pass
+                except OSError as error:
+                    if text := _silent(self.peers[peer], error):
+                        end(self.rank, text, 1, launcher.interrupt_mpirun)
                 if said in (b"", SAID):
-                    self._end(peer, bool(said))
+                    self._end(self.peers[peer], bool(said))
                 elif said == GOODBYE:
                     waiting.remove(peer)
                 else:
                     stopping.ask(said.decode())
 
-    def _end(self, peer: connection.Connection, said: bool) -> NoReturn:
+    def _end(self, name: str, said: bool) -> NoReturn:
         """Follows a rank that has ended. `said`: it has told of an error."""
         if stopping.asked() and not said:
             time.sleep(LAST_WORDS)
@@ -83,7 +95,6 @@ class Lifeline(threading.Thread):
         why = "it crashed, or was killed, as the kernel does for want of memory (see dmesg)"
         if _kills_for_memory() > self.kills:
             why = "the kernel has killed for want of memory (take fewer images at a time)"
-        name = self.names[self.peers.index(peer)]
         end(self.rank, PEER_FAILED + ("" if said else f": {name} ended without a word; {why}"), 1)
 
     def goodbye(self) -> None:
@@ -110,13 +121,55 @@ def _kills_for_memory() -> int:
     return 0
 
 
+def _here() -> str:
+    return f"{socket.gethostname()} (process {os.getpid()})"
+
+
+def _called(server: socket.socket, count: int, secret: str) -> dict[socket.socket, str]:
+    """The lines of so many ranks, and who they are; others that call are sent away."""
+    found: dict[socket.socket, str] = {}
+    server.settimeout(PATIENCE)
+    while len(found) < count:
+        line, _ = server.accept()
+        line.settimeout(PATIENCE / 10)
+        try:
+            with line.makefile("rb", buffering=0) as file:  # what follows is not for this
+                rank, host = signing.opened(secret, file.readline(1000))
+            found[line] = f"rank {rank} on host {host}"
+        except (OSError, ValueError):
+            line.close()
+    return found
+
+
+def _keep_asking(line: socket.socket) -> None:
+    """From now on a line waits for ever, unless the other host does not answer for `SILENCE`."""
+    line.settimeout(None)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"TCP_KEEPIDLE": SILENCE - 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    options["TCP_USER_TIMEOUT"] = 1000 * SILENCE  # of a goodbye that is not confirmed
+    for name, value in options.items():
+        if hasattr(socket, name):  # as on Linux
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _silent(who: str, error: OSError) -> str:
+    """What to say of a line that is cut; "" where its system tells that the process is gone."""
+    if isinstance(error, ConnectionError):
+        return ""
+    return (
+        f"{who} has gone silent: nothing has come from that host for {SILENCE} s "
+        f"({error.strerror}). Is it down, or the network? Once it is back, the same command goes "
+        "on from the last checkpoint (training: with --resume auto)"
+    )
+
+
 def fail(error: BaseException, rank: int, world_size: int) -> NoReturn:
     """Tells the error on stderr and ends this process, and by that the other ranks'."""
     if world_size == 1 and isinstance(error, SystemExit):
         raise error
     text, code = explain(error)
     if world_size == 1:
-        tqdm.write(text, file=sys.stderr)
+        bars.write(text, sys.stderr)
         raise SystemExit(code) from None
     if text and (rank > 0 or text == PEER_FAILED):
         time.sleep(0.3)  # an error that all ranks share is told by rank 0 alone
@@ -134,7 +187,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return ("", stopping.farewell()) if stopping.asked() else (PEER_FAILED, 1)
     if isinstance(error, RuntimeError) and "Timed out waiting" in text:
         return f"waited in vain for the other ranks ({text})", 1
-    told = isinstance(error, TOLD)
+    told = isinstance(error, TOLD) or remote.is_error(error)
     if any(sign in text for sign in _SIGNS_OF_NO_MEMORY):
         first = text.partition("\n")[0]
         text, told = f"{first[:200]} (not enough memory: take fewer images at a time)", True
@@ -143,13 +196,16 @@ def explain(error: BaseException) -> tuple[str, int]:
     return text, 1
 
 
-def end(rank: int, text: str, code: int) -> NoReturn:
-    """Prints, and leaves at once: a rank alone cannot unwind a collective."""
+def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None) -> NoReturn:
+    """Prints, does what is to be done `last`, and leaves: alone none can unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
+    lock.release()
     if text:
-        tqdm.write(f"rank {rank}: {text}", file=sys.stderr)
+        bars.write(f"rank {rank}: {text}", sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if code != stopping.CODE:
         say(SAID)
+    if last:
+        last()
     os._exit(code)

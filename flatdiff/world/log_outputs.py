@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from .. import bars
 from ..store.disk import naming, reading, writing
 
 
@@ -22,6 +21,8 @@ class Output:
     def say(self, text: str) -> None: ...
 
     def write(self, row: dict[str, Any]) -> None: ...
+
+    def picture(self, key: str, image: Any, step: int) -> None: ...
 
     def truncate(self, step: int) -> None: ...
 
@@ -42,8 +43,7 @@ class Text(Output):
         else:
             code = getattr(sys.stdout, "encoding", None) or "utf-8"  # ascii, in some terminals
             text = text.encode(code, "backslashreplace").decode(code)
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            bars.write(text, sys.stdout)
 
     def write(self, row: dict[str, Any]) -> None:
         shown = {_cut(key): _cut(_show(row[key])) for key in sorted(row, key=str.lower)}
@@ -117,7 +117,8 @@ class Json(Output):
 
 
 class TensorBoard(Output):
-    """Writes events; the package is imported with the first table, because that takes seconds."""
+    """Writes events; the package is imported with the first table or picture, as that takes
+    seconds."""
 
     def __init__(self, folder: Path, append: bool):
         try:
@@ -131,16 +132,25 @@ class TensorBoard(Output):
         self.purge_step = self.writer = None
 
     def write(self, row: dict[str, Any]) -> None:
+        writer = self._writer()
+        for key, value in row.items():
+            if hasattr(value, "__float__"):
+                writer.add_scalar(key, float(value), row.get("step"))
+        writer.flush()
+
+    def picture(self, key: str, image: Any, step: int) -> None:
+        writer = self._writer()
+        writer.add_image(key, image, step, dataformats="HWC")
+        writer.flush()
+
+    def _writer(self):
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             for old in [] if self.append else self.folder.glob("events.out.tfevents.*"):
                 old.unlink()
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
-        for key, value in row.items():
-            if hasattr(value, "__float__"):
-                self.writer.add_scalar(key, float(value), row.get("step"))
-        self.writer.flush()
+        return self.writer
 
     def truncate(self, step: int) -> None:
         self.purge_step = step + 1

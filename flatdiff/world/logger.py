@@ -1,8 +1,8 @@
 """What a run says: sentences, and a table of values per interval, to several outputs at once.
 
-Only rank 0 writes; other ranks' warnings go to stderr. A mean is over everything that was logged
-since the last table, on all ranks where dumpkvs is given a sum over ranks. Values may be tensors:
-they stay on their device until then. Knows nothing of what it logs.
+Only rank 0 speaks, and warns for all; errors of the others go to stderr. A mean is over everything
+that was logged since the last table, on all ranks where dumpkvs is given a sum over ranks. Values
+may be tensors: they stay on their device until then. Knows nothing of what it logs.
 """
 
 import contextlib
@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from .. import bars
 from . import launcher, log_outputs
 
 DEBUG, INFO, WARN, ERROR, DISABLED = 10, 20, 30, 40, 50
@@ -48,6 +47,7 @@ def configure(
     reset()
     dir = os.path.expanduser(dir or os.environ.get("OPENAI_LOGDIR") or new_folder())
     _current = Logger(dir, [], launcher.find_place().rank if rank is None else rank)
+    bars.hide(_current.rank > 0)
     if _current.rank == 0:
         folder = tempfile.mkdtemp(prefix="flatdiff-log-") if "://" in dir else dir
         os.makedirs(folder, exist_ok=True)
@@ -154,6 +154,17 @@ def truncate(step: int) -> None:
         output.truncate(step)
 
 
+def picture(key: str, image: Any, step: int) -> None:
+    """Shows a picture, uint8 [H, W, 3], of a step, where there is a place for pictures."""
+    for output in _current.outputs:
+        output.picture(key, image, step)
+
+
+def also(output: log_outputs.Output) -> None:
+    """Writes to this output, too; on rank 0."""
+    _current.outputs.append(output)
+
+
 def get_dir() -> str:
     """The folder given to configure, which is called if that was not done yet."""
     if _current.dir is None:
@@ -171,6 +182,7 @@ def reset() -> None:
     global _current
     for output in _current.outputs:
         output.close()
+    bars.hide(False)
     _current = Logger(None, [log_outputs.Text(None)], 0)
 
 
@@ -201,8 +213,8 @@ class Logger:
         text = " ".join(map(str, args))
         for output in self.outputs:
             output.say(text)
-        if self.rank > 0 and level >= WARN:
-            tqdm.write(f"rank {self.rank}: {text}", file=sys.stderr)
+        if self.rank > 0 and level >= ERROR:
+            bars.write(f"rank {self.rank}: {text}", sys.stderr)
 
     def logkv_mean(self, key: str, val: Any, count: Any) -> None:
         val, count = _float64(val), _float64(count)

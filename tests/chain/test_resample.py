@@ -242,3 +242,21 @@ def test_a_part_without_input_noise():
     x_start, kwargs = batch()
     part = draw(UniformSampler(CHAIN), x_start, kwargs, seeded()).slice(2, 5)
     assert part.input_noise is None and part.model_kwargs["y"].tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("history", torch.Tensor.long),
+        ("history", lambda losses: losses * float("nan")),
+        ("counts", torch.Tensor.double),
+        ("counts", lambda counts: counts - 10**6),
+        ("counts", lambda counts: counts[1:]),
+    ],
+)
+def test_a_history_of_another_kind_is_refused(name, change):
+    sampler = LossSecondMomentResampler(CHAIN)
+    state = sampler.state_dict()
+    sampler.load_state_dict(state)
+    with pytest.raises(ValueError, match="the timestep sampler's"):
+        sampler.load_state_dict(state | {name: change(state[name])})

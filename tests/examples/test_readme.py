@@ -1,12 +1,12 @@
-"""README's scripts of any family are run as they stand, in a folder that has what they name."""
+"""The scripts of any family are run as they stand, in a folder that has what they name."""
 
 import re
 
 import pytest
 from launch import ROOT
 
-SECTION = (ROOT / "README.md").read_text().partition("## Any network\n")[2].partition("\n## ")[0]
-SCRIPTS = re.findall(r"```python\n(.*?)```", SECTION, re.S)
+README, PAGE = ((ROOT / name).read_text() for name in ("README.md", "docs/networks.md"))
+SCRIPTS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 SAYS = {  # of a script that begins with this comment, a row that it prints
     "guided-diffusion": r"LPF +0.001 +mse( +\S+){4}",
     "diffusers": r"HESSIAN +trace +mse +\S+ +\S+",
@@ -19,7 +19,8 @@ SAYS = {  # of a script that begins with this comment, a row that it prints
 def test_there_are_five_families_of_at_most_ten_lines():
     assert len(SCRIPTS) == len(SAYS)
     assert all(len(script.splitlines()) <= 10 for script in SCRIPTS)
-    assert (ROOT / "README.md").read_text().partition("## Any network")[0].count("\n") < 40
+    assert README.partition("## Your own network")[0].count("\n") < 40
+    assert re.findall(r"```python\n(.*?)```", README, re.S) == SCRIPTS[-1:]
 
 
 @pytest.mark.slow

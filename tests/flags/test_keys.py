@@ -14,7 +14,7 @@ from flatdiff.store import checkpoint
 from flatdiff.study import matrix
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-MARKS = {"numbers", "sampling", "parts", "nothing"}
+MARKS = {"meaning", "numbers", "sampling", "parts", "nothing"}
 GROUPS = {name: group for name, group in vars(config).items() if name.endswith("Flags")}
 
 
@@ -22,7 +22,9 @@ def groups_of(script, monkeypatch):
     """What a script reads its command line into."""
     found = {}
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    monkeypatch.setattr(config, "run", lambda _, body, **groups: found.update(groups))
+    monkeypatch.setattr(
+        config, "run", lambda _, body, check=None, unread="", **groups: found.update(groups)
+    )
     spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,6 +2,8 @@
 
 import os
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +29,14 @@ def test_a_shared_name_is_one_flag_and_each_group_keeps_its_default():
     flags = parse("--batch_size 128 --batch_size 32")
     assert (flags.train.batch_size, flags.sample.batch_size) == (32, 32)
     assert flags.given == {"batch_size": 32}
+
+
+def test_home_is_meant_where_shells_leave_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    groups = {"run": config.RunFlags, "sample": config.SampleFlags}
+    flags = parse("--log_dir=~/runs --model_path '~/a.pt,b~/c.pt, ~/x,~/runs/*/m.pt'", **groups)
+    assert flags.run.log_dir == "/home/me/runs"
+    assert flags.sample.model_path == "/home/me/a.pt,b~/c.pt, /home/me/x,/home/me/runs/*/m.pt"
 
 
 @pytest.mark.parametrize("preset", ["--preset imagenet64", "--preset=imagenet64"])
@@ -99,3 +109,11 @@ def test_cublas_is_told_before_its_first_product(monkeypatch, deterministic):
     body = lambda flags: seen.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))  # noqa: E731
     config.run("", body, run=config.RunFlags)
     assert seen == [":4096:8" if deterministic else None]
+
+
+@pytest.mark.slow
+def test_what_is_printed_into_a_file_stands_before_what_is_told_after_it():
+    code = "import os; from flatdiff.flags import config; config.parse('', []); print('first')"
+    code += "; os.write(2, b'second\\n'); os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=subprocess.STDOUT)
+    assert done.stdout == b"first\nsecond\n"

@@ -4,6 +4,7 @@ import json
 import zipfile
 
 import numpy as np
+import pytest
 
 from flatdiff.judge import settings
 
@@ -37,3 +38,24 @@ def test_a_block_tells_what_several_share_once():
     lines = settings.lines(both, {"+-": "over samples"})
     assert lines[0] == "weights:   same; other" and lines[1] == "samples:   same"
     assert len(lines) == 6
+
+
+def test_what_samples_differ_in_is_said(tmp_path):
+    def drawn(name, **flags):
+        key = {"flags": {"any": {"sampler": "ddim", "seed": 1} | flags}, "files": []}
+        with open(tmp_path / name, "wb") as file:
+            np.savez(file, arr_0=np.zeros(1), record=np.array(json.dumps({"key": key})))
+        return str(tmp_path / name)
+
+    paths = [drawn("a.npz"), drawn("b.npz", quant=4), drawn("c.npz", sampler="ddpm", quant=4)]
+    paths.append(written(tmp_path / "d.npz", ""))  # which does not say
+    assert settings.differing(paths) == "these samples differ in sampler (ddim, ddpm), quant (0, 4)"
+    assert settings.differing(paths[:1] * 2) == settings.differing([]) == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", '"a"', "[" * 10**5])
+def test_a_record_of_nothing_says_nothing(tmp_path, text):
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros(1), record=np.array(text))
+    assert settings.comment(str(tmp_path / "a.npz")) == {}
+    np.savez(tmp_path / "a.npz", record=np.array([{}], dtype=object))
+    assert settings.record(str(tmp_path / "a.npz")) == {}

@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import interpreted
 import pytest
 import torch
 from launch import run, succeed
@@ -38,6 +39,7 @@ def test_interpreted_it_is_the_reference_to_the_bit():
 
 
 @needs_triton
+@pytest.mark.skipif(interpreted.OLD, reason="Triton before 3.5 compiles by other calls")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("last", [False, True])
 def test_compiled_it_keeps_the_bits_and_spills_nothing(capability, last, tmp_path):

@@ -193,6 +193,7 @@ def launches(monkeypatch, channels, size, dtype, film):
     return found
 
 
+@pytest.mark.skipif(interpreted.OLD, reason="Triton before 3.5 compiles by other calls")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize(
     ("channels", "size", "dtype", "film"),

@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from launch import ROOT, TINY, mpirun, run, script, succeed
 from PIL import Image
 
+from flatdiff.flags import config
 from flatdiff.judge.features import Features
 from flatdiff.measure import evaluation
 from flatdiff.report import compare
@@ -119,6 +121,18 @@ def test_the_reference_is_what_training_sees():
     finally:
         evaluation.LARGEST_REFERENCE = kept
     assert len(set(some)) == 4 and some == sorted(some)
+
+
+def test_a_reference_that_cannot_be_measured_is_found_before_the_first_step():
+    class One:
+        num_images = 1
+
+        def image(self, i):
+            return np.zeros((8, 8, 3), np.uint8)
+
+    about = {"run": config.RunFlags(), "evaluation": config.EvalFlags(eval_interval=5)}
+    with pytest.raises(ValueError, match="1 images; expected 2 or more"):
+        evaluation.on_the_fly(SimpleNamespace(**about), One())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from flatdiff.measure import exposure, run
 from flatdiff.measure import exposure_bias as eb
 from flatdiff.models import generate, networks
 from flatdiff.store import checkpoint
-from flatdiff.world import dist_util, logger
+from flatdiff.world import logger
 
 MODEL = config.ModelFlags(
     image_size=8,
@@ -221,13 +221,6 @@ def test_all_the_way_to_another_file_is_that_file(record, folder, tmp_path):
 def test_a_move_that_is_none_is_refused_first(folder, move):
     with pytest.raises(ValueError, match="no one size|expected a number, not 0|--average_path"):
         run.exposure(flags_of(folder, move=move, model_path="nowhere.pt"), "")
-
-
-def test_batches_go_back_in_order(monkeypatch):
-    parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
-    ranks = [parts[rank::3] for rank in range(3)]
-    monkeypatch.setattr(dist_util, "all_gather_object", lambda mine: ranks)
-    assert exposure.gather(ranks[0]).tolist() == list(range(14))
 
 
 @pytest.mark.parametrize("text", ["0.1", "0.1:0", "0:-1", "a:1", "0:nan", "1:2:3"])

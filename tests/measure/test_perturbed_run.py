@@ -162,7 +162,11 @@ def test_an_interrupted_study_goes_on(folder, done, tmp_path, monkeypatch):
     assert len(seen) == 8
     study(argv + ["--moves", MOVES + ",pruned share=0.5"])
     assert len(seen) == 8 + 2  # w and the new one
-    study(argv + ["--seed", "1", "--moves", "pruned share=0.5"])
+    other = argv + ["--seed", "1", "--moves", "pruned share=0.5"]
+    with pytest.raises(ValueError, match="--seed was 0 and is 1"):
+        study(other)
+    (tmp_path / "perturbed_samples.json").unlink()
+    study(other)
     assert len(seen) == 10 + 2
 
 

@@ -210,6 +210,25 @@ def test_flags_that_make_no_sense(sample, flags, words):
     assert words in str(told.value)
 
 
+def test_what_is_missing_is_found_before_the_checkpoint_is_read(tmp_path):
+    def check(*flags):
+        quantized.check(parsed(["--model_path", f"{tmp_path}/model000001.pt", *flags]))
+
+    check("--quant", "16")  # no such file: as whoever loads it says
+    (tmp_path / "model000001.pt").touch()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/0.png").write_bytes(b"no image")
+    for flags, words in (
+        ("--quant 16", "expected 2 to 8 bits"),
+        ("--quant 8 --quant_range gptq", "calibrate on images"),
+        ("--quant 8 --data_dir nowhere", "nowhere"),
+        (f"--quant 8 --data_dir {tmp_path}/images", "0.png"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check(*flags.split())
+    check("--data_dir", "nowhere")  # which nothing reads
+
+
 def test_how_far_from_zeros_is_no_share():
     zeros, ones = torch.zeros(4), torch.ones(4)
     assert quantized._off(zeros, zeros) == "0 (of zeros)"

@@ -1,12 +1,11 @@
 """What --dtype auto stands for, and that it says so."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from flatdiff.flags.config import ModelFlags, RunFlags
+from flatdiff.flags.config import ModelFlags, RunFlags, parse
 from flatdiff.models import dtypes, run_util
 
 
@@ -62,8 +61,8 @@ def test_what_was_asked_for_stays(monkeypatch):
 )
 def test_a_run_says_what_it_is_and_why(monkeypatch, tmp_path, auto, half, said):
     monkeypatch.setattr(dtypes, "fastest", lambda device: ("bf16", "it is quick"))
-    flags = SimpleNamespace(run=RunFlags(dtype="auto", log_dir=str(tmp_path)), presets={})
-    flags.model = ModelFlags(use_fp16=half)
+    words = f"--dtype auto --log_dir {tmp_path} --use_fp16 {half}".split()
+    flags = parse("", words, run=RunFlags, model=ModelFlags)
     run_util.open_log(flags, auto=auto)
     assert flags.run.dtype == said[:4]
     assert f"--dtype auto: {said}" in (tmp_path / "log.txt").read_text()

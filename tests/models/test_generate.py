@@ -141,6 +141,10 @@ def test_a_gpu_gets_large_batches_unless_a_size_was_given(monkeypatch, device, g
     assert generate.batch_size_of(flags, size) == chosen
 
 
+def files_of(name):
+    return [f"{name}.{end}" for end in ("json", "npz", "png")]
+
+
 def test_npz_has_exactly_the_images_in_order(tmp_path):
     path = generate.generate(fake, 23, 5, str(tmp_path), key="a")
     assert os.path.basename(path) == "samples_23x4x4x3.npz"
@@ -148,7 +152,7 @@ def test_npz_has_exactly_the_images_in_order(tmp_path):
         assert file["arr_0"].dtype == np.uint8 and file["arr_1"].dtype == np.int64
         assert (file["arr_0"] == np.arange(23)[:, None, None, None]).all()
         assert (file["arr_1"] == np.arange(23) % 3).all()
-    assert sorted(os.listdir(tmp_path)) == ["run", "samples_23x4x4x3.npz", "samples_23x4x4x3.png"]
+    assert sorted(os.listdir(tmp_path)) == ["run", *files_of("samples_23x4x4x3")]
 
 
 def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
@@ -201,7 +205,7 @@ def test_samples_of_other_settings_are_not_replaced(tmp_path):
     with pytest.raises(ValueError, match=r"drawn with --sampler 'ddpm', now 'ddim'\. Give another"):
         generate.generate(fake, 4, 4, str(tmp_path), key=key(sampler="ddim", clip=True))
     assert Path(path).read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["run", "samples_4x4x4x3.npz", "samples_4x4x4x3.png"]
+    assert sorted(os.listdir(tmp_path)) == ["run", *files_of("samples_4x4x4x3")]
     for other in ({"num_samples": 5}, {"suffix": "_w8"}):  # which have names of their own
         arguments = {"num_samples": 4, "batch_size": 4, "folder": str(tmp_path)} | other
         generate.generate(fake, **arguments, key=key(sampler="ddim"))

@@ -9,11 +9,15 @@ from small import groups, network, save_run
 from flatdiff.flags import config
 from flatdiff.models import networks
 from flatdiff.nets.unet import UNetModel
+from flatdiff.store import private
 
 GROUPS = {"model": config.ModelFlags, "diffusion": config.DiffusionFlags, "run": config.RunFlags}
 
 
-def test_compiling_is_told_once(capsys):
+def test_compiling_is_told_once(capsys, monkeypatch):
+    """And in no public folder is kept what is run and unpickled."""
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+
     class Net(torch.nn.Linear):
         def compile(self, **how):
             super().compile(backend="eager", **how)
@@ -22,7 +26,9 @@ def test_compiling_is_told_once(capsys):
     expected = net(x)
     networks.compile_network(net)
     assert all(torch.equal(net(x), expected) for _ in range(2))
-    assert capsys.readouterr().out.count("compiled in") == 1
+    told = capsys.readouterr().out
+    assert told.count("compiled in") == 1
+    assert f"the next run uses {private.places('compiled')[0]}\n" in told
 
 
 class Images(torch.nn.Module):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from flatdiff.data.image_files import save_grid, save_images
+from flatdiff.judge import files
 from flatdiff.measure.finished import Finished
 from flatdiff.models import generate
 from flatdiff.store import checkpoint, disk
@@ -28,6 +30,14 @@ def full_disk(limit=4096):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def files_of_the_judge(path):
+    """Its `write_atomically` as a context."""
+    buffer = io.BytesIO()
+    yield buffer
+    files.write_atomically(path, lambda file: file.write(buffer.getvalue()))
 
 
 WRITERS = {
@@ -74,6 +84,38 @@ def test_a_full_disk_is_told_with_the_path_of_what_grows(name, tmp_path):
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / name))
 
 
+@pytest.mark.parametrize("write", [disk.writing, files_of_the_judge])
+def test_what_is_no_regular_file_is_written_into(write, tmp_path):
+    """As /dev/null, in whose place no file may come."""
+    pipe, device = tmp_path / "pipe", tmp_path / "null"
+    os.mkfifo(pipe)
+    device.symlink_to(os.devnull)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, device):
+        with write(str(path)) as file:
+            file.write(b"new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+    assert pipe.is_fifo() and device.is_symlink() and device.is_char_device()
+    assert len(os.listdir(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("write", [disk.writing, files_of_the_judge])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_leads_to_the_new_file(write, there, tmp_path):
+    (tmp_path / "large disk").mkdir()
+    (target := tmp_path / "large disk" / "a").write_bytes(b"old")
+    (link := tmp_path / "a").symlink_to(target)
+    if not there:
+        target.unlink()
+    with write(str(link)) as file:
+        file.write(b"new")
+        file.flush()
+        assert (target.read_bytes() == b"old") if there else not target.exists()
+    assert link.is_symlink() and target.read_bytes() == b"new"
+    assert len(os.listdir(tmp_path)) == 2 and len(os.listdir(target.parent)) == 1
+
+
 def test_another_files_error_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, disk.writing(str(tmp_path / "a")):
         open(tmp_path / "missing")  # noqa: SIM115
@@ -104,14 +146,15 @@ def test_what_is_the_users_to_mend_is_one_line():
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 half", None])
-def test_a_part_that_is_none_is_named(content, tmp_path):
+def test_a_part_that_is_none_is_named_and_drawn_anew(content, tmp_path, capsys):
     path = tmp_path / "00000000_2.npz"
     if content is None:
         np.savez(path, images=BIG)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="00000000_2.npz"):
-        generate._done(str(tmp_path))
+    assert generate._done(str(tmp_path)) == {} and not path.exists()
+    told = capsys.readouterr()
+    assert "drawn anew" in told.out + told.err and "00000000_2.npz" in told.out + told.err
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -279,3 +279,36 @@ def test_weights_that_would_change_on_the_way_are_refused(kind):
     }[kind]
     with pytest.raises(ValueError, match=f"w.pt holds .*{key} as"):
         load_weights(net, weights, "w.pt")
+
+
+def test_weights_that_fp32_does_not_hold_are_refused():
+    weights = network().double().state_dict()
+    load_weights(network(), weights, "w.pt")
+    key = list(weights)[1]
+    weights[key][0] = -1e39
+    with pytest.raises(ValueError, match=f"w.pt holds {key} with numbers too large"):
+        load_weights(network(), weights, "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("exp_avg", torch.Tensor.int),
+        ("exp_avg", torch.Tensor.bool),
+        ("exp_avg", lambda moment: moment + 1j),
+        ("exp_avg_sq", torch.Tensor.long),
+        ("exp_avg_sq", lambda moment: moment - 1),
+        ("exp_avg_sq", lambda moment: moment.double() + 1e39),
+        ("step", lambda step: -step),
+        ("step", lambda step: step + 0.5),
+    ],
+)
+def test_moments_of_another_kind_are_refused(key, change):
+    net = network()
+    optimizer = adamw(net)
+    steps(net, optimizer, 0, 2)
+    state = optimizer_state(optimizer)
+    load_optimizer(adamw(net), state, net.named_parameters())
+    state["state"][1][key] = change(state["state"][1][key])
+    with pytest.raises(ValueError, match=f"^{key} of parameter 1 is "):
+        load_optimizer(adamw(net), state, net.named_parameters())

@@ -64,3 +64,18 @@ def test_half_a_file_and_another_one_are_named(tmp_path, whole):
         damaged(path)
     with pytest.raises(ValueError, match=r"snapshot000020\.pt is damaged"):
         snapshots.snapshots_of(str(tmp_path))
+
+
+def test_what_a_run_has_lost_is_told_without_a_word_of_the_rest(tmp_path):
+    for step in (10, 20, 30, 40):
+        path = write(tmp_path, step)
+    assert snapshots.lost(str(tmp_path), [10, 20, 30, 40], run=1) == []
+    path.unlink()
+    damaged(tmp_path / "snapshot000020.pt")
+    (tmp_path / "snapshot000010.pt").write_bytes((tmp_path / "snapshot000030.pt").read_bytes())
+    write(tmp_path, 30, run=2)
+    told = snapshots.lost(str(tmp_path), [10, 20, 30, 40], run=1)
+    what = "snapshot of step 30", "is damaged", "of another training", "is missing"
+    assert len(told) == 4
+    for step, text, expected in zip((10, 20, 30, 40), told, what):
+        assert f"snapshot{step:06d}.pt" in text and expected in text

@@ -7,7 +7,7 @@ from scipy import stats
 from studies import curve_of_x, model_of
 
 from flatdiff.report.text import markdown
-from flatdiff.study import across, claims, rows, tables
+from flatdiff.study import across, claims, pictures, rows, tables
 
 AT_W, RISE = [5.0, 1.0, 2.0, 3.0, 4.0], [0.5, 0.1, 0.2, 0.3, 0.4]
 
@@ -96,7 +96,7 @@ def test_pictures_have_a_line_for_each_model_that_was_measured():
         m.cells["floor"] = m.cells["fd_20"]
     drawn = across.figures(report)
     assert list(drawn) == ["log_snr", "calls"]
-    levels, calls = (svg for svg, _ in drawn.values())
+    levels, calls = (pictures.svg(figure) for figure, _ in drawn.values())
     assert "<!-- x_mse at w -->" in levels and "<!-- euler -->" in calls
     for name in ("ddpm", "flow", "edm"):
         assert f"<!-- {name}: adam -->" in levels and f"<!-- {name}: adam -->" in calls

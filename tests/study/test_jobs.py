@@ -1,17 +1,23 @@
 """The cells of a job file: one process a cell."""
 
-import fcntl
+import multiprocessing
 
-import pytest
-
+from flatdiff.store import lock
 from flatdiff.study import jobs
 
 
 def test_two_processes_do_not_work_on_one_cell(tmp_path):
-    def lock():
-        with open(tmp_path / "a/lock") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """The second waits until the first has ended, and then does what is left."""
+    fork = multiprocessing.get_context("fork")
+    entered, folder = fork.Event(), str(tmp_path / "a")
 
-    with jobs._locked(str(tmp_path / "a")), pytest.raises(BlockingIOError):
-        lock()
-    lock()
+    def work():
+        with jobs._locked(folder):
+            entered.set()
+
+    with jobs._locked(folder):
+        other = fork.Process(target=work)
+        other.start()
+        assert not entered.wait(0.3)
+    other.join(10)
+    assert entered.is_set() and not lock.others(folder)

@@ -1,8 +1,10 @@
 """Figures: their text stands in the SVG as comments."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
+import pytest
 from studies import Toy, model_of
 
 from flatdiff.flags import choices
@@ -14,7 +16,7 @@ def test_a_measure_of_the_registry_is_drawn(register):
     line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""})
     register(choices.MEASURES, "TOY", line, Toy)
     models = [model_of({"TOY": {"TOY": {"models": [{"toy": s}]}}}, seed=s) for s in (3, 5)]
-    assert "<!-- pile of toys -->" in pictures.measured(models, "flatness")
+    assert "<!-- pile of toys -->" in pictures.svg(pictures.measured(models, "flatness"))
 
 
 def test_losses_of_two_objectives_share_no_panel(register):
@@ -22,9 +24,10 @@ def test_losses_of_two_objectives_share_no_panel(register):
     register(choices.MEASURES, "TOY", line, Toy)
     toys = {"TOY": {"TOY": {"models": [{"toy": 3}]}}}
     models = [model_of(toys, objective=name) for name in ("ddpm", "flow predicts=x")]
-    drawn = pictures.measured(models, "flatness")
+    drawn = pictures.svg(pictures.measured(models, "flatness"))
     found = [row | {"lpf": 1.0, "rise_w4": 2.0} for row in rows.rows_of(models)]
-    rounded, trained = pictures.flatness_and_rounding(models, found), pictures.training(models)
+    rounded = pictures.svg(pictures.flatness_and_rounding(models, found))
+    trained = pictures.svg(pictures.training(models))
     for name in ("ddpm", "flow predicts=x"):
         assert f"<!-- {name}: pile of toys -->" in drawn
         assert f"<!-- {name}: 4 bits -->" in rounded and trained.count(f"<!-- {name} -->") == 2
@@ -37,10 +40,10 @@ def test_sharpness_is_drawn_against_the_loss_to_rounding_with_pearsons_r():
     found = [row | {"lpf": row["seed"] + 1.0} for row in rows.rows_of(models)]
     for slope, r in ((2, "1.00"), (-2, "-1.00")):
         sloped = [row | {"rise_w4": slope * row["lpf"]} for row in found]
-        drawn = pictures.flatness_and_rounding(models, sloped)
+        drawn = pictures.svg(pictures.flatness_and_rounding(models, sloped))
         assert f"<!-- 4 bits: r = {r}, 4 models -->" in drawn
     none = [row | {"rise_w4": None} for row in found]
-    assert "<!-- 4 bits -->" in pictures.flatness_and_rounding(models, none)
+    assert "<!-- 4 bits -->" in pictures.svg(pictures.flatness_and_rounding(models, none))
 
 
 def test_curvature_is_drawn_where_trainings_have_measured_it(tmp_path):
@@ -56,6 +59,27 @@ def test_curvature_is_drawn_where_trainings_have_measured_it(tmp_path):
         training = dataclasses.replace(model.training, cell=cell)
         models.append(dataclasses.replace(model, training=training))
     assert series(str(tmp_path / "0"), "critical_sharpness") == {200: 8.0, 300: 4.0}
-    drawn = pictures.curvature(models)
+    drawn = pictures.svg(pictures.curvature(models))
     assert "<!-- critical sharpness [1 / learning rate] -->" in drawn
-    assert pictures.curvature([model_of(seed=seed) for seed in range(2)]) == ""
+    assert pictures.curvature([model_of(seed=seed) for seed in range(2)]) is None
+
+
+def test_a_band_is_the_interval_of_the_mean_over_seeds(register):
+    """Of 3 and 5 by Student's t with one degree of freedom: 4 +- tan(0.475 pi)."""
+    line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""})
+    register(choices.MEASURES, "TOY", line, Toy)
+    models = [model_of({"TOY": {"TOY": {"models": [{"toy": s}]}}}, seed=s) for s in (3, 5)]
+    for of, half in ((models, math.tan(0.475 * math.pi)), (models[:1], None)):
+        axes = pictures.measured(of, "flatness").axes
+        (bands,) = (axis.collections for axis in axes if axis.get_title() == "pile of toys")
+        assert len(bands) == (half is not None)
+        for band in bands:
+            y = band.get_paths()[0].vertices[:, 1]
+            assert (y.min(), y.max()) == pytest.approx((4 - half, 4 + half))
+
+
+def test_a_training_has_its_colour_in_studies_with_others():
+    one = model_of()
+    two = dataclasses.replace(one, training=dataclasses.replace(one.training, gradient="adam-sam"))
+    look = [pictures._look(models, two)["color"] for models in ([one, two], [two], [two, one])]
+    assert look[0] == look[1] == look[2] != pictures._look([one, two], one)["color"]

@@ -15,6 +15,7 @@ import pytest
 import torch
 from launch import ROOT, run, start
 
+from flatdiff.flags import config
 from flatdiff.study import runner
 from flatdiff.study.matrix import Cell
 from flatdiff.world import stopping
@@ -235,8 +236,9 @@ def jobs_in(tmp_path):
 
 
 def flags_of(tmp_path, **study):
-    own = {"jobs": 1, "ranks": 1, "cluster": "", "cluster_options": ""} | study
-    return SimpleNamespace(run=SimpleNamespace(log_dir=str(tmp_path)), study=SimpleNamespace(**own))
+    own = config.StudyFlags(jobs=1, ranks=1, **study)
+    about = {"run": SimpleNamespace(log_dir=str(tmp_path)), "data": config.DataFlags()}
+    return SimpleNamespace(study=own, **about)
 
 
 FINISH = """
@@ -281,6 +283,7 @@ def test_a_cluster_gets_each_job_as_soon_as_it_can_run(tmp_path, capsys, monkeyp
         (["--log_dir", "here"], "no data: give --data_dir"),
         (["--log_dir", "here", "--cluster", "slurm", "--dtype", "auto"], "give --dtype fp32"),
         (["--log_dir", "here", "--data_dir", "nowhere", "--end_step", "1"], "nowhere"),
+        (["--log_dir", "here", "--preset", "digits", "--mem", "8G"], "--cluster slurm: give that"),
     ],
 )
 def test_what_is_missing_is_one_sentence(argv, message, tmp_path):

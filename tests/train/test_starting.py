@@ -1,47 +1,13 @@
 """What a training begins from, and that it writes over no file but its own."""
 
+import csv
 import os
 
 import pytest
 import torch
-from PIL import Image
-from small import FLAGS, words
 
-from flatdiff.flags import config
-from flatdiff.models import networks, run_util
 from flatdiff.store import checkpoint
-from flatdiff.train import starting, train_state
-
-GROUPS = {
-    "run": config.RunFlags,
-    "data": config.DataFlags,
-    "train": config.TrainFlags,
-    "model": config.ModelFlags,
-    "diffusion": config.DiffusionFlags,
-}
-TRAIN = dict(batch_size=2, ema_rate=0.9, save_interval=1, num_workers=0)
-
-
-@pytest.fixture
-def train(tmp_path):
-    """A function of a folder and more flags that trains as scripts/image_train.py does."""
-    (tmp_path / "data").mkdir()
-    for i in range(4):
-        Image.new("RGB", (8, 8), (60 * i, 100, 0)).save(tmp_path / "data" / f"{i}.png")
-
-    def run(folder, *more, end_step=2, **changes):
-        line = f"--data_dir {tmp_path}/data --end_step {end_step} --log_dir {folder}".split()
-        flags = config.parse("", [*words(**FLAGS | TRAIN), *line, *more], **GROUPS)
-        begin = starting.start_training(flags)
-        dataset = run_util.open_dataset(flags.data, 8)
-        torch.manual_seed(0)
-        loop = starting.training_loop(
-            flags, *networks.build(flags.model, flags.diffusion), dataset, begin, **changes
-        )
-        loop.run_loop()
-        return loop
-
-    return run
+from flatdiff.train import train_state
 
 
 def files_in(folder):
@@ -136,6 +102,56 @@ def test_the_first_window_after_their_file_is_whole(train, theirs):
     loop.swa.update = lambda weights: (shown.append(loop.step + 1), update(weights))
     loop.run_loop()
     assert loop.swa.start == 2 and shown == [5, 8]
+
+
+# Steps that are not whole
+
+
+def steps_in(folder):
+    with open(folder / "progress.csv", newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_a_damaged_newest_step_costs_the_steps_since_the_one_before(train, tmp_path, capsys):
+    """The tables forget them, and the run ends with the bits of one that was never harmed."""
+    folder, often = tmp_path / "run", ["--log_interval", "1"]
+    for each in (tmp_path / "whole", folder):
+        train(each, *often, end_step=3)
+    (folder / "ema_0.9_000003.pt").unlink()
+    train(folder, *often, "--resume", "auto", end_step=4)
+    said = capsys.readouterr().out
+    assert f"warning: step 3 is not whole: {folder}/ema_0.9_000003.pt is missing" in said
+    assert f"going on from {folder}/model000002.pt" in said
+    train(tmp_path / "whole", *often, "--resume", "auto", end_step=4)
+    assert steps_in(folder) == steps_in(tmp_path / "whole") == [1, 2, 3, 4]
+    for name in (path.name for path in (tmp_path / "whole").glob("*.pt")):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert len(list(folder.glob("*000003.pt.damaged"))) == 3  # and it may be looked at
+
+
+def test_a_damaged_newest_step_does_not_outlive_an_older_whole_one(train, tmp_path):
+    folder = tmp_path / "run"
+    train(folder, "--save_interval", "2", end_step=4)
+    (folder / "opt000004.pt").write_bytes(b"")
+    train(folder, *"--resume auto --save_interval 1 --keep_last 1".split(), end_step=3)
+    assert checkpoint.complete_steps(str(folder)) == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["model000002.pt", "ema_0.9_000002.pt", "opt000002.pt"])
+def test_a_chosen_step_that_is_not_whole_is_refused(train, tmp_path, name):
+    train(tmp_path / "one")
+    train(tmp_path / "other", "--seed", "1")
+    (tmp_path / "one" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(ValueError, match=f"step 2 is not whole: .*{name} is not what was saved"):
+        train(tmp_path / "x", "--resume_checkpoint", f"{tmp_path}/one/model000002.pt", end_step=3)
+
+
+def test_a_state_of_another_step_is_refused(train, tmp_path):
+    folder = tmp_path / "run"
+    train(folder)
+    os.replace(folder / "state000001.pt", folder / "state000002.pt")
+    with pytest.raises(ValueError, match="state000002.pt.* the state of step 1"):
+        train(tmp_path / "x", "--resume_checkpoint", f"{folder}/model000002.pt", end_step=3)
 
 
 # Numbers that are none

@@ -12,7 +12,7 @@ import torch
 from launch import mpirun, start, torchrun
 
 from flatdiff.kernels import build
-from flatdiff.world import dist_util, launcher
+from flatdiff.world import dist_util, launcher, signing
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -59,13 +59,16 @@ def together(folder):
 
 def collectives(rank):
     numbers = torch.tensor([[1.0, 2.0**-40], [0.5, 3.0]], dtype=torch.float64) * (rank + 1)
+    parts = [torch.full((i + 1, 2), i + rank, dtype=torch.float64) / 3 for i in range(2)]
     dist_util.barrier()
     return {
         "sum": dist_util.all_reduce_sum(numbers.T).tolist(),
         "summed_in_place": numbers.tolist(),
         "cat": dist_util.all_gather_cat(torch.tensor([[rank, rank], [5, 6]]).T).tolist(),
-        "objects": dist_util.all_gather_object({"rank": rank}),
+        "objects": dist_util.all_gather_object({"rank": rank, "long": "é" * 99 * rank}),
         "object_of_rank_1": dist_util.broadcast_object(f"from {rank}", src=1),
+        "tensors": [[t.tolist() for t in own] for own in dist_util.all_gather_tensors(parts)],
+        "rows": dist_util.gather_rows(parts[rank:]).tolist(),
         "summary": dist_util.launch_summary(),
         "place": [dist_util.world_size(), dist_util.local_rank(), str(dist_util.dev())],
     }
@@ -110,8 +113,12 @@ def test_two_ranks_work_together(start_ranks, tmp_path):
         assert result["sum"] == [[3.0, 1.5], [3 * 2.0**-40, 9.0]]
         assert result["summed_in_place"] == [[3.0, 3 * 2.0**-40], [1.5, 9.0]]
         assert result["cat"] == [[0, 5], [0, 6], [1, 5], [1, 6]]
-        assert result["objects"] == [{"rank": 0}, {"rank": 1}]
+        assert result["objects"] == [{"rank": 0, "long": ""}, {"rank": 1, "long": "é" * 99}]
         assert result["object_of_rank_1"] == "from 1"
+        third = 1 / 3
+        first, second = [[[0.0] * 2], [[third] * 2] * 2], [[[third] * 2], [[2 * third] * 2] * 2]
+        assert result["tensors"] == [first, second]
+        assert result["rows"] == first[0] + second[1] + first[1]
         assert result["summary"] == f"2 ranks on cpu (gloo), 1 thread each, {build.use()}"
         assert result["place"] == [2, rank, "cpu"]
         assert result["params"] == [[[1.0] * 3] * 2, [1] * 4]
@@ -165,7 +172,7 @@ def test_kill_of_one_rank_ends_the_other_without_help_of_a_launcher():
         for rank in ranks:
             rank.kill()
     assert [rank.returncode for rank in ranks] == [-signal.SIGKILL, 1]
-    assert told[0] == "" and told[1].startswith(f"rank 1: {PEER_FAILED}: rank 0 ended without a ")
+    assert told[0] == "" and told[1].startswith(f"rank 1: {PEER_FAILED}: rank 0 on host ")
     assert len(told[1].splitlines()) == 1
 
 
@@ -186,16 +193,20 @@ def test_backend_is_nccl_only_if_every_rank_has_its_own_gpu(gpus, backend):
 def test_ranks_that_share_cores_share_threads(monkeypatch):
     """Three ranks that may use the same eight cores; mpirun makes MKL take one thread."""
     store, chosen = {}, []
-    alike = type("Store", (), {"set": store.__setitem__, "get": lambda _, key: store["rank1"]})
+
+    def get(_, key):  # each rank says what rank 1 does
+        return signing.signed("", int(key[4:]), signing.opened("", store["rank1"])[1])
+
+    alike = type("Store", (), {"set": store.__setitem__, "get": get})
     monkeypatch.setattr(dist_util, "_place", launcher.Place(1, 3, 1, False, "PMI_RANK"))
     monkeypatch.setattr(dist_util, "dev", lambda: torch.device("cpu"))
     monkeypatch.setattr(launcher, "cores", lambda: list(range(8)))
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert dist_util._agree(alike()) == "gloo"
+    assert dist_util._agree(alike(), "") == "gloo"
     assert chosen == []
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert dist_util._agree(alike()) == "gloo"
+    assert dist_util._agree(alike(), "") == "gloo"
     assert chosen == [8 // 3]
 
 
@@ -226,12 +237,20 @@ def test_a_world_of_one_needs_no_group():
         assert dist_util.all_gather_cat(tensor).tolist() == [1, 1, 1]
         assert dist_util.all_gather_object("a") == ["a"]
         assert dist_util.broadcast_object("a") == "a"
+        assert dist_util.gather_rows([tensor, tensor]).tolist() == [1] * 6
         assert dist_util.data_parallel(model) is model
         dist_util.barrier()
         dist_util.sync_params(model.parameters())
         with dist_util.no_sync(model):
             pass
         assert dist_util.launch_summary().startswith("1 rank on ")
+
+
+def test_rows_of_ranks_that_took_turns_come_in_order(monkeypatch):
+    parts = [torch.arange(i, i + 2) for i in range(0, 14, 2)]
+    ranks = [parts[rank::3] for rank in range(3)]
+    monkeypatch.setattr(dist_util, "all_gather_tensors", lambda mine: ranks)
+    assert dist_util.gather_rows(ranks[0]).tolist() == list(range(14))
 
 
 def test_load_state_dict_reads_a_file(tmp_path):

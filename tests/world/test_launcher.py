@@ -1,28 +1,22 @@
-"""A rank's place, from what launchers set, and the file that names rank 0's address."""
+"""A rank's place and rank 0's address, from what launchers set."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+from launchers import (
+    BATCH_SCRIPT,
+    MPICH,
+    MPICH_BY_SRUN,
+    OPEN_MPI,
+    SRUN,
+    SRUN_ON_TWO,
+    SRUN_WITH_PMI,
+    TORCHRUN,
+)
 
 from flatdiff.world import launcher
-
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-OPEN_MPI = {
-    **{"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"},
-    **{"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
-}
-MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
-BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4"}
-SRUN = {
-    **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"},
-    **{"SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4"},
-}
-SRUN_ON_TWO = {**SRUN, "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
-# srun speaks PMI to MPI programs; its mpirun starts one proxy a host by srun.
-SRUN_WITH_PMI = {**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}
-MPICH_BY_SRUN = {**SRUN, **MPICH, "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
 
 
 @pytest.mark.parametrize(
@@ -54,22 +48,93 @@ def test_rank_by_hand_without_local_rank_says_what_is_missing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_ranks_of_one_launch_agree_on_the_address_file_also_behind_a_wrapper():
-    code = "from flatdiff.world import launcher as l; print(l.address_file(l.find_place()))"
+def test_ranks_of_one_launch_agree_on_who_started_them_also_behind_a_wrapper():
+    code = "from flatdiff.world import launcher as l; print(*l.starter(l.find_place()))"
     wrapper = ["sh", "-c", '"$@"; true', "sh"]
     direct, wrapped = (
         subprocess.check_output([*command, sys.executable, "-c", code], env={**os.environ, **MPICH})
         for command in ([], wrapper)
     )
     assert direct == wrapped
-    assert str(os.getpid()) in direct.decode()
+    assert direct.split()[0] == str(os.getpid()).encode()
 
 
-def test_address_reaches_the_other_ranks(tmp_path):
-    launcher.write_address(tmp_path / "address", "127.0.0.1", 1234)
-    assert launcher.read_address(tmp_path / "address", 0) == ("127.0.0.1", 1234)
-    with pytest.raises(TimeoutError, match="MASTER_ADDR"):
-        launcher.read_address(tmp_path / "nothing", 0)
+UNKNOWN = {  # what it says of itself, and the variables of two processes
+    "PMI_SIZE=2": {"PMI_RANK": "0", "PMI_SIZE": "2"},  # mpiexec of SLURM, or an old MPICH
+    "MV2_COMM_WORLD_SIZE=2": {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "0"},
+    "MVP_COMM_WORLD_SIZE=2": {"MVP_COMM_WORLD_SIZE": "2", "MVP_COMM_WORLD_RANK": "0"},
+    "FLUX_JOB_SIZE=2": {"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "0"},
+    "JSM_NAMESPACE_SIZE=2": {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "0"},
+    "PMIX_RANK=1": {"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-1"},
+    "WORLD_SIZE=2": {"WORLD_SIZE": "2", "RANK": "0"},
+}
+
+
+@pytest.mark.parametrize("told", UNKNOWN)
+def test_processes_of_an_unknown_launcher_do_not_each_take_themselves_for_the_only_one(
+    monkeypatch, told
+):
+    for name, value in UNKNOWN[told].items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{told} says .*set RANK, WORLD_SIZE, LOCAL_RANK"):
+        launcher.find_place()
+    for name in UNKNOWN[told]:
+        monkeypatch.setenv(name, "1" if "SIZE" in name else "0")
+    assert launcher.find_place() == launcher.Place()
+
+
+def test_a_batch_script_may_set_what_its_srun_hands_on(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launcher.find_place() == launcher.Place()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"RANK": "4"}, "RANK=4 is no rank of WORLD_SIZE=4"),
+        ({"RANK": "-1"}, "RANK=-1 is no rank"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE='four' in the environment is no number"),
+    ],
+)
+def test_variables_that_make_no_sense_are_named(monkeypatch, change, told):
+    for name, value in {**TORCHRUN, **change}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=told):
+        launcher.find_place()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),  # as `scontrol show hostnames` has them
+    [
+        *[("h5", "h5"), ("h[5-6]", "h5"), ("node[007-009,12],login", "node007")],
+        *[("a1,b[2-3]", "a1"), ("r[1-2]n[03,5-9]", "r1n03"), ("gpu[11,13]-ib", "gpu11-ib")],
+    ],
+)
+def test_the_first_host_of_a_list_of_slurms(hosts, first):
+    assert launcher.first_of(hosts) == first
+
+
+def test_under_srun_on_several_hosts_the_job_names_the_address(monkeypatch):
+    for name, value in SRUN_ON_TWO.items():
+        monkeypatch.setenv(name, value)
+    place = launcher.find_place()
+    host, port = launcher.known_address(place)
+    assert host == place.first_host == "h5" and 20000 <= port < 32000
+    assert launcher.known_address(place) == (host, port)
+    monkeypatch.setenv("SLURM_STEP_ID", "1")  # another step of the job beside it
+    assert launcher.known_address(place)[1] != port
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.1")
+    assert launcher.known_address(place)[0] == "10.0.0.1"
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    assert launcher.known_address(place) == ("10.0.0.1", 1234)
+
+
+@pytest.mark.parametrize("variables", [SRUN, MPICH, OPEN_MPI, MPICH_BY_SRUN, {}])
+def test_elsewhere_no_address_is_known_before(monkeypatch, variables):
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "h[5-6]")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.known_address(launcher.find_place()) is None
 
 
 BOUND = """
