@@ -8,6 +8,7 @@ import contextlib
 import math
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO, TypeVar
 
@@ -18,7 +19,7 @@ LINE = "{n_fmt}/{total_fmt} {unit}, {rate_fmt}, {elapsed} gone, {remaining} left
 
 Item = TypeVar("Item")
 
-_open: list["Bar"] = []  # the innermost is the last
+_open: list["weakref.ref[Bar]"] = []  # the innermost is the last
 _hidden = False
 
 
@@ -39,7 +40,9 @@ def write(text: str, file: TextIO) -> None:
 
 
 def _innermost() -> "Bar | None":
-    return _open[-1] if _open else None
+    while _open and _open[-1]() is None:  # one that was never closed
+        _open.pop()
+    return _open[-1]() if _open else None
 
 
 def shares(items: Sequence[Item]) -> Iterator[Item]:
@@ -71,7 +74,7 @@ class Bar(tqdm):
         if not disable:
             if (outer := _innermost()) is not None:
                 outer.clear()
-            _open.append(self)
+            _open.append(weakref.ref(self))
         super().__init__(*args, file=sys.stderr, disable=disable, **how)
         self._time = time.monotonic  # which nobody sets
         self.start_t = self.last_print_t = self.lap_t = self._time()
@@ -98,7 +101,7 @@ class Bar(tqdm):
             super().clear(nolock)
 
     def close(self) -> None:
-        if getattr(self, "disable", True):
+        if getattr(self, "disable", True) or sys.is_finalizing():
             return
         if self.live:
             super().close()
@@ -107,7 +110,7 @@ class Bar(tqdm):
             self._decr_instances(self)
             if self.leave and self.n > self.initial:
                 print(self, file=sys.stderr, flush=True)
-        _open[:] = [bar for bar in _open if bar is not self]  # == compares places
+        _open[:] = [bar for bar in _open if bar() is not self]  # == compares places
         if (outer := _innermost()) is not None:
             outer.refresh()
 

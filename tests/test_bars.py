@@ -1,5 +1,6 @@
 """Bars on a clock that is set by hand: off a terminal, and on one of which each line is read."""
 
+import gc
 import io
 import sys
 from types import SimpleNamespace
@@ -129,3 +130,13 @@ def test_a_hidden_bar_says_nothing_and_an_error_closes_a_bar(capsys):
         raise ValueError
     (line,) = told(capsys)
     assert line.startswith("1/3 it, ") and not bars._open
+
+
+def test_a_bar_that_nobody_closes_is_in_nobodys_way(clock, capsys):
+    Bar(total=3).update()
+    gc.collect()
+    told(capsys)
+    with Bar(total=1, desc="next") as bar:
+        clock(31)
+        bar.update()
+        assert told(capsys)[0].startswith("next: 1/1 ")

@@ -6,7 +6,7 @@ is due to the weights alone. Timesteps are stratified, and a weight for each ima
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import bars
 from ..rng import JITTER, MATCH, NOISE, ORDER, PROBE, generator
 from .resample import Draw
 
@@ -224,13 +225,13 @@ def timesteps(num_images: int, t_range: int, seed: int) -> Tensor:
     return strata.long().clamp(max=t_range - 1)[order]
 
 
-def losses(loss: Callable[[Any], dict[str, Tensor]], parts: Iterable) -> dict[str, Tensor]:
+def losses(loss: Callable[[Any], dict[str, Tensor]], parts: Sequence) -> dict[str, Tensor]:
     """float64 [N] on the CPU by term: loss(part) -> terms [n] of each part of some draws, joined.
 
     Equal parts give equal losses, bit for bit; others differ by rounding.
     """
     with torch.no_grad():
-        found = [loss(part) for part in parts]
+        found = [loss(part) for part in bars.shares(parts)]
     rows = [torch.cat([terms[name] for terms in found]) for name in found[0]]
     return dict(zip(found[0], torch.stack(rows).double().cpu()))
 

@@ -176,7 +176,8 @@ def write(averages: Iterable[Average]) -> None:
     if dist_util.rank() == 0:
         made = [a for a in averages if a.shares]
         totals: dict[str, dict[str, Tensor]] = {a.path: {} for a in made}
-        for file in Bar(list(dict.fromkeys(f for a in made for f in a.shares)), unit="file"):
+        files = list(dict.fromkeys(f for a in made for f in a.shares))
+        for file in Bar(files, "averaging", unit="file"):
             held = weights_in(file)
             for average in made:
                 posthoc.combined(zip(average.shares.get(file, ()), held), totals[average.path])

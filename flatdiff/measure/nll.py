@@ -50,7 +50,7 @@ def evaluate(
     stopping.keeps("nothing of it is kept, and the same command begins anew")
     batches = torch.arange(count).split(batch_size)
     place, done = (dist_util.rank(), dist_util.world_size()), 0
-    with Bar(total=count, unit="image") as bar:
+    with Bar(total=count, desc="bits per dimension", unit="image") as bar:
         for indices in bar.turns(batches, *place):
             chosen = rows[indices.numpy()]
             images = to_float(np.stack([dataset.image(row) for row in chosen])).to(device)

@@ -1,8 +1,8 @@
 """What a run says: sentences, and a table of values per interval, to several outputs at once.
 
-Only rank 0 writes; other ranks' warnings go to stderr. A mean is over everything that was logged
-since the last table, on all ranks where dumpkvs is given a sum over ranks. Values may be tensors:
-they stay on their device until then. Knows nothing of what it logs.
+Only rank 0 speaks, and warns for all; errors of the others go to stderr. A mean is over everything
+that was logged since the last table, on all ranks where dumpkvs is given a sum over ranks. Values
+may be tensors: they stay on their device until then. Knows nothing of what it logs.
 """
 
 import contextlib
@@ -213,7 +213,7 @@ class Logger:
         text = " ".join(map(str, args))
         for output in self.outputs:
             output.say(text)
-        if self.rank > 0 and level >= WARN:
+        if self.rank > 0 and level >= ERROR:
             bars.write(f"rank {self.rank}: {text}", sys.stderr)
 
     def logkv_mean(self, key: str, val: Any, count: Any) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from flatdiff import bars
 from flatdiff.world import logger
 
 FILES = ["log", "csv", "json"]
@@ -79,10 +80,12 @@ def test_two_ranks_with_different_counts_have_one_mean(tmp_path):
     assert not (tmp_path / "1").exists()
 
 
-def test_other_ranks_only_warn(tmp_path, capsys):
+def test_other_ranks_only_tell_errors(tmp_path, capsys):
     logger.configure(str(tmp_path / "run"), rank=1)
     logger.log("quiet")
-    logger.warn("loud")
+    logger.warn("rank 0 says so too")
+    logger.error("loud")
+    bars.Bar(total=1).update()
     dump(loss=1)
     assert logger.get_dir() == str(tmp_path / "run")
     assert capsys.readouterr() == ("", "rank 1: loud\n")
