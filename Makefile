@@ -45,6 +45,7 @@ test-slurm: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r benchmarks/guided_diffusion.txt
 	$(BIN)/python benchmarks/bench.py --json runs/bench.json --results benchmarks/RESULTS.md
 
 docs: .venv/ready

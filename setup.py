@@ -15,7 +15,7 @@ completion = ["shtab>=1.6"]
 cloud = ["blobfile>=2.1"]  # gs://, az:// paths
 hub = ["huggingface_hub>=0.25"]
 docs = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27", "ruff>=0.6"]
-bench = ["guided-diffusion-sdk>=1.0", "diffusers>=0.30"]  # what make bench times us against
+bench = ["diffusers>=0.30", "blobfile>=2.1"]  # and benchmarks/guided_diffusion.txt
 test = ["pytest>=8", "pytest-xdist>=3", "ruff>=0.6", "setuptools>=70.1"]
 test += ["diffusers>=0.30", "hessian-eigenthings==1.0.0a5"]  # what tests compare with
 test += ["triton>=3.5; sys_platform == 'linux'"]  # its interpreter and compiler need no GPU

@@ -29,15 +29,17 @@ def run(main) -> None:
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
     from flatdiff import __version__
+    from flatdiff.flags.parse import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
     parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
-    parser.add_argument("--out" if out.startswith("FILE") else "--out_dir", required=True, help=out)
+    name = "--out" if out.startswith("FILE") else "--out_dir"
+    parser.add_argument(name, type=path, required=True, help=out)
     return parser
 
 
@@ -63,22 +65,33 @@ def add_data_flags(parser, *names: str) -> None:
     for name in names:
         field = DataFlags.__dataclass_fields__[name]
         help = f"{field.metadata['help']}; default {field.default}"
-        choices = field.metadata["choices"]
-        parser.add_argument(f"--{name}", choices=choices, default=field.default, help=help)
+        how = {"choices": field.metadata["choices"]}
+        how = {"type": boolean} if field.default is False else how
+        parser.add_argument(f"--{name}", **how, default=field.default, help=help)
+
+
+def whole(text: str) -> int:
+    from flatdiff.flags.choices import read
+
+    return read(int, text)
 
 
 def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if (number := whole(text)) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number, 1 or more")
-    return int(text)
+    return number
 
 
 def boolean(text: str) -> bool:
-    from flatdiff.flags.choices import BOOLEANS
+    from flatdiff.flags.choices import read
 
-    if text.lower() not in BOOLEANS:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected True or False")
-    return BOOLEANS[text.lower()]
+    return read(bool, text)
+
+
+def path(text: str) -> str:
+    if "\0" in text or len(text) > 4095:
+        raise argparse.ArgumentTypeError(f"got {text!r:.80}, expected the name of a file or folder")
+    return os.path.expanduser(text)
 
 
 def need_file(path: str, what: str) -> str:

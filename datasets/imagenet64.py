@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     import numpy as np
 
     from flatdiff.bars import Bar
-    from flatdiff.store import npz
+    from flatdiff.judge import arrays
 
     labels = np.concatenate([labels_of(path) for path in paths])
-    batches = [npz.rows_of(path, "data") for path in paths]
+    batches = [arrays.rows(path, "data") for path in paths]
     sizes = {math.isqrt(shape[1] // 3) for shape, _ in batches}
     if len(sizes) > 1 or any(shape[1:] != (3 * size**2,) for shape, _ in batches for size in sizes):
         raise SystemExit(f"data of {args.data_dir} is {batches[0][0]}, expected (N, 3 S S)")
@@ -58,11 +58,10 @@ def labels_of(path: str):
     """int64 [N], from 0."""
     import numpy as np
 
-    try:
-        with np.load(path) as archive:
-            return archive["labels"].astype(np.int64) - 1
-    except (OSError, KeyError, ValueError) as error:
-        raise SystemExit(f"cannot read the labels of {path}: {error}") from error
+    from flatdiff.judge import arrays
+
+    _, labels = arrays.rows(path, "labels")
+    return np.array(list(labels), np.int64) - 1
 
 
 def as_image(row, size: int):

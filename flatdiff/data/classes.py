@@ -13,6 +13,7 @@ import numpy as np
 from .image_files import Folder, Npz, Zip
 
 Classes = Sequence[str | None]
+MOST = 1 << 20  # classes: a list has a place for every label below the largest
 
 
 def classes_of(source: Folder | Zip | Npz, class_from: str) -> tuple[list[str | None], np.ndarray]:
@@ -150,12 +151,23 @@ def _npz_classes(source: Npz) -> tuple[list[str | None], np.ndarray]:
     labels, names = source.labels, source.class_names
     if labels is None:
         raise ValueError(f"{source.path} has no labels (arr_1), which class_cond needs")
-    if labels.shape != (len(source),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    labels = counted(labels, len(source), source.path)
+    return named(labels, names, source.path), labels
+
+
+def counted(labels: np.ndarray, count: int, path: str) -> np.ndarray:
+    """The labels arr_1 of an npz of `count` images as int64; ValueError for what are none."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(
-            f"arr_1 of {source.path} is {labels.dtype} {labels.shape}, expected {len(source)} "
+            f"arr_1 of {path} is {labels.dtype} {labels.shape}, expected {count} "
             "non-negative integers, one label an image"
         )
-    return named(labels, names, source.path), labels.astype(np.int64)
+    if labels.max() >= MOST:
+        raise ValueError(
+            f"arr_1 of {path} has a label {labels.max()}, expected labels below {MOST}: number "
+            "the classes from 0"
+        )
+    return labels.astype(np.int64)
 
 
 def named(labels: np.ndarray, names: np.ndarray | None, path: str) -> list[str | None]:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -18,13 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bars import Bar
 from ..rng import CROP, EPOCH, of_numpy
-from . import workers
+from ..world import logger
+from . import readable, workers
 from .classes import Classes, classes_of, is_numbered, relabelled
 from .image_files import Npz, center_crop_arr, open_images, random_crop_arr
-
-BAR_FROM = 2000  # images whose decoding takes long enough for a progress bar
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -51,7 +49,7 @@ class ImageDataset:
         self.image_size, self.num_images = image_size, len(self.source)
         labelled = classes_of(self.source, class_from) if class_cond else ([], None)
         self.classes, self.labels = labelled
-        self.cache_bytes, self._squares = cache_bytes, None
+        self.cache_bytes, self._squares, self.skip_broken = cache_bytes, None, False
         if isinstance(self.source, Npz) and self.source.images.shape[1:3] == (image_size,) * 2:
             self._squares = self.source.images
 
@@ -78,11 +76,35 @@ class ImageDataset:
         shape = (self.num_images, self.image_size, self.image_size, 3)
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
-            hidden = not progress or self.num_images < BAR_FROM
-            for i in Bar(range(self.num_images), "decoding images", disable=hidden):
+
+            def decode(i: int) -> None:
                 squares[i] = self.image(i)
+
+            if reasons := readable.decoded(range(self.num_images), decode, progress):
+                raise ValueError(self._told(reasons))
             self._squares = squares
         return self._squares
+
+    def must_be_readable(self, reasons: Mapping[int, str], skip: bool = False) -> None:
+        """Leave out the images with what is wrong with them, as `readable.broken` has it, by index.
+
+        ValueError names all of them unless `skip`; with it, one that can be read now and not later
+        is passed over, too.
+        """
+        self.skip_broken = skip
+        if not reasons:
+            return
+        if not skip or len(reasons) == self.num_images:
+            raise ValueError(self._told(reasons))
+        logger.warn(f"warning: {self._told(reasons, f'--skip_broken leaves out {len(reasons)}')}")
+        left = [i for i in range(self.num_images) if i not in reasons]
+        self.source.names = [self.source.names[i] for i in left]
+        self.labels = None if self.labels is None else self.labels[left]
+        self.num_images = len(left)
+
+    def _told(self, reasons: Mapping[int, str], advice: str = "") -> str:
+        advice = advice or "remove them, or give --skip_broken True to leave them out"
+        return f"{readable.told(reasons, self.num_images)}. {advice}".removesuffix(".")
 
 
 def fingerprint(dataset: ImageDataset, looked_at: int = 1000) -> str:
@@ -133,7 +155,7 @@ class Batches:
         first = (step * self.num_shards + self.shard) * self.batch_size
         positions = np.arange(first, first + self.batch_size)
         indices, flips = self._draw(positions)
-        images = self._images(indices, positions)
+        images = self._images(indices, positions)  # which may change the indices
         if self.random_flip:
             images[flips] = images[flips, :, ::-1]
         labels = self.dataset.labels
@@ -156,10 +178,23 @@ class Batches:
         """uint8 [B, H, W, 3], a copy."""
         if self._squares is not None:
             return self._squares[indices]
-        if not self.random_crop:
-            return np.stack([self.dataset.image(i) for i in indices])
-        rngs = (of_numpy(self.seed, CROP, position) for position in positions)
-        return np.stack([self.dataset.random_crop(i, rng) for i, rng in zip(indices, rngs)])
+        return np.stack([self._image(indices, k, position) for k, position in enumerate(positions)])
+
+    def _image(self, indices: np.ndarray, k: int, position: int) -> np.ndarray:
+        """The crop of image indices[k]; with --skip_broken of the next one that can be read, whose
+        index is then there."""
+        data = self.dataset
+        for _ in range(data.num_images):
+            try:
+                if not self.random_crop:
+                    return data.image(indices[k])
+                return data.random_crop(indices[k], of_numpy(self.seed, CROP, position))
+            except ValueError:
+                if not data.skip_broken:
+                    raise
+                data.source.note("lost", data.source.names[indices[k]])
+                indices[k] = (indices[k] + 1) % data.num_images
+        raise ValueError(f"none of the {data.num_images} images can be read any more")
 
 
 @functools.lru_cache(maxsize=4)

@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from ..bars import Bar
-from ..judge import pictures
+from ..judge import arrays, pictures
 from ..store import remote as bf
 from ..store.disk import is_remote, naming, writing
 from ..world import logger
 
-LARGEST = 1 << 28  # pixels of an image made larger
+LARGEST = 1 << 26  # pixels of an image made larger
 GRID_GAP = 2  # white pixels between the images of a grid
 
 
@@ -174,15 +174,14 @@ class Npz:
 
     def __init__(self, path: str):
         try:
-            with bf.BlobFile(path, "rb") as file, np.load(file) as archive:
-                wanted = ("arr_0", "arr_1", "class_names")
-                arrays = {name: archive[name] for name in wanted if name in archive.files}
-        except pictures.DAMAGES as error:
+            with bf.BlobFile(path, "rb") as file:
+                held = arrays.read(path, ("arr_0", "arr_1", "class_names"), file)
+        except OSError as error:
             raise ValueError(f"cannot read {path}: {error}") from error
-        if "arr_0" not in arrays:
+        if "arr_0" not in held:
             raise ValueError(f"{path} has no arr_0: save with np.savez(path, images)")
-        self.path, self.images, self.labels = path, arrays["arr_0"], arrays.get("arr_1")
-        self.class_names = arrays.get("class_names")
+        self.path, self.images, self.labels = path, held["arr_0"], held.get("arr_1")
+        self.class_names = held.get("class_names")
         shape, dtype = self.images.shape, self.images.dtype
         if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or 0 in shape[1:3]:
             raise ValueError(f"arr_0 of {path} is {dtype} {shape}, expected uint8 (N, H, W, 3)")

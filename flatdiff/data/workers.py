@@ -31,16 +31,18 @@ def batches(made: Any, start: int, num_workers: int) -> Iterator[tuple]:
     how = {"batch_size": None, "num_workers": num_workers, "collate_fn": _as_it_is}
     how |= {"pin_memory": torch.cuda.is_available(), "worker_init_fn": _outlive}
     loader, warned = DataLoader(_OrError(made), sampler=range(start, sys.maxsize), **how), False
-    with _naming(num_workers):
-        for item in loader:
-            if isinstance(item, Exception):
-                raise item
-            first, others = item
-            if isinstance(first, np.ndarray):
-                warned = warned or not logger.warn(FULL.format(num_workers))
-                first = torch.from_numpy(first)
-                others = {name: torch.from_numpy(value) for name, value in others.items()}
-            yield first, others
+    items = iter(loader)
+    while True:
+        with _naming(num_workers):
+            item = next(items)
+        if isinstance(item, Exception):
+            raise item
+        first, others = item
+        if isinstance(first, np.ndarray):
+            warned = warned or not logger.warn(FULL.format(num_workers))
+            first = torch.from_numpy(first)
+            others = {name: torch.from_numpy(value) for name, value in others.items()}
+        yield first, others
 
 
 def _as_it_is(item: Any) -> Any:
@@ -89,8 +91,8 @@ def _end_with_parent() -> None:
 def _naming(num_workers: int) -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         raise ChildProcessError(
             f"one of --num_workers {num_workers} processes that decode images has ended ({error}): "

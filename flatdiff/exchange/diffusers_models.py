@@ -78,22 +78,24 @@ def _of_folder(folder: str) -> tuple[nn.Module, Any]:
             )
         return _load_network(folder), _load_scheduler(near)
     named = checkpoint.load_json(index)
-    parts = [part for part in PARTS if isinstance(named, dict) and part in named]
+    parts = [part for part in PARTS if part in named]
     if not parts:
         raise ValueError(f"{index} names no {' or '.join(PARTS)}, which would be the network")
     return _load_network(os.path.join(folder, parts[0])), _load_scheduler(near[:1])
 
 
 def _load_network(folder: str) -> nn.Module:
-    said, kind = _class_of(os.path.join(folder, "config.json"))
+    said, kind = _class_of(os.path.join(folder, "config.json"), "ModelMixin")
     weights = os.path.join(folder, WEIGHTS)
     if not (os.path.isfile(weights) or os.path.isfile(f"{weights}.index.json")):
         raise ValueError(
             f"{weights} is missing: expected it, or its parts and {WEIGHTS}.index.json (diffusers "
             "writes them by save_pretrained; weights in .bin are not read)"
         )
-    if not hasattr(kind, "forward"):
-        raise ValueError(f"{folder} is a {kind.__name__}; expected a network such as UNet2DModel")
+    if os.path.isfile(index := f"{weights}.index.json"):
+        for name in checkpoint.load_json(index).get("weight_map", {}).values():
+            if not isinstance(name, str) or os.path.basename(name) != name:
+                raise ValueError(f"{index} names {name!r:.80}, which is no file beside it")
     _must_be_a_network(kind, said)
     how = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
     try:
@@ -117,14 +119,15 @@ def _load_scheduler(folders: list[str]):
     for folder in folders:
         path = os.path.join(folder, "scheduler_config.json")
         if os.path.isfile(path):
-            kind = _class_of(path)[1]
+            kind = _class_of(path, "SchedulerMixin")[1]
             with disk.reading(path):
                 return kind.from_pretrained(folder, local_files_only=True)
     return None
 
 
-def _class_of(path: str) -> tuple[dict, type]:
-    """A config of diffusers, and the class that it names."""
+def _class_of(path: str, base: str) -> tuple[dict, type]:
+    """A config of diffusers, and the class that it names, of this base: others run code that they
+    find in the folder."""
     try:
         import diffusers
     except ImportError as error:
@@ -134,12 +137,15 @@ def _class_of(path: str) -> tuple[dict, type]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} is missing: half a folder, or of another kind")
     said = checkpoint.load_json(path)
-    name = said.get("_class_name") if isinstance(said, dict) else None
+    name = said.get("_class_name")
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     if kind is None:
         raise ValueError(
             f"{path} names the class {name!r}, which diffusers {diffusers.__version__} has not"
         )
+    if not (isinstance(kind, type) and issubclass(kind, getattr(diffusers, base))):
+        known = {"ModelMixin": "network such as UNet2DModel", "SchedulerMixin": "scheduler"}
+        raise ValueError(f"{os.path.dirname(path)} is a {name}; expected a {known[base]}")
     return said, kind
 
 

@@ -17,6 +17,7 @@ from .lookup import chosen as chosen
 from .lookup import entry as entry
 from .lookup import knobs as knobs
 from .lookup import named as named
+from .lookup import number as number
 from .lookup import read as read
 from .lookup import told as told
 

@@ -38,7 +38,7 @@ class ModelFlags:
 
     image_size: int = fixed(64, "side of the square images, in pixels", low=1)
     num_channels: int = fixed(128, "base width; widths must divide by 32, of a vit by 4", low=1)
-    num_res_blocks: int = fixed(2, "residual blocks per level", low=1)
+    num_res_blocks: int = fixed(2, "residual blocks per level", low=1, high=1000)
     num_heads: int = fixed(4, "attention heads, if num_head_channels is -1")
     num_heads_upsample: int = fixed(-1, "heads on the way up; -1: as num_heads")
     num_head_channels: int = fixed(-1, "channels per head; -1: use num_heads")
@@ -64,7 +64,7 @@ class ModelFlags:
     use_new_attention_order: bool = fixed(False, "split q, k, v before the heads; False: after")
     network: str = later("unet", "the kind of network", table=NETWORKS)
     patch_size: int = later(4, "vit: side of the square patches that are its tokens", low=1)
-    num_layers: int = later(12, "vit: blocks, one after the other", low=1)
+    num_layers: int = later(12, "vit: blocks, one after the other", low=1, high=1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DiffusionFlags:
     sigma_data: float = later(0.5, "edm: standard deviation of the pixels", low=0)
 
     learn_sigma: bool = fixed(False, "the network predicts the variance too")
-    diffusion_steps: int = fixed(1000, "timesteps T of the chain", low=1)
+    diffusion_steps: int = fixed(1000, "timesteps T of the chain", low=1, high=10**6)
     noise_schedule: str = fixed("linear", "how betas grow", choices=("linear", "cosine"))
     timestep_respacing: str = sampling(
         "",
@@ -123,7 +123,7 @@ class ClassifierFlags:
     image_size: int = fixed(64, "side of the square images, in pixels", low=1)
     classifier_use_fp16: bool = flag(False, "half-precision torso; False: off")
     classifier_width: int = fixed(128, "base width", low=1)
-    classifier_depth: int = fixed(2, "residual blocks per level", low=1)
+    classifier_depth: int = fixed(2, "residual blocks per level", low=1, high=1000)
     classifier_attention_resolutions: str = fixed(
         "32,16,8", "feature-map sizes, in pixels, that get attention; empty: none"
     )
@@ -152,6 +152,11 @@ class DataFlags:
         "transparent images are laid on white; refuse: they are an error; drop: they show the "
         "colours that they hide, as in guided-diffusion",
         choices=("white", "refuse", "drop"),
+    )
+    skip_broken: bool = flag(
+        False,
+        "images that cannot be read are left out, and counted; False: they are an error that names "
+        "all of them",
     )
     num_workers: int = aside(2, "processes that decode images, if they do not fit memory", low=0)
 

@@ -90,9 +90,16 @@ def chosen(table: Table, text: str, given: Iterable[str] = ()) -> tuple[Any, dic
     return table[name].load(), values
 
 
+def number(kind: type, text: str) -> Any:
+    """kind(text) of digits that all readers know; ValueError for 1_0, and for those of others."""
+    if kind is not str and ("_" in text or not text.isascii()):
+        raise ValueError(f"{text!r} is no number")
+    return kind(text)
+
+
 def read(kind: type, text: str) -> Any:
     """Text -> a value of the kind; ArgumentTypeError says what is expected."""
     try:
-        return BOOLEANS[text.lower()] if kind is bool else kind(text)
+        return BOOLEANS[text.lower()] if kind is bool else number(kind, text)
     except (ValueError, KeyError):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected {EXPECTED[kind]}") from None

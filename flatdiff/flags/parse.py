@@ -22,6 +22,7 @@ from .files import words
 from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
+LONGEST = 4095  # letters of a name on Linux
 PASTED = "Flags of other scripts, taken so that they can be pasted; not read here"
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 _checking = False
@@ -35,6 +36,7 @@ def flag(
     table=None,
     many=False,
     low=None,
+    high=None,
     fixed=False,
     later=False,
     changes="numbers",
@@ -42,10 +44,10 @@ def flag(
     """A field that is a flag. Its type is its default's.
 
     `choices`: the values allowed. `table`: of the registry, what may be named, with knobs behind
-    it; its help is added. `many`: several of it, separated by commas. `low`: the least value
-    allowed. `fixed`: part of what a checkpoint's network or chain is, so that a sampler may not
-    contradict the value it was trained with. `later`: a fixed one that came after the first
-    checkpoints: a file that does not say it means its default.
+    it; its help is added. `many`: several of it, separated by commas. `low`, `high`: the least and
+    the greatest value allowed. `fixed`: part of what a checkpoint's network or chain is, so that a
+    sampler may not contradict the value it was trained with. `later`: a fixed one that came after
+    the first checkpoints: a file that does not say it means its default.
     `changes`: what another value changes, from which `keys` knows what a kept result depends on:
 
     - "numbers": all that is computed, as far as anybody knows
@@ -57,7 +59,7 @@ def flag(
       logged and when
     """
     metadata = {"help": help, "choices": choices, "table": table, "many": many, "low": low}
-    metadata |= {"fixed": fixed or later, "later": later, "changes": changes}
+    metadata |= {"high": high, "fixed": fixed or later, "later": later, "changes": changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -80,6 +82,12 @@ class Parser(argparse.ArgumentParser):
         if _checking:
             raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else map(str, args):
+            if word.startswith("--") and word.endswith("=--"):  # argparse makes no value of it
+                self.error(f"argument {word[:-3]}: got '--', expected a value")
+        return super().parse_known_args(args, namespace)
 
 
 class Preset(argparse.Action):
@@ -220,13 +228,12 @@ def as_trained(group, trained, given, source):
 
 
 def checked(group, values, source):
-    """The values of a group as a file tells them; ValueError where no flag could have said so. Only
-    those that are fixed are looked at: nothing else of a file's is used. Flags that came later than
-    the file are added, with their defaults."""
+    """The values of a group as a file tells them; ValueError where no flag could have said so.
+    Flags that came later than the file are added, with their defaults."""
     if not isinstance(values, dict):
         raise ValueError(f"{source} has {values!r:.80} where the flags of {group.__name__} belong")
     for field in dataclasses.fields(group):
-        if field.metadata["fixed"] and field.name in values:
+        if field.name in values:
             value, kind = values[field.name], type(field.default)
             fits = type(value) is kind or (kind is float and type(value) is int)
             problem = _outside(field, value) if fits else f"expected {EXPECTED[kind]}"
@@ -248,7 +255,7 @@ def numbers(name, text, expected, fits=lambda number: True, *, kind=float, empty
     """The numbers of the flag's text, as 0.1,0.5. ValueError, with what is `expected`, where a part
     is no number of that kind or does not fit, and for no numbers unless it may be empty."""
     with contextlib.suppress(ValueError):
-        found = [kind(part) for part in parts(text)]
+        found = [choices.number(kind, part) for part in parts(text)]
         if (found or empty) and all(map(fits, found)):
             return found
     raise ValueError(f"--{name} is {text!r}; expected {expected}")
@@ -276,7 +283,8 @@ def at_home(text):
 
 def _outside(field, value):
     """What is expected of the field's value, or "" if it is that."""
-    one_of, table, low = (field.metadata[name] for name in ("choices", "table", "low"))
+    names = "choices", "table", "low", "high"
+    one_of, table, low, high = (field.metadata[name] for name in names)
     try:
         if one_of is not None and value not in one_of:
             choices.named(dict.fromkeys(one_of), value)
@@ -285,8 +293,12 @@ def _outside(field, value):
                 choices.named(table, part)
     except ValueError as error:
         return str(error).partition(", ")[2]
+    if isinstance(value, str) and ("\0" in value or max(map(len, value.split(","))) > LONGEST):
+        return f"expected at most {LONGEST} letters, and none of code 0"
     if low is not None and not value >= low:
         return f"expected {low} or more"
+    if high is not None and not value <= high:
+        return f"expected {high} or less"
     if isinstance(value, float) and not abs(value) <= HUGE:
         return f"expected a finite number, {HUGE:g} at most"
     if isinstance(value, int) and abs(value) > LARGEST:

@@ -238,3 +238,6 @@ class ExportFlags:
     model_path: str = flag("", "checkpoint: model*, ema_* or swa_*; with reverse: the folder")
     out_dir: str = flag("", "folder to make")
     reverse: bool = flag(False, "from diffusers' folder to model000000.pt and config.json")
+    push_to_hub: str = aside(
+        "", "USER/NAME of the Hugging Face Hub, or of $HF_ENDPOINT, to put the folder; empty: none"
+    )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .files import write_atomically
+from .files import keep, kept
 
 SIDE = 8
 NUM_EPOCHS, BATCH_SIZE, LEARNING_RATE = 15, 64, 4e-3
@@ -47,11 +47,10 @@ class DigitFeatures(nn.Module):
 def load(cache_dir: str = "", **_) -> DigitFeatures:
     """The trained classifier, from `cache_dir` or trained now and put there ("" keeps nothing)."""
     recipe = Path(__file__).read_bytes() + torch.__version__.encode()
-    name = f"digits-{hashlib.sha256(recipe).hexdigest()[:16]}.pt"
-    path = os.path.join(cache_dir, name)
-    network = DigitFeatures()
-    if cache_dir and os.path.exists(path):
-        network.load_state_dict(torch.load(path, weights_only=True))
+    path = os.path.join(cache_dir, f"digits-{hashlib.sha256(recipe).hexdigest()[:16]}.npz")
+    if cache_dir and (weights := kept(path)):
+        network = DigitFeatures()
+        network.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
         return network.eval()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order of sums, so the weights, depend on it
@@ -60,7 +59,7 @@ def load(cache_dir: str = "", **_) -> DigitFeatures:
     finally:
         torch.set_num_threads(threads)
     if cache_dir:
-        write_atomically(path, lambda file: torch.save(network.state_dict(), file))
+        keep(path, {name: w.numpy() for name, w in network.state_dict().items()})
     return network
 
 

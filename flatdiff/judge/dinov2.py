@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .files import must_be_named
 from .names import DINOV2_FILE as FILE
 
 URL = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{FILE}"
@@ -124,6 +125,7 @@ def load(weights: str | None, **_) -> DINOv2:
         raise ValueError(f"the features dinov2 need --dinov2_weights FILE: {FILE}, from {URL}")
     if not os.path.isfile(weights):
         raise ValueError(f"no DINOv2 weights at {os.path.abspath(weights)}; get them from {URL}")
+    must_be_named(weights, FILE, URL)
     try:
         state = dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:

@@ -8,16 +8,14 @@ The features of a reference are kept on disk under the hash of its contents and 
 
 import math
 import os
-import zipfile
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from . import jackknife, kernel_distance, power
 from .features import Features, load_features, silent
-from .files import default_cache_dir, write_atomically
+from .files import default_cache_dir, keep, kept
 from .frechet import distance_with_error, floor, frechet_distance, statistics
 from .image_source import check_same_size, open_images
 from .inception_score import inception_score
@@ -152,11 +150,11 @@ def measure(
     if cache_dir:
         key = f"{features.name}-{features.fingerprint[:16]}-{images.fingerprint()[:16]}.npz"
         path = os.path.join(os.path.abspath(cache_dir), key)
-    arrays, cached = _read_cache(path), path
+    arrays, cached = kept(path) if path else None, path
     if arrays is None:
         arrays, cached = _compute(images, features, batch_size, progress), ""
         if path:
-            write_atomically(path, lambda file: np.savez(file, **arrays))
+            keep(path, arrays)
     notes = [str(note) for note in arrays.pop("notes", ())]
     tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
     return Measured(images.num_images, **{**tensors, **given}, cached=cached, notes=notes)
@@ -174,15 +172,6 @@ def _compute(images, features, batch_size, progress):
     if "spatial" in found:
         arrays["mu_s"], arrays["sigma_s"] = statistics(found["spatial"])
     return {key: value.numpy() for key, value in arrays.items()} | {"notes": list(images.notes)}
-
-
-def _read_cache(path):
-    """The arrays of a cached file, or None where there is none, or one that cannot be read."""
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-        return None
 
 
 def compare(

@@ -5,16 +5,15 @@ contents. An .npz is read as a stream, so memory does not grow with the number o
 folder is an image, and what its pixels are, is as in training: `flatdiff.pictures`.
 """
 
-import contextlib
 import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.lib import format as npy
 
-from . import pictures
+from . import arrays, pictures
+from .files import sha256
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 PIXELS = b"pixels 2"  # goes into fingerprints: another number where `pictures` reads otherwise
@@ -68,18 +67,13 @@ class NpzImages:
         self.name, self.num_images, self.size = path, 0, None
         if not zipfile.is_zipfile(path):
             raise ValueError(f"{path} is not an .npz, or it was cut off while it was written")
-        try:
-            with np.load(path) as file:
-                keys = file.files
-                self.statistics = {key: file[key] for key in STATISTICS if key in keys}
-            if "arr_0" in keys:
-                with self._stream() as (_, header):
-                    self.shape, is_fortran, dtype = header
-        except pictures.DAMAGES as error:
-            raise ValueError(f"{path} is damaged, write it anew: {error}") from error
+        with arrays.damaged(path), zipfile.ZipFile(path) as file:
+            keys = [name.removesuffix(".npy") for name in file.namelist()]
+        self.statistics = arrays.read(path, STATISTICS)
         if "arr_0" in keys:
-            _check(path, dtype, self.shape)
-            if is_fortran:
+            with arrays.opened(path, "arr_0") as (_, self.shape, dtype, by_columns):
+                _check(path, dtype, self.shape)
+            if by_columns:
                 raise ValueError(f"{path} is in Fortran's order: save np.ascontiguousarray(images)")
             self.num_images, self.size = self.shape[0], self.shape[1:3]
         elif not {"mu", "sigma"} <= self.statistics.keys():
@@ -89,26 +83,15 @@ class NpzImages:
             )
         _check_statistics(path, self.statistics)
 
-    @contextlib.contextmanager
-    def _stream(self):
-        """The bytes of arr_0's images, and (shape, whether in Fortran's order, dtype)."""
-        with zipfile.ZipFile(self.name) as file, file.open("arr_0.npy") as stream:
-            version = npy.read_magic(stream)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            yield stream, read(stream)
-
     def fingerprint(self) -> str:
-        return _hash_of([self.name])
+        return sha256([self.name], ends=True)
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
-        try:
-            with self._stream() as (stream, _):
-                for start in range(0, self.num_images, batch_size):
-                    shape = (min(batch_size, self.num_images - start), *self.shape[1:])
-                    data = stream.read(int(np.prod(shape)))
-                    yield np.frombuffer(data, np.uint8).reshape(shape)
-        except pictures.DAMAGES as error:
-            raise ValueError(f"{self.name} is damaged, write it anew: {error}") from error
+        with arrays.opened(self.name, "arr_0") as (stream, *_):
+            for start in range(0, self.num_images, batch_size):
+                shape = (min(batch_size, self.num_images - start), *self.shape[1:])
+                data = stream.read(int(np.prod(shape)))
+                yield np.frombuffer(data, np.uint8).reshape(shape)
 
 
 class Folder:
@@ -135,7 +118,7 @@ class Folder:
         return tuple(pictures.NOTES[key].format(name) for key, name in self._noted.items())
 
     def fingerprint(self) -> str:
-        return _hash_of(self.paths, PIXELS + self.transparent.encode())
+        return sha256(self.paths, PIXELS + self.transparent.encode(), ends=True)
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         for start in range(0, self.num_images, batch_size):
@@ -181,17 +164,6 @@ def _check_statistics(path, statistics):
             )
         if not (np.isfinite(m).all() and np.isfinite(s).all()):
             raise ValueError(f"{path} has NaN or infinite values in {mu} or {sigma}")
-
-
-def _hash_of(paths, beginning=b""):
-    """sha256 over the contents of files, and where they end."""
-    total = hashlib.sha256(beginning)
-    for path in paths:
-        total.update(os.path.getsize(path).to_bytes(8, "big"))
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()
 
 
 def _by(size):

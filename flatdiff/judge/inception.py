@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .files import must_be_named
 from .names import INCEPTION_FILE as FILE
 
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
@@ -188,6 +189,7 @@ def load(weights: str, **_) -> Inception:
     """The network with the weights of the published file `weights`; ValueError if it is another."""
     if not os.path.isfile(weights):
         raise ValueError(f"no Inception weights at {os.path.abspath(weights)}; get them from {URL}")
+    must_be_named(weights, FILE, URL)
     try:
         state = dict(torch.load(weights, map_location="cpu", weights_only=True))
     except Exception as error:

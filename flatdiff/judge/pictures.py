@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")  # that start no program, as EPS does
+MOST = 1 << 26  # pixels of a picture: 8192 x 8192, a quarter of a GB while it is decoded
 LEFT_BEHIND = frozenset(  # beside what begins with a dot: macOS, Windows, ext4, NAS systems
     "__macosx|$recycle.bin|system volume information|lost+found|@eadir|#recycle|@recycle"
     "|#snapshot|@snapshot|@recently-snapshot".split("|")
@@ -30,8 +33,10 @@ NOTES = {  # what is worth a sentence where it is met first
     "deep": "{} has 16 bits a channel: such images are read as value / 257",
     "white": "{} is transparent: such images are laid on white (--transparent)",
     "drop": "{} is transparent: such images show the colours that they hide (--transparent drop)",
+    "lost": "{} cannot be read any more: the image behind such a one is taken (--skip_broken)",
     "animated": "{} is animated: of such images the first frame is read",
 }
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MOST is less
 Note = Callable[[str, str], None]
 
 # the stored image is seen through this; EXIF 2.3, tag 0x0112, from 2 on
@@ -53,9 +58,12 @@ def _is_left_behind(part: str) -> bool:
 
 
 def local_entries(folder: str) -> Iterator[tuple[str, bool]]:
-    """(name, whether a folder) of what a local folder holds, in no order."""
+    """(name, whether a folder) of what a local folder holds, in no order; no pipes and devices,
+    which would be read for ever."""
     with os.scandir(folder) as entries:
-        yield from ((entry.name, entry.is_dir()) for entry in entries)
+        for entry in entries:
+            if entry.is_file() or entry.is_dir() or not os.path.exists(entry.path):
+                yield entry.name, entry.is_dir()
 
 
 def names_below(
@@ -97,7 +105,7 @@ def read(
     if transparent not in TRANSPARENT:
         raise ValueError(f"transparent is {transparent!r}, expected one of {TRANSPARENT}")
     try:
-        with opened() as file, Image.open(file) as image:
+        with opened() as file, _opened(file) as image:
             picture = _Picture(file, image, transparent)
             image.load()
             shown = picture.shown()
@@ -112,6 +120,16 @@ def read(
         note(key, name)
     shown.filename = name
     return shown
+
+
+def _opened(file) -> Image.Image:
+    """The picture whose pixels are still to be decoded; _Refused where they are too many."""
+    image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > MOST:
+        raise _Refused(
+            f"has {image.width}x{image.height} pixels, more than {MOST}: shrink or remove it"
+        )
+    return image
 
 
 class _Refused(ValueError):
@@ -212,7 +230,7 @@ def _deep_channels(file, image, raw: str) -> np.ndarray:
 
 def _decoded_as(file, raw: str) -> np.ndarray:
     file.seek(0)
-    with Image.open(file) as again:
+    with _opened(file) as again:
         again.tile = [(*tile[:3], raw) for tile in again.tile]
         again.load()
         return np.asarray(again).astype(np.int64)

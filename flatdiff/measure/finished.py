@@ -7,6 +7,7 @@ on. Ranks take tasks in turn, and all of them get all results.
 import glob
 import json
 import os
+import zlib
 from typing import Any
 
 from ..bars import Bar
@@ -64,7 +65,8 @@ class Finished:
         if not self.folder:
             return
         with naming(self.path), open(self.path, "a") as file:
-            file.write("\n" + json.dumps([key, value]))  # a kill may have left half a line before
+            line = [key, value, _checksum(key, value)]
+            file.write("\n" + json.dumps(line))  # a kill may have left half a line before
 
     def __enter__(self) -> "Finished":
         if self.folder:
@@ -82,11 +84,16 @@ class Finished:
 def _read(folder: str) -> dict[str, Any]:
     known = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "rank*.jsonl"))):
-        with open(path) as file:
+        with open(path, errors="replace") as file:
             for line in filter(str.strip, file):
                 try:
-                    key, value = json.loads(line)
-                    known[key] = value
+                    key, value, *told = json.loads(line)
+                    if told in ([], [_checksum(key, value)]):  # none: of an earlier version
+                        known[key] = value
                 except (ValueError, TypeError, RecursionError):  # half a line, or no result
                     continue
     return known
+
+
+def _checksum(key: str, value: Any) -> int:
+    return zlib.crc32(json.dumps([key, value]).encode())

@@ -44,10 +44,11 @@ def check(flags):
     if not quant.quant:
         return
     explained.check(quant, flags)
+    about = path and checkpoint.about(path)  # of a packed file, which was calibrated
     if flags.data.data_dir:
         size = networks.flags_of(path, flags)["model"].image_size
         run_util.open_dataset(flags.data, size).image(0)
-    elif _quantizer(quant).calibrated or quant.quant_act_bins:
+    elif quant.quant_act_bins or (_quantizer(quant).calibrated and "quant" not in about):
         raise ValueError(NO_IMAGES)
 
 

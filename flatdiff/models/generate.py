@@ -17,7 +17,7 @@ from ..data import classes
 from ..data.image_datasets import to_uint8
 from ..data.image_files import save_grid
 from ..flags import choices, keys, parse
-from ..judge import settings
+from ..judge import arrays, settings
 from ..rng import LABEL, SAMPLE, generator, seed_of
 from ..store import checkpoint, disk, finite, npz
 from ..world import dist_util, logger, stopping
@@ -235,8 +235,14 @@ def _done(parts):
     for name in sorted(os.listdir(parts)):
         if name.endswith(".npz"):
             path = os.path.join(parts, name)
-            with disk.reading(path), np.load(path) as part:
+            try:
+                part = arrays.read(path)
+                if len(part["indices"]) != len(part["images"]):
+                    raise ValueError(f"{path} has not an image for each index")
                 where.update((int(i), (name, row)) for row, i in enumerate(part["indices"]))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                logger.warn(f"warning: the images of {path} are drawn anew: {error}")
+                os.remove(path)
     return where
 
 
@@ -253,22 +259,21 @@ def _join(parts, num_samples, folder, suffix, known, record):
                 if len(opened) > 16:
                     opened.clear()
                 path = os.path.join(parts, name)
-                with disk.reading(path), np.load(path) as part:
-                    opened[name] = dict(part)
+                opened[name] = arrays.read(path)
             yield opened[name].get(field, (None,) * (row + 1))[row]
 
     first = next(rows("images"))
     shape = (num_samples, *first.shape)
     path = os.path.join(folder, f"samples_{'x'.join(map(str, shape))}{suffix}.npz")
-    arrays = {"arr_0": (shape, np.uint8, rows("images"))}
+    written = {"arr_0": (shape, np.uint8, rows("images"))}
     if next(rows("labels")) is not None:
-        arrays["arr_1"] = (shape[:1], np.int64, rows("labels"))
+        written["arr_1"] = (shape[:1], np.int64, rows("labels"))
         if known:
             names = classes.array(known)
-            arrays["class_names"] = (names.shape, names.dtype, names)
+            written["class_names"] = (names.shape, names.dtype, names)
     record = {"file": os.path.basename(path), **record}
     checkpoint.save_json(record, path.removesuffix(".npz") + ".json")
-    npz.write(path, arrays, **{settings.RECORD: json.dumps(record)})
+    npz.write(path, written, **{settings.RECORD: json.dumps(record)})
     grid = [image for image, _ in zip(rows("images"), range(min(num_samples, 64)))]
     save_grid(np.stack(grid), path.removesuffix(".npz") + ".png")
     return os.path.abspath(path)

@@ -6,7 +6,7 @@ The scripts call these in order and stay tables of contents.
 import dataclasses
 import os
 
-from ..data import classes, image_datasets
+from ..data import classes, image_datasets, readable
 from ..flags import idle
 from ..store import checkpoint, lock
 from ..world import dist_util, lifeline, logger
@@ -64,6 +64,8 @@ def open_dataset(data, image_size, num_classes=None, known=None):
     labelled = num_classes is not None, data.class_from
     how = {"transparent": data.transparent}
     dataset = image_datasets.ImageDataset(data.data_dir, image_size, *labelled, **how)
+    if data.skip_broken:
+        must_be_readable(dataset, data)
     if num_classes is None:
         return dataset
     if known is not None:
@@ -77,6 +79,19 @@ def open_dataset(data, image_size, num_classes=None, known=None):
             "network was trained on exactly these classes"
         )
     return dataset
+
+
+def must_be_readable(dataset, data):
+    """Decode each image once, a share of them on each rank. ValueError names all that cannot be
+    read; with --skip_broken they are left out."""
+    share = dist_util.rank(), dist_util.world_size()
+    threads = max(1, data.num_workers)
+    mine = readable.broken(dataset.source, share, share[0] == 0, threads)
+    every = dist_util.all_gather_object(sorted(mine.items()))
+    reasons = dict(sorted(tuple(pair) for pairs in every for pair in pairs))
+    if share[0] == 0 and share[1] > 1:
+        readable.remember(dataset.source, reasons)
+    dataset.must_be_readable(reasons, data.skip_broken)
 
 
 def preview(flags, dataset, conditions=None):

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from ..data import classes
 from ..data.image_datasets import to_float
-from ..store import checkpoint, disk
+from ..judge import arrays
+from ..store import checkpoint
 from . import generate
 
 
@@ -41,16 +42,17 @@ class BaseSamples:
     def __init__(self, path, small_size):
         if not path or not checkpoint.exists(path) or os.path.isdir(path):
             raise ValueError(f"no file {path!r}: give --base_samples FILE.npz, as image_sample's")
-        with disk.reading(path), np.load(path) as file:
-            self.images, self.labels = file["arr_0"], file.get("arr_1")
-            self.names = file.get("class_names")
-            shape = (len(self.images), small_size, small_size, 3)
+        held = arrays.read(path, ("arr_0", "arr_1", "class_names"))
+        self.images, self.labels = held.get("arr_0", np.empty(0)), held.get("arr_1")
+        self.names, shape = held.get("class_names"), (len(self.images), small_size, small_size, 3)
         self.path = path
         if not len(self.images) or self.images.shape != shape or self.images.dtype != np.uint8:
             raise ValueError(
                 f"arr_0 of {path} is {self.images.dtype} {self.images.shape}; expected uint8 "
                 f"{shape}: --small_size of the network is {small_size}"
             )
+        if self.labels is not None:
+            self.labels = classes.counted(self.labels, len(self.images), path)
 
     def low_res(self, indices):
         """Image indices -> {"low_res": [N, 3, h, w] in [-1, 1]}."""
@@ -74,7 +76,7 @@ class BaseSamples:
                 f"{self.path} has labels up to {self.labels.max()}, and the network "
                 f"{num_classes} classes: give base samples of the same classes"
             )
-        labels = self.labels.astype(np.int64)
+        labels = self.labels
         if model.classes:
             names = classes.named(labels, self.names, self.path)
             numbered = classes.is_numbered(names)

@@ -8,7 +8,7 @@ import re
 import matplotlib
 import numpy as np
 
-from ..judge import settings
+from ..judge import arrays, settings
 from ..store import disk, finite
 from . import figures
 
@@ -48,8 +48,8 @@ def sample_grids(folders: list[str], path: str, num_columns: int = 8) -> str:
         for axis, folder in zip(row, folders):
             axis.axis("off")
             if kind in samples_of(folder):
-                with np.load(samples_of(folder)[kind]) as file:
-                    images = file["arr_0"][: num_columns**2]
+                _, images = arrays.rows(samples_of(folder)[kind], "arr_0")
+                images = np.stack([image for image, _ in zip(images, range(num_columns**2))])
                 axis.imshow(_tile(images, num_columns), interpolation="nearest")
                 axis.set_title(f"{run_name(folder)}, {told(kind)}" if kind else run_name(folder))
     return _save(figure, path)

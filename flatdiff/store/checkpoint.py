@@ -25,6 +25,7 @@ from . import remote as bf
 from .disk import PART, Hashed, is_remote, reading, writing
 
 CONFIG = "config.json"
+LONGEST = 100_000_000  # bytes of a header, as safetensors itself has it
 ABOUT = "flatdiff"  # in the header of a .safetensors file, the key of a check sum and our JSON
 SUM = re.compile(rb':"([^"{][^"]{63})[^"]\{')  # SHA-256 of the file with zeros in its place
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
@@ -160,18 +161,23 @@ def _read(path: str, map_location: Any) -> Any:
                 tensors = safetensors.torch.load(data)
                 return {key: value.to(map_location) for key, value in tensors.items()}
             _check_sums(file)
-            return torch.load(file, map_location=map_location, weights_only=True)
+            content = torch.load(file, map_location=map_location, weights_only=True)
+            finite.must_be_there(content)
+            return content
         except Exception as error:
             raise ValueError(_why_unreadable(path, error)) from error
 
 
-def load_json(path: str) -> Any:
-    """Read a JSON file; ValueError if it is none."""
+def load_json(path: str, kind: type = dict) -> Any:
+    """Read a JSON file that holds a `kind`; ValueError if it does not."""
     with bf.BlobFile(path, "rb") as file:
         try:
-            return json.loads(file.read())
+            content = json.loads(file.read())
+            if not isinstance(content, kind):
+                raise ValueError(f"it holds {content!r:.60}, expected a {kind.__name__}")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not whole: {error}. Delete it or restore it") from error
+    return content
 
 
 def about(path: str) -> Any:
@@ -179,11 +185,15 @@ def about(path: str) -> Any:
     if not path.endswith(".safetensors"):
         return {}
     with bf.BlobFile(path, "rb") as file, reading(path):
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST:
+            raise ValueError(f"its header claims {length} bytes, more than {LONGEST}")
+        header = json.loads(file.read(length))
         text = header.get("__metadata__", {}).get(ABOUT, "{}")
         told = json.loads(text if text.startswith("{") else text[65:])  # in older files without sum
         if told and not isinstance(told["diffusion"], dict):
             raise ValueError(f"its header tells of no chain: {str(told)[:80]}")
+        history.checked(told)
         return told
 
 
@@ -205,7 +215,7 @@ def step_of(path: str) -> int | None:
 def config_in(folder: str) -> dict[str, Any]:
     """Our config.json of a folder, by group; {} if there is none, or another program's."""
     path = bf.join(folder, CONFIG)
-    content = load_json(path) if exists(path) else {}
+    content = load_json(path, object) if exists(path) else {}
     if not isinstance(content, dict) or not isinstance(content.get("diffusion"), dict):
         return {}
     with reading(path):

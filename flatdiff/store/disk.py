@@ -45,11 +45,11 @@ def writing(path: str, mode: str = "wb", **how) -> Iterator[IO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, path)
+            _sync_folder(path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
-    _sync_folder(path)
 
 
 def _sync_folder(path: str) -> None:

@@ -11,14 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
+
 
 def check(content: Any, source: str, advice: str = "") -> None:
-    """ValueError if a number in nested dicts and lists of tensors, arrays and values is not finite.
+    """ValueError if a number in nested dicts and lists of tensors, arrays and values is not finite,
+    or a tensor of a kind that cannot be looked at (sparse, on no device, in 8 bits).
 
     None stands for a number that there is not, and text is no number. On finite tensors this costs
     one norm of them all.
     """
     leaves = dict(_leaves(content))
+    for where, x in leaves.items():
+        if isinstance(x, Tensor) and not _plain(x):
+            raise ValueError(
+                f"{source}: {where} is {x.dtype}, {x.layout}, on {x.device}; expected a dense "
+                f"tensor of integers or of {', '.join(str(d).partition('.')[2] for d in FLOATS)}"
+            )
     tensors = [x for x in leaves.values() if isinstance(x, Tensor) and x.is_floating_point()]
     plain = [x for x in leaves.values() if isinstance(x, float)]
     if all(map(math.isfinite, plain)) and all_finite(tensors):
@@ -30,6 +39,20 @@ def check(content: Any, source: str, advice: str = "") -> None:
             f"{source}: {sum(bad.values())} of {total} numbers are not finite (nan or inf), the "
             f"first in {next(iter(bad))}{f'. {advice}' if advice else ''}"
         )
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether it holds numbers that can be looked at."""
+    known = x.dtype in FLOATS or not x.is_floating_point()
+    return known and x.layout is torch.strided and x.device.type != "meta" and not x.is_quantized
+
+
+def must_be_there(content: Any) -> None:
+    """ValueError for a tensor that claims more numbers than it holds: 10^12 copies of one, say."""
+    for x in dict(_leaves(content)).values():
+        dense = isinstance(x, Tensor) and x.layout is torch.strided
+        if dense and x.nbytes > x.untyped_storage().nbytes():
+            raise ValueError(f"a tensor {tuple(x.shape)} of which not all numbers are there")
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

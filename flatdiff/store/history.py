@@ -8,6 +8,7 @@ A checkpoint of step N is of the last stretch that begins before N. Knows no fil
 from typing import Any
 
 HISTORY = "history"
+GROUPS = set("run data train model diffusion classifier super_res quant evaluation".split())
 
 
 def at(config: dict[str, Any], step: int | None) -> dict[str, Any]:
@@ -50,7 +51,10 @@ def _is_group(value: Any) -> bool:
 
 
 def checked(config: dict[str, Any]) -> None:
-    """ValueError unless the history is one that `gone_on` made."""
+    """ValueError unless groups of flags are such, and the history is one that `gone_on` made."""
+    for name in sorted(GROUPS & config.keys()):
+        if not _is_group(config[name]):
+            raise ValueError(f"its {name} is {config[name]!r:.80}; expected flags, by name")
     known = config.get(HISTORY, [])
     fits = isinstance(known, list) and all(
         isinstance(s, dict)

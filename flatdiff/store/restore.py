@@ -39,10 +39,17 @@ def fitting(
         if weights[_bare(key)] is not value or not value.is_floating_point():
             what = "twice, with and without a prefix" if value.is_floating_point() else value.dtype
             raise ValueError(f"{source} holds {key} as {what}; expected floating-point weights")
+        if not _fits_fp32(value):
+            raise ValueError(f"{source} holds {key} with numbers too large for fp32")
     here, there = ({key: tuple(value.shape) for key, value in d.items()} for d in (wanted, weights))
     if here != there:
         raise ValueError(f"{_differences(here, there, source)} {hint or _likely_flag(here, there)}")
     return weights
+
+
+def _fits_fp32(value: Tensor) -> bool:
+    """Whether no number becomes infinite on its way to a weight."""
+    return value.dtype is not torch.float64 or bool(value.float().isfinite().all())
 
 
 def _bare(key: str) -> str:
@@ -188,6 +195,8 @@ def _check_moments(state: Mapping[int, Mapping[str, Any]]) -> None:
                 raise ValueError(f"step of parameter {i} is {float(value)}, and counts updates")
             if torch.is_tensor(value) and not counts and not value.is_floating_point():
                 raise ValueError(f"{key} of parameter {i} is of {value.dtype}, expected floats")
+            if torch.is_tensor(value) and not _fits_fp32(value):
+                raise ValueError(f"{key} of parameter {i} is too large for fp32")
             if key == "exp_avg_sq" and (value < 0).any():
                 raise ValueError(f"exp_avg_sq of parameter {i} is a mean of squares, and below 0")
 

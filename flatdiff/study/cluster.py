@@ -84,21 +84,31 @@ class Queue:
     """SLURM's queue: this user's jobs that are pending, running or ending, by name."""
 
     def __init__(self):
-        self.known, self.seen, self.silent = set(), -math.inf, False
+        self.known, self.held = set(), set()
+        self.seen, self.silent = -math.inf, False
 
     def names(self) -> set[str]:
         """Look, unless that was just done; while SLURM does not answer, nothing changes."""
         if time.monotonic() < self.seen + LOOK:
             return self.known
-        asked = ["squeue", "--me", "--noheader", "--format=%j"]
+        asked = ["squeue", "--me", "--noheader", "--format=%j|%i|%r"]
         answer = subprocess.run(asked, capture_output=True, text=True)
         if answer.returncode == 0:
-            self.known = set(answer.stdout.split())
+            jobs = [line.split("|") for line in answer.stdout.splitlines()]
+            self.known = {name for name, *_ in jobs}
+            self._tell_held([job for job in jobs if "held" in job[-1].lower()])
         elif not self.silent:
             told = answer.stderr.strip().partition("\n")[0]
             print(f"warning: squeue fails, and is asked again: {told}", file=sys.stderr, flush=True)
         self.silent, self.seen = answer.returncode != 0, time.monotonic()
         return self.known
+
+    def _tell_held(self, jobs: list[list[str]]) -> None:
+        """Say once of each what SLURM waits for: a person."""
+        for name, number, why in (job for job in jobs if job[0] not in self.held):
+            told = f"warning: SLURM holds {name} ({why}): `scontrol release {number}` lets it run"
+            print(told, file=sys.stderr, flush=True)
+            self.held.add(name)
 
     def handle(self, name: str, finished: Callable[[], bool]) -> SimpleNamespace:
         """Return the handle of a job that is in the queue: it is over when it is not there any

@@ -19,7 +19,7 @@ from ..data.image_datasets import ImageDataset, fingerprint
 from ..flags import config, keys
 from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
-from ..models import dtypes
+from ..models import dtypes, run_util
 from ..store import checkpoint
 from . import axes, objectives
 
@@ -141,7 +141,10 @@ def images_of(flags) -> ImageDataset:
     """The images that the networks are trained on."""
     data, model = flags.data, flags.model
     how = data.data_dir, model.image_size, model.class_cond, data.class_from
-    return ImageDataset(*how, transparent=data.transparent)
+    dataset = ImageDataset(*how, transparent=data.transparent)
+    if data.skip_broken:
+        run_util.must_be_readable(dataset, data)
+    return dataset
 
 
 class Cells:
@@ -229,7 +232,7 @@ class Cells:
         """All real images as training sees them, or as many as a distance is measured to."""
         data, size, file = self.flags.data, self.flags.model.image_size, "reference.npz"
         flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
-        aside = {"data_dir": data.data_dir, "transparent": data.transparent}
+        aside = {n: getattr(data, n) for n in ("data_dir", "transparent", "skip_broken")}
         aside["out"] = os.path.join(FOLDER, file)
         made_of, words = {"data": self.data}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)

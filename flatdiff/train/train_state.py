@@ -58,7 +58,7 @@ def _told(error, folder, step):
         return ""
     whole = checkpoint.complete_steps(folder)
     kept = f"step {whole[-1]} is whole" if whole else "no step was saved in it"
-    text = f"{what.format(folder)} ({error.filename}, at step {step}); {kept}"
+    text = f"{what.format(folder)} ({error.filename or 'some file'}, at step {step}); {kept}"
     return f"{text}. Once that is mended, --resume auto goes on"
 
 

@@ -24,10 +24,10 @@ _LAUNCHERS = (  # rank, number of ranks, rank on this host, number of ranks on t
 # What launchers say that are not known here (MVAPICH's, Flux, jsrun, PALS): how many processes they
 # started, or only which one this is.
 _SIZES = (
-    "WORLD_SIZE PMI_SIZE OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS MPI_LOCALNRANKS "
+    "PMI_SIZE OMPI_COMM_WORLD_SIZE SLURM_STEP_NUM_TASKS MPI_LOCALNRANKS "
     "MV2_COMM_WORLD_SIZE MVP_COMM_WORLD_SIZE FLUX_JOB_SIZE JSM_NAMESPACE_SIZE PALS_LOCAL_SIZE"
 ).split()
-_RANKS = "RANK PMI_RANK PMIX_RANK PALS_RANKID ALPS_APP_PE".split()
+_RANKS = "PMI_RANK PMIX_RANK PALS_RANKID ALPS_APP_PE".split()
 _PORTS = range(20000, 32000)  # below those that systems give to whoever asks for any
 
 
@@ -61,8 +61,10 @@ def find_place() -> Place:
             if not 0 <= numbers[0] < numbers[1]:
                 raise ValueError(f"{names[0]}={rank} is no rank of {names[1]}={world_size}")
             return Place(*numbers, local_size == world_size, names[0])
-    for name, alone in (*dict.fromkeys(_SIZES, 1).items(), *dict.fromkeys(_RANKS, 0).items()):
-        if name in os.environ and _number(name) > alone:
+    by_hand = ["WORLD_SIZE"] if "RANK" in os.environ else []  # a job's script may set one for srun
+    alone = dict.fromkeys([*_SIZES, *by_hand], 1) | dict.fromkeys(_RANKS, 0)
+    for name, most in alone.items():
+        if name in os.environ and _number(name) > most:
             raise ValueError(
                 f"{name}={os.environ[name]} says that a launcher started several processes, but "
                 "not which of them this is in a way that is known here, and each would write as "

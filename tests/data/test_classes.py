@@ -165,3 +165,21 @@ def test_a_config_that_no_run_has_written_is_named():
         classes.saved({"classes": 5}, "c.json")
     with pytest.raises(ValueError, match="labels up to 1 .*give --num_classes 2"):
         classes.trained(["a", "b"], 1)
+
+
+@pytest.mark.parametrize(
+    "labels, told",
+    [
+        (np.array([0, 2**40]), "a label 1099511627776, expected labels below 1048576"),
+        (np.array([0, 2**64 - 1], np.uint64), "a label 18446744073709551615"),
+        (np.array([0, -1]), "non-negative integers"),
+        (np.array([0.0, 1.0]), "non-negative integers"),
+        (np.array([0]), "expected 2"),
+    ],
+)
+def test_labels_that_none_can_have_are_refused_before_a_place_is_made_for_each(
+    labels, told, tmp_path
+):
+    np.savez(tmp_path / "a.npz", np.zeros((2, 8, 8, 3), np.uint8), labels)
+    with pytest.raises(ValueError, match=told):
+        ImageDataset(str(tmp_path / "a.npz"), 8, class_cond=True)

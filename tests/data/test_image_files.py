@@ -244,6 +244,13 @@ def test_a_folder_is_there_when_all_images_are(tmp_path, pixels):
     assert len(list_image_files(str(tmp_path / "set"))) == 10
 
 
+def test_an_image_that_would_become_endless_is_not_resized():
+    for size in ((1, 50_000), (50_000, 1)):
+        with pytest.raises(ValueError, match="too long to be resized to 256"):
+            center_crop_arr(Image.new("RGB", size), 256)
+    assert center_crop_arr(Image.new("RGB", (4, 4000)), 64).shape == (64, 64, 3)
+
+
 def test_a_link_leads_to_the_folder_of_images(tmp_path, pixels):
     (tmp_path / "large disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "large disk")

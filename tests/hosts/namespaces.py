@@ -88,7 +88,7 @@ class Hosts:
 
     def mend(self) -> None:
         for i in (0, 1):
-            self(i, f"ip neigh del {ADDRESSES[1 - i]} dev eth0")
+            self(i, f"ip neigh del {ADDRESSES[1 - i]} dev eth0 || true")
 
     def remote_shell(self) -> Path:
         """A program that runs a command on a host by its name, as rsh does."""

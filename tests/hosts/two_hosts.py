@@ -4,6 +4,7 @@
 the tests finds this file by its name. Skipped, with the reason, where no hosts can be made.
 """
 
+import re
 import shutil
 import sys
 import time
@@ -95,10 +96,10 @@ def test_a_cut_link_ends_all_ranks_which_go_on_to_the_same_bits(
         cut = time.monotonic()
         said = "".join(_outputs(processes, ENDS))
         print(f"{launcher}: all ended {time.monotonic() - cut:.0f} s after the cut")
-        assert all(process.returncode for process in processes)
-        assert "rank 0: rank 1 on host h2 has gone silent" in said
+        assert all(process.returncode for process in processes), said
+        assert re.search("rank 0: rank 1 on host h2 .*has gone silent", said), said
         if launcher != "mpirun":  # whose proxy cannot tell any more what its rank says
-            assert "rank 1: rank 0 on host h1 has gone silent" in said
+            assert re.search("rank 1: rank 0 on host h1 .*has gone silent", said), said
         assert not (tmp_path / f"model{LAST}.pt").exists()
         assert not _left(tmp_path), "a rank outlives its launcher"
         hosts.mend()
@@ -107,6 +108,7 @@ def test_a_cut_link_ends_all_ranks_which_go_on_to_the_same_bits(
         assert not any(process.returncode for process in processes), said
     finally:
         end(processes)
+        hosts.mend()
     weights = torch.load(tmp_path / f"model{LAST}.pt", weights_only=True)
     assert weights.keys() == whole.keys()
     assert all(torch.equal(weights[name], whole[name]) for name in whole)

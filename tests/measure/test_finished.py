@@ -13,6 +13,20 @@ def test_finished_results_that_are_none_are_computed_again(content, tmp_path):
     assert Finished(str(tmp_path)).known == {"b": 2}
 
 
+def test_a_result_that_was_altered_is_computed_again(tmp_path):
+    path = tmp_path / "rank0.jsonl"
+    with Finished(str(tmp_path)) as finished:
+        finished.expect(2)
+        finished.compute({"a": lambda: 0.25, "b": lambda: {"mse": [1.5, None]}})
+    assert Finished(str(tmp_path)).known == {"a": 0.25, "b": {"mse": [1.5, None]}}
+    for old, new in ((b"0.25", b"0.75"), (b'"b"', b'"c"'), (b"mse", b"m\xffe")):
+        assert len(Finished(str(tmp_path)).known) == 2
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(old, new))
+        assert len(Finished(str(tmp_path)).known) == 1
+        path.write_bytes(whole)
+
+
 def test_what_is_known_is_not_computed_again(tmp_path):
     computed = []
 

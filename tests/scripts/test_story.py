@@ -1,5 +1,6 @@
 """The story end to end as a user runs it: digits, two ranks, SAM, a kill, a resume, samples."""
 
+import re
 import signal
 import sys
 import time
@@ -48,7 +49,7 @@ def test_two_ranks_are_one_rank_with_the_joined_batch(digits, tmp_path, flags):
 
 def test_a_killed_run_goes_on_to_the_same_weights_and_can_be_sampled(digits, tmp_path):
     flags = "--optimizer adam-sam --rho 0.2 --use_swa True --swa_window 3 --batch_size 4".split()
-    flags += ["--save_interval", "2", "--end_step", "10"]
+    flags += ["--save_interval", "2", "--end_step", "20"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     said = succeed(train(2, digits, whole, *flags)).stdout
     for words in ("global batch: 8 (2 ranks x 4)", "adam-sam with rho 0.2", "SWA of every 3 steps"):
@@ -57,18 +58,27 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_can_be_sampled(digits, tmp
     command = [Path(sys.executable).parent / "mpirun", "-n", 2, sys.executable]
     command += [script("image_train"), "--data_dir", digits, *TINY, "--log_dir", killed, *flags]
     process = start(command)
-    wait_for(killed / "state000004.pt", process)
+    wait_for(killed / "state000002.pt", process)
+    process.send_signal(signal.SIGTERM)  # which mpirun passes on
+    out, err = process.communicate()
+    (told,) = re.findall("stopped by SIGTERM: saved .*/model(.*).pt; the same command with", out)
+    assert process.returncode == 75 and not re.search("Traceback|rank 1: stopped", err)
+    assert (killed / f"state{told}.pt").exists()
+
+    command += ["--resume", "auto"]
+    process = start(command)
+    wait_for(killed / f"state{int(told) + 2 - int(told) % 2:06}.pt", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     time.sleep(2)  # the ranks notice that their launcher is gone
-    assert not (killed / "state000010.pt").exists(), "it was over before it was killed"
+    assert not (killed / "state000020.pt").exists(), "it was over before it was killed"
     succeed(train(2, digits, killed, *flags, "--resume", "auto"))
-    for name in ("model000010.pt", "ema_0.9_000010.pt", "swa_000010.pt"):
+    for name in ("model000020.pt", "ema_0.9_000020.pt", "swa_000020.pt"):
         assert same(whole / name, killed / name), name
     steps = np.genfromtxt(killed / "progress.csv", delimiter=",", names=True)["step"]
-    assert steps.tolist() == [2, 4, 6, 8, 10]
+    assert sorted({*steps} - {int(told)}) == [n for n in range(2, 21, 2) if n != int(told)]
 
-    sample = [script("image_sample"), "--model_path", killed / "swa_000010.pt", "--num_samples", 7]
+    sample = [script("image_sample"), "--model_path", killed / "swa_000020.pt", "--num_samples", 7]
     sample += ["--timestep_respacing", 10, "--seed", 3]
     succeed(mpirun(2, *sample, "--batch_size", 2, "--log_dir", tmp_path / "a"))
     succeed(run([sys.executable, *sample, "--batch_size", 7, "--log_dir", tmp_path / "b"]))

@@ -129,17 +129,17 @@ def test_a_study_through_what_a_cluster_does_to_jobs(cluster, data, here, tmp_pa
         return Study(data, tmp_path, *args, **cluster.environment)
 
     study = begin()
-    until(lambda: len(trainings(cluster)) == 2, study)
+    until(lambda: len(trainings(cluster)) == 2 and len(cluster.jobs()) == 4, study)
     requeued(cluster, study, lambda job: cluster.run("scontrol", "requeue", job))
 
     # a study that is killed and begun again submits nothing twice, which `jobs` looks at
     study.process.kill()
     study.ended(20)
-    before = set(cluster.jobs())
-    assert before
+    before = cluster.run("squeue", "--me", "--noheader", "--format=%i").split()
     study = begin()
     until(lambda: study.log.read_text().count("is in SLURM's queue already"), study)
-    assert {name for name in cluster.jobs() if name.startswith("train-")} <= before
+    left = {name: job for name, job in cluster.jobs().items() if name.startswith("train-")}
+    assert left and all(job["id"] in before for job in left.values())
 
     # told early, as at its time limit; and preempted by a partition of higher priority
     requeued(cluster, study, lambda job: cluster.run("scancel", "--signal=USR2", job))

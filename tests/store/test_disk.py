@@ -146,14 +146,15 @@ def test_what_is_the_users_to_mend_is_one_line():
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 half", None])
-def test_a_part_that_is_none_is_named(content, tmp_path):
+def test_a_part_that_is_none_is_named_and_drawn_anew(content, tmp_path, capsys):
     path = tmp_path / "00000000_2.npz"
     if content is None:
         np.savez(path, images=BIG)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="00000000_2.npz"):
-        generate._done(str(tmp_path))
+    assert generate._done(str(tmp_path)) == {} and not path.exists()
+    told = capsys.readouterr()
+    assert "drawn anew" in told.out + told.err and "00000000_2.npz" in told.out + told.err
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

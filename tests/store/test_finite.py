@@ -62,3 +62,19 @@ def test_numbers_that_are_none_are_counted_on_loading(tmp_path, name):
         checkpoint.load(path)
     save(weights | {"b": torch.full((9,), 1e30)}, path)  # the norm of these is no float32
     assert len(checkpoint.load(path)["b"]) == 9
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        lambda w: w.to("meta"),
+        lambda w: w.to(torch.float8_e4m3fn),
+        lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),
+    ],
+)
+def test_tensors_that_cannot_be_looked_at_are_refused(change, tmp_path):
+    path = tmp_path / "model000007.pt"
+    torch.save({"a": torch.ones(2), "b": change(torch.ones(2, 2))}, path)
+    with pytest.raises(ValueError, match="model000007.pt: b is torch.*expected a dense tensor of"):
+        checkpoint.load(str(path))

@@ -281,6 +281,15 @@ def test_weights_that_would_change_on_the_way_are_refused(kind):
         load_weights(net, weights, "w.pt")
 
 
+def test_weights_that_fp32_does_not_hold_are_refused():
+    weights = network().double().state_dict()
+    load_weights(network(), weights, "w.pt")
+    key = list(weights)[1]
+    weights[key][0] = -1e39
+    with pytest.raises(ValueError, match=f"w.pt holds {key} with numbers too large"):
+        load_weights(network(), weights, "w.pt")
+
+
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -289,6 +298,7 @@ def test_weights_that_would_change_on_the_way_are_refused(kind):
         ("exp_avg", lambda moment: moment + 1j),
         ("exp_avg_sq", torch.Tensor.long),
         ("exp_avg_sq", lambda moment: moment - 1),
+        ("exp_avg_sq", lambda moment: moment.double() + 1e39),
         ("step", lambda step: -step),
         ("step", lambda step: step + 0.5),
     ],

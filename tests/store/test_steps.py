@@ -27,6 +27,28 @@ def test_the_state_holds_the_hash_of_every_other_file_and_is_written_last(tmp_pa
     assert steps.damage(str(tmp_path), 5) == ""
 
 
+def test_a_loss_of_power_finds_bytes_before_names_and_the_state_last(tmp_path, monkeypatch):
+    """What a name leads to is on the disk before the name, and a state after all that it names."""
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor):
+        calls.append(("fsync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    def renamed(part, path):
+        calls.append(("rename", os.path.basename(path)))
+        replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    save(tmp_path, 5)
+    names = [*(name.format(5) for name in FILES), "state000005.pt"]
+    folder = ("fsync", tmp_path.name)
+    each = ([("fsync", f"{name}.flatdiff-part"), ("rename", name), folder] for name in names)
+    assert calls == [call for of_name in each for call in of_name]
+
+
 def test_a_run_is_its_first_weights_and_its_seed():
     weights = [torch.randn(2, 3), torch.randn(4, 2, 3, 3).to(memory_format=torch.channels_last)]
     one = steps.run_of(weights, 3)

@@ -90,7 +90,7 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, capsys):
     begin([(["true"], log, bool)])
     first = (slurm / "submitted.txt").read_text()
     assert f"job-name={job}" in first
-    (slurm / "jobs.txt").write_text(f"another\n{job}")
+    (slurm / "jobs.txt").write_text(f"another|6|None\n{job.strip()}|7|Priority\n")
     again = cluster.beginner(StudyFlags(cluster="slurm"), 0, str(slurm))
     (handle,) = again([(["true"], log, bool)])
     assert (slurm / "submitted.txt").read_text() == first and handle.poll() is None
@@ -101,13 +101,14 @@ def test_what_is_in_the_queue_is_not_submitted_again(slurm, capsys):
 
 def test_a_job_is_over_when_it_has_left_the_queue(slurm, capsys):
     done, log = [], f"{slurm}/train-1.log"
-    (slurm / "jobs.txt").write_text(cluster.name_of(log))
+    (slurm / "jobs.txt").write_text(f"{cluster.name_of(log)}|7|launch failed requeued held\n")
     begin = cluster.beginner(StudyFlags(cluster="slurm"), 0, str(slurm))
     (killed,), (good,) = (begin([(["true"], log, lambda: bool(done))]) for _ in range(2))
     assert killed.poll() is good.poll() is None
     (slurm / "jobs.txt").unlink()  # SLURM does not answer
     assert killed.poll() is good.poll() is None
-    assert capsys.readouterr().err.count("squeue fails") == 1
+    said = capsys.readouterr().err
+    assert said.count("squeue fails") == 1 and said.count("`scontrol release 7`") == 1
     (slurm / "jobs.txt").write_text("")
     assert killed.poll() is None and killed.poll() == 1
     done.append(True)

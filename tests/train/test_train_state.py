@@ -1,7 +1,9 @@
-"""Files beside the resumed one that hold something else: one sentence with the file's name."""
+"""Files beside the resumed one that hold something else: one sentence with the file's name; and a
+run that was asked to end."""
 
 import errno
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,7 @@ from training import equal, loop
 from flatdiff.flags import config
 from flatdiff.store import checkpoint
 from flatdiff.train import starting, train_state
-from flatdiff.world import lifeline, logger
+from flatdiff.world import lifeline, logger, stopping
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -156,3 +158,70 @@ def test_an_average_that_no_window_reaches_is_warned_of(end, warned, monkeypatch
     run = loop(use_swa=True, swa_window=4, swa_start=2, end_step=end)
     starting.describe(flags, run, SimpleNamespace(image_size=8, num_images=4))
     assert bool(said) == warned
+
+
+def finals(folder):
+    """What a run left at its last step, by name, but for the time that it took."""
+    names = sorted(name for name in os.listdir(folder) if name.endswith("000009.pt"))
+    return {name: checkpoint.load(f"{folder}/{name}") for name in names}
+
+
+def alike(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(alike, a, b))
+    return torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"dropout": 0.2},
+        {"optimizer": "adam-msam", "rho": 0.1, "schedule_sampler": "loss-second-moment"},
+        {"optimizer": "adam-sam", "rho": 0.1, "use_swa": True, "swa_window": 3, "posthoc_ema": 3},
+    ],
+    ids=["adam", "msam", "sam, swa, post-hoc ema"],
+)
+def test_a_run_that_is_asked_to_end_goes_on_to_the_same_bits(tmp_path, capsys, flags):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    logger.configure(str(whole), format_strs=[])
+    loop(end_step=9, **flags).run_loop()
+    logger.configure(str(stopped), format_strs=["stdout"])
+    run = loop(end_step=9, resume="auto", **flags)
+    step = run.run_step
+
+    def preempted(*batch):
+        step(*batch)
+        if run.step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    run.run_step = preempted
+    with stopping.listening(lambda *_: None):
+        with pytest.raises(stopping.Stopped) as left:
+            run.run_loop()
+        stopping.farewell()
+    assert left.value.code == 75 and left.value.together
+    (saved,) = {int(name[5:11]) for name in os.listdir(stopped) if name.startswith("model")}
+    assert saved in (4, 5)
+    path = stopped / f"model{saved:06}.pt"
+    told = f"stopped by SIGUSR1: saved {path}; the same command goes on from step {saved}\n"
+    assert capsys.readouterr().out.endswith(told)
+    loop(end_step=9, resume_checkpoint=str(path), **flags).run_loop()
+    assert len(finals(whole)) > 3 and alike(finals(whole), finals(stopped))
+
+
+def test_an_evaluation_that_would_hold_up_the_save_is_left_out(tmp_path):
+    logger.configure(str(tmp_path), format_strs=[])
+    run, seen = loop(end_step=9, eval_interval=1, evaluate=lambda run: seen.append(run.step)), []
+    step = run.run_step
+
+    def preempted(*batch):
+        step(*batch)
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run.run_step = preempted
+    with stopping.listening(lambda *_: None), pytest.raises(stopping.Stopped):
+        run.run_loop()
+    assert seen in ([1], [1, 2]) and checkpoint.complete_steps(str(tmp_path)) == [len(seen) + 1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from launch import mpirun
 
-from flatdiff.world import agreement, dist_util, logger
+from flatdiff.world import agreement, dist_util, logger, stopping
 
 STEPS = 4  # checkpoints at 2 and 4
 
@@ -69,3 +69,29 @@ def test_weights_that_are_no_numbers_anywhere_are_not_different_ones(monkeypatch
 
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
+
+
+def test_ranks_ask_each_other_about_once_a_second_and_end_together(monkeypatch):
+    """Ranks of 10 and 30 ms a step: each 50 steps; the other one is asked to end in between."""
+    clock, other, exchanged = [0.0], [0.0], []
+
+    def gather(own):
+        exchanged.append(len(steps))
+        return torch.cat([own, torch.tensor([[other[0], 0.03]], dtype=torch.float64)])
+
+    monkeypatch.setattr(agreement.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(dist_util, "world_size", lambda: 2)
+    monkeypatch.setattr(dist_util, "all_gather_cat", gather)
+    ending, steps = agreement.Ending(), []
+    for step in range(1, 102):
+        clock[0] += 0.01
+        other[0] = float(step > 60)
+        steps.append(ending())
+    assert exchanged == [0, 50, 100] and steps == [False] * 100 + [True]
+
+
+def test_a_world_of_one_ends_when_it_is_asked_to(monkeypatch):
+    ending = agreement.Ending()
+    assert not ending()
+    monkeypatch.setattr(stopping, "asked", lambda: "SIGTERM")
+    assert ending()

@@ -66,7 +66,7 @@ UNKNOWN = {  # what it says of itself, and the variables of two processes
     "FLUX_JOB_SIZE=2": {"FLUX_JOB_SIZE": "2", "FLUX_TASK_RANK": "0"},
     "JSM_NAMESPACE_SIZE=2": {"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "0"},
     "PMIX_RANK=1": {"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-1"},
-    "WORLD_SIZE=2": {"WORLD_SIZE": "2"},
+    "WORLD_SIZE=2": {"WORLD_SIZE": "2", "RANK": "0"},
 }
 
 
@@ -80,6 +80,11 @@ def test_processes_of_an_unknown_launcher_do_not_each_take_themselves_for_the_on
         launcher.find_place()
     for name in UNKNOWN[told]:
         monkeypatch.setenv(name, "1" if "SIZE" in name else "0")
+    assert launcher.find_place() == launcher.Place()
+
+
+def test_a_batch_script_may_set_what_its_srun_hands_on(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
     assert launcher.find_place() == launcher.Place()
 
 

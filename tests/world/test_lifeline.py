@@ -2,10 +2,11 @@
 
 import errno
 import socket
+from multiprocessing import connection
 
 import pytest
 
-from flatdiff.world import lifeline, signing
+from flatdiff.world import lifeline, signing, stopping
 
 PEER_FAILED = "stopped because another rank failed"
 
@@ -63,3 +64,68 @@ def test_a_cut_link_names_who_is_behind_it(cause):
 def test_a_dead_process_is_no_cut_link():
     reset = OSError(errno.ECONNRESET, "Connection reset by peer")
     assert lifeline._silent("rank 3 on host h6", reset) == ""
+
+
+of_a_thread = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """Rank 0's lifeline to a rank 1, whose end of it is given with it; `end` is noted."""
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(lifeline, "_called", lambda *_: {ours: "rank 1 on host b (process 7)"})
+    monkeypatch.setattr(lifeline, "_keep_asking", lambda _: None)  # which is for TCP
+    ends = []
+
+    def end(*call):
+        ends.append(call)
+        raise SystemExit
+
+    monkeypatch.setattr(lifeline, "end", end)
+    monkeypatch.setattr(lifeline, "LAST_WORDS", 0.0)
+    line = lifeline.Lifeline(0, 2, "127.0.0.1", lambda _: None, "secret")
+    yield line, connection.Connection(theirs.detach()), ends
+    lifeline._peers.clear()
+
+
+@of_a_thread
+@pytest.mark.parametrize(
+    ("said", "kills", "told"),
+    [
+        (lifeline.SAID, 0, [PEER_FAILED]),
+        (
+            b"",
+            0,
+            [PEER_FAILED, "process 7) ended without a word", "crashed, or was"],
+        ),
+        (
+            b"",
+            1,
+            [PEER_FAILED, "rank 1 on host b (process 7)", "kernel has killed for want of"],
+        ),
+    ],
+)
+def test_a_rank_that_died_is_named_unless_it_said_why_itself(line, monkeypatch, said, kills, told):
+    thread, theirs, ends = line
+    monkeypatch.setattr(lifeline, "_kills_for_memory", lambda: thread.kills + kills)
+    if said:
+        theirs.send_bytes(said)
+    theirs.close()
+    thread.join(10)
+    ((rank, text, code),) = ends
+    assert (rank, code) == (0, 1) and all(part in text for part in told)
+    assert (text == PEER_FAILED) == bool(said)
+
+
+@of_a_thread
+def test_a_rank_that_is_asked_to_end_asks_the_others_whose_end_is_none_of_an_error(line, capsys):
+    thread, theirs, ends = line
+    with stopping.listening(lambda *_: None), stopping.deferred():
+        stopping.connect(lambda by: lifeline.say(by.encode()))
+        theirs.send_bytes(b"SIGTERM")
+        assert theirs.poll(10) and theirs.recv_bytes() == b"SIGTERM"  # so is who it came from
+        assert stopping.asked() == "SIGTERM"
+        theirs.close()
+        thread.join(10)
+    assert ends == [(0, "", 75)]
+    assert capsys.readouterr().out == "stopped by SIGTERM\n"
