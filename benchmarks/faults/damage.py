@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 HUGE = 10**12
+ZEROS = 320 << 22  # bytes of a bomb
 VALUES = (
     *(None, True, False, "False", "True", "8", "", "x", "a" * 10000, 8.5, 8.0, -1, 0, 1, 3, 10**9),
     *(10**30, -(10**9), float("nan"), float("inf"), 1e308, [], [8], ["x"], {}, {"a": 1}, "nan"),
@@ -155,20 +156,25 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def _bomb(images: bool, good: dict, shape) -> bytes:
-    """4 GB of zeros in 4 MB."""
-    zeros, buffer = bytes(1 << 22), io.BytesIO()
-    count = 1 << 10
-    rows = count * len(zeros) // (8 if not images else int(np.prod(shape[1:])))
-    name = "arr_0.npy" if images else "arr_1.npy"
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        if not images:
-            archive.writestr("arr_0.npy", good["arr_0.npy"])
+    """1.3 GB of zeros, in a few MB."""
+    size = int(np.prod(shape[1:]))
+    rows = ZEROS // (size if images else 8)
+    if images:
+        return endless({"arr_0.npy": header("|u1", (rows, *shape[1:]))}, rows * size)
+    return endless({"arr_0.npy": good["arr_0.npy"], "arr_1.npy": header("<i8", (rows,))}, rows * 8)
+
+
+def endless(members: dict[str, bytes], count: int) -> bytes:
+    """A zip of whose members the last goes on with so many zeros."""
+    buffer, zeros = io.BytesIO(), bytes(1 << 22)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        *first, (name, data) = members.items()
+        for other, whole in first:
+            archive.writestr(other, whole)
         with archive.open(name, "w", force_zip64=True) as file:
-            file.write(
-                header("|u1" if images else "<i8", (rows, *shape[1:]) if images else (rows,))
-            )
-            for _ in range(count):
-                file.write(zeros)
+            file.write(data)
+            for start in range(0, count, len(zeros)):
+                file.write(zeros[: count - start])
     return buffer.getvalue()
 
 

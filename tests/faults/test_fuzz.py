@@ -10,7 +10,7 @@ import pytest
 @pytest.mark.slow
 def test_malformed_flags_and_files_end_in_a_sentence(tmp_path):
     amount = ["--strings", 20, "--files", 12, "--seed", 3, "--folder", tmp_path]
-    done = launch.run([sys.executable, "-m", "benchmarks.faults.fuzz", *amount])
+    done = launch.run([sys.executable, "-m", "benchmarks.faults.fuzz", *amount], timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.findall(r"^(\w+): \{(.*)\}; at most", done.stdout, re.M)
     assert [name for name, _ in counts] == ["strings", "files"]
