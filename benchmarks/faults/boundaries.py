@@ -246,7 +246,7 @@ def deaths(case: str, images: Path, box: Path, every: int) -> int:
 
 # The order of calls
 
-CALL = re.compile(r"(?:\d+ +)?(\w+)\((.*)\) += (\d+)")
+CALL = re.compile(r"(?:\d+ +)?(\w+)\((.*?)(?:\) += \d+| <unfinished)")  # or waited for
 STRACE = "openat,rename,renameat,renameat2,unlink,unlinkat,fsync,fdatasync,write,pwrite64"
 
 

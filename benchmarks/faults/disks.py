@@ -21,7 +21,7 @@ from pathlib import Path
 
 from boundaries import command, forked, kept, prepare
 
-SIZES = range(60, 1000, 80)  # KiB of a disk; a step is of about 600
+SIZES = range(200, 6600, 550)  # KiB of a disk; a step is of about 3300
 
 
 class Bench:

@@ -13,6 +13,7 @@ interpreter's start. The same seed is the same rounds. The exit status is 1 if a
 import argparse
 import collections
 import contextlib
+import ctypes
 import importlib
 import json
 import os
@@ -190,6 +191,7 @@ def fork(argv: list[str], rank: int, ranks: int, port: int, said: Path) -> int:
         os.setpgid(pid, pid)
         return pid
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it ends with this process (PR_SET_PDEATHSIG)
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)

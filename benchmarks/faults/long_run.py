@@ -21,8 +21,9 @@ from PIL import Image
 
 TRAIN = (
     "train --network vit --patch_size 4 --num_layers 1 --num_channels 32 --image_size 8 "
-    "--diffusion_steps 20 --batch_size 2 --random_crop True --optimizer adam-sam --rho 0.1 "
-    "--use_swa True --swa_window 10 --ema_rate 0.9 --schedule_sampler loss-second-moment "
+    "--diffusion_steps 40 --noise_schedule cosine --batch_size 2 --random_crop True "
+    "--optimizer adam-sam --rho 0.1 --use_swa True --swa_window 10 --ema_rate 0.9 "
+    "--schedule_sampler loss-second-moment "
     "--log_interval 10 --save_interval 100 --keep_last 2 --num_workers 1 --resume auto"
 ).split()
 PAUSE = 1.0  # s

@@ -68,6 +68,7 @@ SAM = "a gradient that climbs, as --optimizer adam-sam"
 SWA, JUDGED, ROUNDED = "--use_swa True", "--eval_interval N", "--quant N"
 ROUNDING = "quant_granularity quant_group quant_symmetric quant_range quant_skip quant_calibration"
 IN_TRAINING = "dropout use_checkpoint input_pertub noise_levels use_kl rescale_learned_sigmas"
+OF_CLUSTER = "partition time gpus cpus_per_task mem cluster_options"
 READERS = (
     Reader("rho", "train", SAM, _climbs, "optimizer", off=(0.0,)),
     Reader("sam_sync sam_every sam_start sam_share", "train", SAM, _climbs, "optimizer"),
@@ -171,7 +172,7 @@ READERS = (
     ),
     Reader("average_path", "exposure", "--move towards", _averages, "move"),
     Reader("average_path", "sample", "--moves towards", _averages, "moves"),
-    Reader("cluster_options", "study", "--cluster slurm", lambda f: f.study.cluster, "cluster"),
+    Reader(OF_CLUSTER, "study", "--cluster slurm", lambda f: f.study.cluster, "cluster"),
     Reader("jobs", "study", "no --cluster", lambda f: not f.study.cluster, harmless=True),
 )
 

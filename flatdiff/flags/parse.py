@@ -177,7 +177,10 @@ def run(description, body, check=None, unread="", **groups):
     """A script: `body` of the flags of its command line, with the ranks set up. In a block of
     `checking` it is `check` of them, which raises ValueError for what would fail later."""
     flags = parse(description, unread=unread, **groups)
+    from . import idle
+
     if _checking:
+        idle.check(flags)
         if check:
             check(flags)
         return
@@ -185,7 +188,6 @@ def run(description, body, check=None, unread="", **groups):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     from ..store import lock
     from ..world import dist_util, stopping
-    from . import idle
 
     with dist_util.session(), lock.scope():
         stopping.limit(flags.run.max_hours)

@@ -16,7 +16,7 @@ FLOATS = torch.float32, torch.float64, torch.float16, torch.bfloat16
 
 def check(content: Any, source: str, advice: str = "") -> None:
     """ValueError if a number in nested dicts and lists of tensors, arrays and values is not finite,
-    or a tensor of a kind that cannot be looked at (sparse, on no device, in 8 bits).
+    or a tensor of a kind that cannot be looked at (on no device, or in 8 bits).
 
     None stands for a number that there is not, and text is no number. On finite tensors this costs
     one norm of them all.

@@ -16,26 +16,22 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from ..flags import parse
+from ..flags import idle, parse
 from ..world import stopping
 
 REQUEUES = 1000  # of a job at its time limit
 LOOK = 5.0  # seconds between two looks at the queue
 GRACE = 30.0  # seconds until what a job has written is seen on another machine
 EARLY = 90  # seconds before the time limit at which a job is told, or a quarter of it
-OF_CLUSTER = ("partition", "time", "gpus", "cpus_per_task", "mem", "cluster_options")
 TIMES = "as sbatch has it: minutes, hours:minutes:seconds or days-hours, as 90, 4:00:00 or 2-12"
 
 Submission = tuple[list[str], str, Callable[[], bool]]  # command, log, whether it is done
 
 
-def check(study, given) -> None:
-    """Raise ValueError for flags of a cluster that cannot be, or where none is asked for."""
+def check(study) -> None:
+    """Raise ValueError for flags of a cluster that cannot be."""
     if study.cluster:
-        minutes_of(study.time)
         executor_of(study, 0, os.devnull)
-    elif idle := [name for name in OF_CLUSTER if name in given]:
-        raise ValueError(f"--{idle[0]} is of --cluster slurm: give that too, or leave it out")
 
 
 def beginner(study, num_workers: int, folder: str) -> Callable[[list[Submission]], list]:
@@ -62,7 +58,7 @@ def _begun(executor, queue, ranks, command, log, finished):
         told = " ".join(str(error).split())
         raise ValueError(
             f"SLURM does not take the job {name}: {told}. It asks for what "
-            f"--{', --'.join(OF_CLUSTER)} say"
+            f"--{', --'.join(idle.OF_CLUSTER.split())} say"
         ) from None
     return queue.handle(name, finished) if queue else SimpleNamespace(poll=lambda: _code(job))
 

@@ -32,6 +32,8 @@ LEFT = {  # by the verbs of measures
     "exposure": "exposure_bias.json",
     "perturbed-samples": "perturbed_samples.json",
 }
+# told to each training, also where they are off, so that what needs them was not forgotten
+SWITCHES = ("optimizer", "use_swa", "lr_anneal_steps")
 SAMPLING = {"exposure": config.ExposureFlags, "perturbed": config.PerturbedFlags}
 
 
@@ -172,6 +174,7 @@ class Cells:
         counted, aside = changed(run, flags.data, train, flags.model, diffusion)
         made_of = {"data": self.data, "ranks": ranks}
         aside["log_dir"] = FOLDER
+        aside |= {name: getattr(train, name) for name in SWITCHES}
         cell = Cell("train", counted, made_of, self.store, ("train",), aside)
         what = axes.name_of(gradient), axes.climbs(train), "times" in gradient, pertub, seed
         return Training(*what, train.end_step, axes.cost(train) * ranks, cell, name)

@@ -57,7 +57,7 @@ def prepare(flags):
         )
     if not flags.study.dry_run:  # which only looks
         lock.take(checkpoint.absolute(log_dir), "study")
-    cluster.check(flags.study, flags.given)
+    cluster.check(flags.study)
     data_dir = flags.data.data_dir
     if not data_dir and "digits" in flags.presets:
         data_dir = os.path.join(log_dir, "data")

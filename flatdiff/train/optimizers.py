@@ -35,13 +35,14 @@ class _AdamW(torch.optim.AdamW):
     reads a gradient that lies otherwise than its weight as if it did not, which is wrong.
     """
 
-    def _init_group(self, group, weights, gradients, *moments):
-        found = super()._init_group(group, weights, gradients, *moments)
+    def _init_group(self, group, weights, gradients, *more):
+        found = super()._init_group(group, weights, gradients, *more)
+        moments = [m for m in more if isinstance(m, list)][:2]  # torch 2.6 has a bool before them
         for i, w in enumerate(weights):
             if gradients[i].stride() != w.stride():
                 gradients[i] = torch.empty_like(w).copy_(gradients[i])
             if w.ndim == 4 and not w.is_contiguous():
-                for tensors in (weights, gradients, *moments[:2]):
+                for tensors in (weights, gradients, *moments):
                     tensors[i] = tensors[i].permute(0, 2, 3, 1)
         return found
 

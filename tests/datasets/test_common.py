@@ -1,11 +1,13 @@
 """What prepared folders, npz and zip have in common: whole, gone on with, and as training reads."""
 
+import importlib
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import preparation
 import pytest
+from launch import ROOT
 from PIL import Image
 from preparation import pixels, png, read, run, same, save_pngs, script
 from small import RNG
@@ -22,6 +24,16 @@ def photos(tmp_path):
 
 
 # The folder
+
+
+def test_home_is_meant_where_shells_leave_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.syspath_prepend(str(ROOT / "evaluations"))
+    evaluator = importlib.import_module("evaluator").create_argparser()
+    args = evaluator.parse_args(["~/a.npz", "--json=~/b.json", "--cache_dir", ""])
+    assert (args.reference, args.json, args.cache_dir) == ("/home/me/a.npz", "/home/me/b.json", "")
+    own = script("common").argparser("", out="FILE.npz")
+    assert own.parse_args(["--out=~/c.npz"]).out == "/home/me/c.npz"
 
 
 def test_a_killed_run_goes_on_and_a_finished_folder_is_reused(tmp_path, capsys):

@@ -20,7 +20,9 @@ def test_a_run_has_its_colour_whatever_else_is_drawn_and_in_any_order():
 
 def test_no_two_that_are_drawn_are_alike():
     for names in (choices.GRADIENTS, [f"run{i}" for i in range(len(figures.PALETTE))]):
-        assert len({*figures.colours(names).values()}) == len(names)
+        found = figures.colours(names)
+        assert len({*found.values()}) == len(names)
+        assert figures.colours([*names][::-1]) == found
     files = figures.colours(["a/1", "a/2", "b/1", "a/3"])
     assert len({*files.values()}) == 4
     assert np.all(np.array(files["a/1"]) <= files["a/2"])  # paler

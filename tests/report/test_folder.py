@@ -27,8 +27,8 @@ def demo(tmp_path):
     known = {"rows": rows + [distance("real images", "", 0.3)], "differences": [less]}
     (tmp_path / "distances.json").write_text(json.dumps(known))
     rises = [rise("a/ema", s, v) for s, v in ((1, 2), (2, 4), (3, 9))]
-    rises += [rise("b/ema", s, v, v - 4) for s, v in ((1, 1), (2, 1), (3, 1))]
     rises += [rise("b/ema", 2, 100, term="vb")]
+    rises += [rise("b/ema", s, v, v - 4) for s, v in ((1, 1), (2, 1), (3, 1))]
     (tmp_path / "flatness").mkdir()
     record = {"settings": {"seed": 7}, "models": [{"path": "a.pt", "sha256": "f00"}], "rows": rises}
     (tmp_path / "flatness/flatness.json").write_text(json.dumps({"LPF": record}))

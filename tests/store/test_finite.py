@@ -67,7 +67,6 @@ def test_numbers_that_are_none_are_counted_on_loading(tmp_path, name):
 @pytest.mark.parametrize(
     "change",
     [
-        torch.Tensor.to_sparse,
         lambda w: w.to("meta"),
         lambda w: w.to(torch.float8_e4m3fn),
         lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8),

@@ -34,7 +34,7 @@ def test_what_is_no_time_limit_is_refused(text):
 def test_without_submitit_a_cluster_is_refused_in_words(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ValueError, match="pip install submitit"):
-        cluster.check(StudyFlags(cluster="local"), {})
+        cluster.check(StudyFlags(cluster="local"))
 
 
 def test_options_are_names_and_values():
@@ -42,11 +42,6 @@ def test_options_are_names_and_values():
     assert found == {"slurm_partition": "gpu", "timeout_min": 600}
     with pytest.raises(ValueError, match="expected name=value"):
         cluster.options("gpu")
-
-
-def test_flags_of_a_cluster_are_for_a_cluster():
-    with pytest.raises(ValueError, match="--mem is of --cluster slurm"):
-        cluster.check(StudyFlags(mem="8G"), {"mem": "8G"})
 
 
 @pytest.fixture
@@ -123,7 +118,7 @@ def test_what_sbatch_refuses_is_told_in_its_words(slurm):
     with pytest.raises(ValueError, match="invalid partition specified: gpu.*--partition, --time"):
         begin([(["true"], f"{slurm}/train-1.log", bool)])
     with pytest.raises(ValueError, match="--cluster_options timeout_min=x"):
-        cluster.check(StudyFlags(cluster="slurm", cluster_options="timeout_min=x"), {})
+        cluster.check(StudyFlags(cluster="slurm", cluster_options="timeout_min=x"))
 
 
 def of(code, log):

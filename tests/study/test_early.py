@@ -26,7 +26,8 @@ def test_each_kind_of_cell_is_told_to_its_own_script_once(data, tmp_path):
         flatdiff.run(words)
 
     before = sys.argv
-    early.check(models_of(data, tmp_path / "cells"), run)
+    of_some = "--sam_every", 2, "--lr_anneal_steps", 0, "--swa_lr_min", 1e-5  # Adam has no use for
+    early.check(models_of(data, tmp_path / "cells", *of_some), run)
     verbs = [words[0] for words in told]
     assert verbs.count("train") == 3  # adam, SAM and Adam of equal cost, of one seed
     measures = {w[w.index("--flatness") + 1] for w in told if "--flatness" in w}
@@ -58,6 +59,7 @@ def test_what_is_done_is_not_looked_at(data, tmp_path):
         ("--moves towards", "towards: give --average_path"),
         ("--num_channels 33", "33"),
         ("--sam_share 0", "sam_share is 0.0"),
+        ("--lr_anneal_steps 20", "lr falls to 0 at lr_anneal_steps 20"),
         ("--ema_rate 1.5", "1.5"),
         ("--schedule_sampler uniform --base_optimizer muon|momentum=2", "momentum 2"),
         (
