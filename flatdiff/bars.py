@@ -59,7 +59,7 @@ class Bar(tqdm):
     """tqdm's bar, with its arguments, on stderr. One inside another leaves no trace."""
 
     monitor_interval = 0  # no thread: it is looked at with each update
-    last_print_t = math.inf
+    said_t = math.inf
     in_hand, end = 0.0, math.inf
 
     def __init__(self, *args, disable: bool = False, leave: bool | None = None, **how):
@@ -77,7 +77,7 @@ class Bar(tqdm):
             _open.append(weakref.ref(self))
         super().__init__(*args, file=sys.stderr, disable=disable, **how)
         self._time = time.monotonic  # which nobody sets
-        self.start_t = self.last_print_t = self.lap_t = self._time()
+        self.start_t = self.last_print_t = self.said_t = self.lap_t = self._time()
         self.lap_n = self.n
 
     @property
@@ -92,7 +92,8 @@ class Bar(tqdm):
             return False
         if self.live:
             return super().display(msg, pos)
-        if self._time() - self.last_print_t >= EVERY:
+        if self._time() - self.said_t >= EVERY:
+            self.said_t = self._time()
             print(self, file=sys.stderr, flush=True)
         return True
 
@@ -142,9 +143,8 @@ class Bar(tqdm):
             yield
         finally:
             self._time, gone = clock, clock() - began
-            self.start_t, self.last_print_t, self.lap_t = (
-                t + gone for t in (self.start_t, self.last_print_t, self.lap_t)
-            )
+            for name in ("start_t", "last_print_t", "said_t", "lap_t"):
+                setattr(self, name, getattr(self, name) + gone)
 
     def lap(self) -> float | None:
         """Things a second since the last lap; None where none were counted."""

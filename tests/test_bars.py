@@ -68,6 +68,20 @@ def test_what_goes_on_beside_it_is_in_no_rate(clock, capsys):
     ]
 
 
+def test_a_bar_inside_that_ends_says_nothing_twice(clock, capsys):
+    with Bar(total=4, desc="outer") as bar:
+        for _ in range(2):
+            with Bar(total=1, desc="inner"):
+                clock(31)
+            bar.update()
+    first, second, end = told(capsys)
+    assert (
+        first.startswith("outer: 0/4")
+        and second.startswith("outer: 1/4 ")
+        and end[:10] == "outer: 2/4"
+    )
+
+
 def test_a_lap_is_the_rate_since_the_last_one(clock):
     with Bar(total=30) as bar:
         assert bar.lap() is None
