@@ -29,8 +29,9 @@ def run(main) -> None:
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
     from flatdiff import __version__
+    from flatdiff.flags.parse import Parser
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     from flatdiff.judge import arrays
 
     shape, images = arrays.rows(path, "arr_0")
-    if len(shape) != 4 or shape[3] != 3:
+    if len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise SystemExit(f"arr_0 of {path} is {shape}, expected (N, H, W, 3)")
     pairs = ((name, lambda image=image: image) for name, image in zip(names(path), images))
     stat = os.stat(path)

@@ -17,7 +17,7 @@ def main():
     config.run(
         __doc__,
         measure,
-        check,
+        check=check,
         unread="train",
         exposure=config.ExposureFlags,
         quant=config.RoundingFlags,

@@ -16,7 +16,7 @@ def main():
     config.run(
         __doc__,
         measure,
-        check,
+        check=check,
         unread="train",
         flatness=config.FlatnessFlags,
         quant=config.RoundingFlags,

@@ -32,6 +32,7 @@ def measure(flags):
     f, folder = flags.nll, run_util.open_log(flags, auto=dtypes.OF_MEASURES)
     model, diffusion = networks.from_checkpoint(f.model_path, flags)
     nll.check(diffusion)
+    record = nll.begun(flags, folder)
     dataset = run_util.open_dataset(flags.data, model.image_size, model.num_classes, model.classes)
     total, terms = nll.evaluate(
         model,
@@ -43,7 +44,7 @@ def measure(flags):
         seed=flags.run.seed,
         autocast=networks.autocast(flags, dist_util.dev()),
     )
-    nll.report(total, terms, folder)
+    nll.report(total, terms, folder, record)
 
 
 if __name__ == "__main__":

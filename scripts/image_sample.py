@@ -14,7 +14,7 @@ def main(description=__doc__, quant=config.QuantFlags):
     config.run(
         description,
         sample,
-        check,
+        check=check,
         unread="train",
         sample=config.SampleFlags,
         quant=quant,

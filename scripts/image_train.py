@@ -14,7 +14,7 @@ def main():
     config.run(
         __doc__,
         train,
-        check,
+        check=check,
         run=config.RunFlags,
         data=config.DataFlags,
         train=config.TrainFlags,

@@ -17,7 +17,7 @@ def main():
     config.run(
         __doc__,
         measure,
-        check,
+        check=check,
         unread="train",
         sample=config.PerturbedFlags,
         run=config.RunFlags,

@@ -133,10 +133,11 @@ def test_a_hidden_bar_says_nothing_and_an_error_closes_a_bar(capsys):
 
 
 def test_a_bar_that_nobody_closes_is_in_nobodys_way(clock, capsys):
-    Bar(total=3).update()
-    gc.collect()
-    told(capsys)
-    with Bar(total=1, desc="next") as bar:
+    with Bar(total=1, desc="outer") as bar:
+        lost = Bar(total=3)
+        lost.itself = lost
+        del lost
+        gc.collect()
         clock(31)
         bar.update()
-        assert told(capsys)[0].startswith("next: 1/1 ")
+        assert told(capsys)[-1].startswith("outer: 1/1 ")

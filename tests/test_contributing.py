@@ -242,10 +242,10 @@ def test_a_measure(flatdiff_run, folder, tmp_path):
     )
     assert (tmp_path / "flatness_GRADIENT.png").stat().st_size > 1000
     assert choices.MEASURES["GRADIENT"].load().shown(model) == {"length": model["gradient"]}
+    about[-1] = tmp_path / "twice"
     flatdiff_run("scripts/flatness.py", *about, "--flatness", "GRADIENT scale=2")
-    record = json.loads((tmp_path / "flatness.json").read_text())
-    twice = next(v for k, v in record.items() if v["models"][0]["gradient"] != model["gradient"])
-    assert twice["models"][0]["gradient"] == pytest.approx(2 * model["gradient"])
+    (twice,) = json.loads((about[-1] / "flatness.json").read_text())["GRADIENT"]["models"]
+    assert twice["gradient"] == pytest.approx(2 * model["gradient"])
 
 
 def test_features(flatdiff_run, tmp_path):

@@ -3,6 +3,7 @@
     python benchmarks/faults/kills.py                                # 100 rounds of kill -9
     python benchmarks/faults/kills.py --rounds 20 --only train-sam2  # one kind of run
     python benchmarks/faults/kills.py --signals TERM,INT,USR1,USR2   # of runs that are asked to end
+    python benchmarks/faults/kills.py --signals STOP --rounds 4 --only train-sam2
 
 A round kills a run one to three times, all of its ranks or one of them, and then lets it end. Runs
 are forks of this process, which has imported everything: a moment is one of the run, and not of the
@@ -11,6 +12,9 @@ interpreter's start. The same seed is the same rounds. The exit status is 1 if a
 
 import argparse
 import collections
+import contextlib
+import ctypes
+import importlib
 import json
 import os
 import random
@@ -76,7 +80,7 @@ def main():
     numbers = [getattr(signal, f"SIG{name}") for name in args.signals.split(",")]
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab(Path(folder), random.Random(args.seed), numbers)
+        lab = Lab(Path(folder), random.Random(args.seed), numbers, args.stopped)
         names = [name for name in KINDS if not args.only or name in args.only.split(",")]
         begun, k = time.monotonic(), 0
         while counts["rounds"] < args.rounds and time.monotonic() - begun < args.seconds:
@@ -99,14 +103,15 @@ def parse():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help=f"kinds: {', '.join(KINDS)}")
     parser.add_argument("--signals", default="KILL", help="names of what runs are sent, at random")
+    parser.add_argument("--stopped", type=float, default=120, help="seconds of a STOP, until CONT")
     return parser.parse_args()
 
 
 class Lab:
     """Unbroken runs, and rounds that break others."""
 
-    def __init__(self, folder: Path, draw: random.Random, numbers: list[int]):
-        self.folder, self.draw, self.numbers = folder, draw, numbers
+    def __init__(self, folder: Path, draw: random.Random, numbers: list[int], stopped: float):
+        self.folder, self.draw, self.numbers, self.stopped = folder, draw, numbers, stopped
         self.whole: dict[str, float] = {}  # seconds of each kind
         images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
         np.savez(folder / "images.npz", images)
@@ -115,12 +120,16 @@ class Lab:
     def unbroken(self, name: str) -> Path:
         """The folder of the unbroken run of a kind."""
         out = self.folder / f"whole-{name}"
-        if name not in self.whole:
+        for _ in range(0 if name in self.whole else 2):  # the second one finds all imported
+            shutil.rmtree(out, ignore_errors=True)
             start = time.monotonic()
             codes = self.run(name, out)
             if any(codes):
                 sys.exit(f"{name} failed without any kill: {(out / 'said0').read_text()[-2000:]}")
             self.whole[name] = time.monotonic() - start
+            for module in (out / "modules").read_text().split():
+                with contextlib.suppress(Exception):
+                    importlib.import_module(module)
         return out
 
     def round(self, name: str) -> dict[str, int]:
@@ -159,11 +168,17 @@ class Lab:
             chosen = self.draw.choice([pids, pids[:1], pids[-1:]])
             for pid in chosen:
                 os.killpg(pid, number)  # with the jobs of a study
+            if number == signal.SIGSTOP:
+                time.sleep(self.stopped)
+                for pid in chosen:
+                    os.killpg(pid, signal.SIGCONT)
         return [wait(pid) for pid in pids]
 
 
 def expected(code: int, number: int, ranks: int) -> bool:
     """Whether a rank may end so: done, killed, asked to end, or because another rank was killed."""
+    if number == signal.SIGSTOP:
+        return code == 0
     if number == signal.SIGKILL:
         return code in (0, -signal.SIGKILL) or (ranks > 1 and code == 1)
     return code in (0, 75, -signal.SIGABRT)  # which gloo does now and then while a process exits
@@ -176,6 +191,7 @@ def fork(argv: list[str], rank: int, ranks: int, port: int, said: Path) -> int:
         os.setpgid(pid, pid)
         return pid
     os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it ends with this process (PR_SET_PDEATHSIG)
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -187,6 +203,7 @@ def fork(argv: list[str], rank: int, ranks: int, port: int, said: Path) -> int:
     try:
         flatdiff.run(argv)
         code = 0
+        said.with_name("modules").write_text(" ".join(sys.modules))
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
         print(stop.code if isinstance(stop.code, str) else "")

@@ -172,7 +172,7 @@ def _named(name: str) -> list[tuple[str, bool]]:
 
 
 def is_wrong(flag: Flag, text: str) -> bool:
-    """Whether this is no boolean, no whole number, no finite number, or none of the choices."""
+    """Whether it is no boolean, no whole number, no finite number, or none of the choices."""
     if flag.choices:
         return text not in flag.choices
     if flag.kind == "bool":
@@ -182,7 +182,7 @@ def is_wrong(flag: Flag, text: str) -> bool:
     if flag.kind == "float":
         number = r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
         return not re.fullmatch(number, text) or not math.isfinite(float(text))
-    return "\x00" in text
+    return False
 
 
 def texts(flag: Flag, draw: random.Random) -> str:

@@ -83,6 +83,12 @@ class Parser(argparse.ArgumentParser):
             raise ValueError(message)
         self.exit(2, f"{self.prog}: error: {message}\n(--help lists every flag)\n")
 
+    def parse_known_args(self, args=None, namespace=None):
+        for word in sys.argv[1:] if args is None else map(str, args):
+            if word.startswith("--") and word.endswith("=--"):  # argparse makes no value of it
+                self.error(f"argument {word[:-3]}: got '--', expected a value")
+        return super().parse_known_args(args, namespace)
+
 
 class Preset(argparse.Action):
     """--preset NAME reads the flags of its string as if they stood in its place. Flags that this
@@ -139,9 +145,6 @@ def parse(description, argv=None, unread="", **groups):
                 known.add(field.name)
                 reader = functools.partial(read, field)
                 section.add_argument(f"--{field.name}", type=reader, **_told(field))
-    for word in sys.argv[1:] if argv is None else argv:
-        if word.startswith("--") and word.endswith("=--"):  # which argparse takes for no value
-            parser.error(f"argument {word[:-3]}: got '--', expected a value")
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown(unknown[0], known))

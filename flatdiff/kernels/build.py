@@ -26,6 +26,7 @@ FLAGS = (
     "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 )
 COMPILERS = "g++", "c++"
+notes: list[str] = []  # on why `use` could not take the library that was kept, or keep one
 _HASH = hashlib.sha256().digest_size
 
 
@@ -34,13 +35,12 @@ def use() -> str:
     """Install what can be compiled, unless FLATDIFF_KERNELS=0; returns a few words for the log."""
     if os.environ.get("FLATDIFF_KERNELS") == "0":
         return "PyTorch's kernels (FLATDIFF_KERNELS=0)"
-    notes: list[str] = []
     try:
         _check_threads()
         install(load(SOURCES, notes))
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"PyTorch's kernels, which are slower ({error})"
-    return "C++ kernels" + ("; ".join(notes) and f" ({'; '.join(notes)})")
+    return "C++ kernels"
 
 
 def install(library: ctypes.CDLL | None) -> None:

@@ -15,11 +15,14 @@ from ..chain.gaussian_diffusion import GaussianDiffusion
 from ..data.image_datasets import to_float
 from ..models.generate import PIXELS_AT_ONCE, ImageNoise
 from ..rng import BOUND, generator
-from ..store import disk, finite
+from ..store import checkpoint, disk, finite
 from ..world import dist_util, logger, stopping
 from ..world.arithmetic import arithmetic
+from .kept import refuse_to_replace
+from .run import settings
 
 FILES = {"vb": "vb_terms", "mse": "mse_terms", "xstart_mse": "xstart_mse_terms"}
+RECORD = "nll.json"
 
 
 def check(diffusion) -> None:
@@ -69,8 +72,19 @@ def evaluate(
     return dist_util.all_reduce_sum(total), dict(zip(FILES, means))
 
 
-def report(total, terms, folder):
-    """Log the bound with its standard error over images; write guided-diffusion's three files."""
+def begun(flags, folder):
+    """The record of what is to be measured; ValueError where the folder has one of another."""
+    path = checkpoint.absolute(flags.nll.model_path)
+    record = {"settings": settings(flags), "models": [{"path": path}]}
+    if dist_util.rank() == 0:
+        record["models"][0]["sha256"] = checkpoint.sha256(path)
+        refuse_to_replace(os.path.join(folder, RECORD), record["settings"], [path])
+    return record
+
+
+def report(total, terms, folder, record):
+    """Log the bound with its standard error over images; write guided-diffusion's three files, and
+    the record of what they are of."""
     finite.check(terms | {"total": total}, "bits per dimension")
     count = len(total)
     error = "(of one image, so there is no error over images)"
@@ -83,3 +97,5 @@ def report(total, terms, folder):
             with disk.writing(path) as file:
                 np.savez(file, values.float().numpy())
             logger.log(path)
+        bits = {"bits_per_dimension": total.mean().item(), "num_images": count}
+        checkpoint.save_json(record | bits, os.path.join(folder, RECORD))

@@ -50,9 +50,8 @@ def _plain(x: Tensor) -> bool:
 def must_be_there(content: Any) -> None:
     """ValueError for a tensor that claims more numbers than it holds: 10^12 copies of one, say."""
     for x in dict(_leaves(content)).values():
-        if isinstance(x, Tensor) and (
-            x.layout != torch.strided or x.nbytes > x.untyped_storage().nbytes()
-        ):
+        dense = isinstance(x, Tensor) and x.layout is torch.strided
+        if dense and x.nbytes > x.untyped_storage().nbytes():
             raise ValueError(f"a tensor {tuple(x.shape)} of which not all numbers are there")
 
 

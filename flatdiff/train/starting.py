@@ -54,9 +54,6 @@ def start_training(flags):
         logger.log("--resume auto: no checkpoint here yet, starting anew")
     if dist_util.rank() == 0:
         _clean(folder)
-        if train.tracker:
-            tracker = choices.bound(TRACKERS, train.tracker)
-            logger.also(tracker(folder, to_dict(flags), bool(path)))
     return path
 
 
@@ -203,6 +200,9 @@ def training_loop(
     continuing.keep_config(flags, dataset, resume_checkpoint, step=loop.step, images=images)
     if resume_checkpoint and dist_util.rank() == 0:
         steps.set_aside(logger.get_dir(), after=loop.step)  # which were not whole
+    if flags.train.tracker and dist_util.rank() == 0:
+        tracker = choices.bound(TRACKERS, flags.train.tracker)
+        logger.also(tracker(logger.get_dir(), to_dict(flags), goes_on=loop.step > 0))
     return loop
 
 

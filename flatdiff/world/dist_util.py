@@ -130,9 +130,11 @@ def launch_summary() -> str:
 
 
 def caution() -> str:
-    """A sentence on what slows this rank down from outside, or ""."""
+    """A sentence on what slows this rank down from outside, or is not to be trusted, or ""."""
     if dev().type != "cpu":
         return ""
+    if build.notes:
+        return f"C++ kernels: {'; '.join(build.notes)}"
     threads = torch.get_num_threads()
     return launcher.caution_of_binding(_place, threads) or launcher.caution_of_load(threads)
 

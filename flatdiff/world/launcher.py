@@ -82,8 +82,11 @@ def _number(name: str) -> int:
 
 
 def known_address(place: Place) -> tuple[str, int] | None:
-    """Where rank 0 waits for the others, if the environment says it: MASTER_ADDR and MASTER_PORT,
-    or under srun on several hosts the first of them, and a port that the job's number gives."""
+    """Where rank 0 waits for the others, if the environment says it: MASTER_ADDR and MASTER_PORT
+    (not torchrun's on one host, whose store every user of it may write to), or under srun on
+    several hosts the first of them, and a port that the job's number gives."""
+    if place.one_host and "TORCHELASTIC_RUN_ID" in os.environ:
+        return None
     if "MASTER_PORT" in os.environ:
         return os.environ.get("MASTER_ADDR", "127.0.0.1"), _number("MASTER_PORT")
     hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")

@@ -1,9 +1,9 @@
 """How the ranks of a launch find each other, and a secret that only they know.
 
-Rank 0 serves a store and makes the secret. It tells both by what all ranks see and no other user of
-the machine: a file in a folder of ours, or MPI. Where the address is known before (torchrun, srun,
-or MASTER_PORT by hand) the store tells the secret, and who reaches its port is trusted, as torch
-does. What ranks say by it is JSON, signed: nothing that another one says is run.
+Rank 0 serves a store and makes the secret. It tells both by what all ranks see and no other user:
+on one host a file in a folder of ours, on several MPI. Where the address is known before (torchrun
+or srun on several hosts, MASTER_PORT by hand) the store tells the secret, and who reaches its port
+is trusted, as torch does. What ranks say by it is JSON, signed: nothing of it is run.
 """
 
 import json
@@ -31,18 +31,18 @@ def meet(place: launcher.Place) -> tuple[dist.Store, str]:
     secret = secrets.token_hex() if place.rank == 0 else ""
     known = launcher.known_address(place)
     if known:
-        # torchrun's store outlives a restart of the ranks.
-        name = f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
-        store = dist.PrefixStore(name, _store(place, *known))
+        served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # which outlives them
+        store = _store(place, *known, serves=place.rank == 0 and not served)
+        store = dist.PrefixStore(f"start{_restart()}", store)
         if place.rank == 0:
             store.set("secret", secret)
         return store, _get(store, "secret", place).decode()
     if place.rank == 0:
-        store = _store(place, place.first_host, 0)
+        store = _store(place, place.first_host, 0, serves=True)
         _tell(place, [place.first_host, store.port, secret])
         return store, secret
     host, port, secret = _told(place)
-    return _store(place, host, port), secret
+    return _store(place, host, port, serves=False), secret
 
 
 def say_all(store: dist.Store, secret: str, place: launcher.Place, content: Any) -> list:
@@ -75,7 +75,7 @@ def address_file(place: launcher.Place) -> Path:
             f"the ranks of this host have no folder to meet in that is theirs alone ({error}): "
             "set TMPDIR to a folder of yours, or MASTER_ADDR=127.0.0.1 and a free MASTER_PORT"
         ) from error
-    return folder / f"{pid}-{born}.address"
+    return folder / f"{pid}-{born}-{_restart()}.address"
 
 
 def read_address(path: Path, timeout: float) -> tuple[str, int, str]:
@@ -93,10 +93,13 @@ def read_address(path: Path, timeout: float) -> tuple[str, int, str]:
     return host, port, secret
 
 
-def _store(place: launcher.Place, host: str, port: int) -> dist.TCPStore:
-    """Served by rank 0, unless torchrun does; on one host no other host reaches it."""
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    serves = place.rank == 0 and not served
+def _restart() -> str:
+    """How often torchrun has started the ranks anew."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def _store(place: launcher.Place, host: str, port: int, serves: bool) -> dist.TCPStore:
+    """Whoever serves it on one host cannot be reached from another."""
     how: dict[str, Any] = {"timeout": JOIN_TIMEOUT, "wait_for_workers": False}
     if serves and place.one_host:
         listener = socket.create_server((host, port))

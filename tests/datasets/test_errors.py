@@ -48,7 +48,6 @@ def test_an_npz_that_is_not_right(kind, tmp_path):
         (["--device", " "], "device"),
         (["--device", "meta"], "device"),
         (["--json", "{}/nowhere.npz/x"], "nowhere.npz"),
-        (["--cache_dir", "{}/a.npz"], "a.npz"),
     ],
 )
 def test_the_evaluator(flags, match, tmp_path):

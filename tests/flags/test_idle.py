@@ -39,7 +39,7 @@ def parsed():
             patch.setattr(sys, "argv", [name, *shlex.split(line)])
             found = []
 
-            def run(description, body, **how):
+            def run(description, body, check=None, **how):
                 found.append(config.parse(description, **how))
 
             with pytest.MonkeyPatch.context() as inner:

@@ -22,7 +22,9 @@ def groups_of(script, monkeypatch):
     """What a script reads its command line into."""
     found = {}
     monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    monkeypatch.setattr(config, "run", lambda _, body, *check, **groups: found.update(groups))
+    monkeypatch.setattr(
+        config, "run", lambda _, body, check=None, unread="", **groups: found.update(groups)
+    )
     spec = importlib.util.spec_from_file_location(script, SCRIPTS / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -115,5 +115,7 @@ def test_cublas_is_told_before_its_first_product(monkeypatch, deterministic):
 def test_what_is_printed_into_a_file_stands_before_what_is_told_after_it():
     code = "import os; from flatdiff.flags import config; config.parse('', []); print('first')"
     code += "; os.write(2, b'second\\n'); os._exit(0)"
-    done = subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=subprocess.STDOUT)
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    how["env"] = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run([sys.executable, "-c", code], **how)
     assert done.stdout == b"first\nsecond\n"

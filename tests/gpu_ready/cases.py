@@ -181,7 +181,7 @@ def exposed(watch, part):
     model, diffusion = network(**WIDER, timestep_respacing=str(CHAIN))
     t = probe.timesteps(BATCH, CHAIN, 0)
     batches = [exposure.batch(torch.arange(BATCH), IMAGES, t, {}, 0)]
-    given = model.eval(), diffusion, batches, [exposure_bias.NORMAL], exposure.gather
+    given = model.eval(), diffusion, batches, [exposure_bias.NORMAL], dist_util.gather_rows
     with networks.casting("bf16", dist_util.dev())():
         return counted(watch, exposure_bias.parts(*given)[part])
 

@@ -92,8 +92,8 @@ def test_all_warnings_are_told_once(tmp_path, monkeypatch, capsys):
     said = iter([["few"], ["few", "singular"], []])
     result = {"metrics": {"FD-digits": 1.0}, "num_samples": 40}
     judge = evaluation.evaluate
-    monkeypatch.setattr(judge, "evaluate", lambda *_: result | {"warnings": next(said)})
-    monkeypatch.setattr(judge, "floor_of", lambda *_: None)
+    monkeypatch.setattr(judge, "evaluate", lambda *_, **__: result | {"warnings": next(said)})
+    monkeypatch.setattr(judge, "floor_of", lambda *_, **__: None)
     digits = Features("digits", None, "")
     evaluation.of_runs([str(tmp_path / x) for x in "ab"], "nowhere", digits)
     out = capsys.readouterr().out

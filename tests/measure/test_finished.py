@@ -1,10 +1,14 @@
 """Results by key: what is known is not computed again, and what is none is."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 
 from flatdiff.measure.finished import Finished
+from flatdiff.world import dist_util
 
 
 @pytest.mark.parametrize("content", ['["key"]', "3", '[["a"], 1]', "[" * 9999, '["a", 1'])
@@ -38,3 +42,21 @@ def test_what_is_known_is_not_computed_again(tmp_path):
             finished.expect(len(keys))
             assert finished.compute({k: task(k) for k in keys}) == [k * 2 for k in keys]
     assert computed == ["a", "b", "c"]
+
+
+def test_a_measure_that_is_asked_to_end_keeps_what_is_finished_and_says_where(tmp_path, capsys):
+    def ask():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    with (
+        pytest.raises(SystemExit) as left,
+        dist_util.session(),
+        Finished(str(tmp_path)) as finished,
+    ):
+        finished.expect(2)
+        finished.compute({"a": lambda: 1, "b": ask})
+    told = capsys.readouterr().out
+    assert left.value.code == 75 and told.startswith("stopped by SIGTERM: what is finished stays")
+    assert f"{tmp_path}, and the same command goes on" in told and len(told.splitlines()) == 1
+    assert Finished(str(tmp_path)).known == {"a": 1}

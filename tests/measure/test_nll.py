@@ -73,6 +73,11 @@ def test_bits_per_dimension_count_no_image_twice(folder, call, network, tmp_path
     assert "there are 24 images, and num_samples is 500" in log_of(tmp_path / "more")
     call("image_nll", *fixed, 1, "--log_dir", tmp_path / "one")
     assert "of one image" in log_of(tmp_path / "one")
+    with pytest.raises(ValueError, match="--num_samples was 1 and is 2"):  # and leaves it there
+        call("image_nll", *fixed, 2, "--log_dir", tmp_path / "one")
+    record = checkpoint.load_json(str(tmp_path / "one" / "nll.json"))
+    assert record["models"][0]["sha256"] == checkpoint.sha256(str(network))
+    assert f"{record['bits_per_dimension']:.5f}" in log_of(tmp_path / "one")
 
 
 def test_bits_of_a_folder_without_a_class_are_of_the_right_classes(folder, call, tmp_path):

@@ -16,7 +16,9 @@ ONE = torch.ones(1)
 def test_a_tensor_that_claims_more_than_there_is_is_no_weight(tensor, tmp_path):
     path = str(tmp_path / "model000000.pt")
     torch.save({"a": torch.ones(2), "b": [tensor]}, path)
-    with pytest.raises(ValueError, match="damaged.*of which not all numbers are there"):
+    with pytest.raises(
+        ValueError, match="damaged.*of which not all numbers are there|expected a dense tensor"
+    ):
         checkpoint.load(path)
     whole = torch.arange(6.0).view(2, 3)
     torch.save({"a": whole.T, "b": whole[1], "c": torch.empty(0), "d": torch.tensor(1)}, path)

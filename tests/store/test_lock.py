@@ -17,6 +17,7 @@ FORK = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.05)
+    monkeypatch.setattr(lock._Beats, "of", 0)  # another thread than one that sleeps for long
     monkeypatch.setattr(lock, "SILENT", 0.6)
     monkeypatch.setattr(lock, "HALF", 0.2)
     yield

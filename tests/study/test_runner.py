@@ -18,6 +18,7 @@ from launch import ROOT, run, start
 from flatdiff.flags import config
 from flatdiff.study import runner
 from flatdiff.study.matrix import Cell
+from flatdiff.world import stopping
 
 pytestmark = pytest.mark.slow
 
@@ -257,6 +258,10 @@ def test_a_failed_job_is_named_with_its_log_and_what_waits_is_left(tmp_path, cap
     log = re.search(r"see (.*?)\)", told)[1]
     with open(log) as file:
         assert "it broke" in file.read()
+    monkeypatch.setattr(runner, "FLATDIFF", [sys.executable, "-c", "raise SystemExit(75)"])
+    with pytest.raises(stopping.Stopped):  # as its job, which was asked to end
+        runner.run(jobs_in(tmp_path), flags_of(tmp_path))
+    assert "1 left, 1 stopped" in capsys.readouterr().out
     monkeypatch.setattr(runner, "FLATDIFF", [sys.executable, "-c", FINISH])
     assert runner.run(jobs_in(tmp_path), flags_of(tmp_path)) == ""
     assert "2 done" in capsys.readouterr().out

@@ -225,6 +225,12 @@ def test_gradients_on_cuda_go_out_in_buckets_while_others_are_computed(monkeypat
         assert dist_util.data_parallel(torch.nn.Linear(1, 1)).how.get("bucket_cap_mb") == bucket
 
 
+def test_a_cache_that_was_not_trusted_is_told(monkeypatch):
+    assert dist_util.caution() == ""
+    monkeypatch.setattr(build, "notes", ["compiled anew: kernels.so is damaged"])
+    assert dist_util.caution() == "C++ kernels: compiled anew: kernels.so is damaged"
+
+
 # A world of one.
 
 

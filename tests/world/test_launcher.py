@@ -59,6 +59,21 @@ def test_ranks_of_one_launch_agree_on_who_started_them_also_behind_a_wrapper():
     assert direct.split()[0] == str(os.getpid()).encode()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("on_this_host", "told"), [("1", "interrupted\n"), ("2", "")])
+def test_mpichs_mpirun_is_ended_where_another_host_can_be_silent(tmp_path, on_this_host, told):
+    """A shell of that name, which starts one as its proxy, which starts the rank."""
+    (tmp_path / "mpirun").symlink_to("/bin/sh")
+    rank = (
+        f"PMI_RANK=0 PMI_SIZE=2 MPI_LOCALRANKID=0 MPI_LOCALNRANKS={on_this_host} {sys.executable}"
+    )
+    code = "from flatdiff.world import launcher; launcher.interrupt_mpirun()"
+    proxy = f"env {rank} -c '{code}'; :"
+    mpirun = f'trap "echo interrupted" INT; sh -c "{proxy}"; :'
+    said = subprocess.check_output([tmp_path / "mpirun", "-c", mpirun], text=True)
+    assert said == told
+
+
 UNKNOWN = {  # what it says of itself, and the variables of two processes
     "PMI_SIZE=2": {"PMI_RANK": "0", "PMI_SIZE": "2"},  # mpiexec of SLURM, or an old MPICH
     "MV2_COMM_WORLD_SIZE=2": {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "0"},
@@ -127,6 +142,14 @@ def test_under_srun_on_several_hosts_the_job_names_the_address(monkeypatch):
     assert launcher.known_address(place)[0] == "10.0.0.1"
     monkeypatch.setenv("MASTER_PORT", "1234")
     assert launcher.known_address(place) == ("10.0.0.1", 1234)
+
+
+@pytest.mark.parametrize(("size", "known"), [("4", None), ("2", ("h5", 1234))])
+def test_torchruns_store_which_all_users_reach_is_for_several_hosts(monkeypatch, size, known):
+    torchrun = {**TORCHRUN, "LOCAL_WORLD_SIZE": size, "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in {**torchrun, "MASTER_ADDR": "h5", "MASTER_PORT": "1234"}.items():
+        monkeypatch.setenv(name, value)
+    assert launcher.known_address(launcher.find_place()) == known
 
 
 @pytest.mark.parametrize("variables", [SRUN, MPICH, OPEN_MPI, MPICH_BY_SRUN, {}])

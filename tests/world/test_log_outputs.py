@@ -1,13 +1,16 @@
 """The files of a log as other programs read them, after kills and in any locale."""
 
 import csv
+import io
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from flatdiff.world import logger
@@ -115,6 +118,20 @@ def test_tensorboard_goes_on_where_the_run_does(tmp_path):
     logger.configure(str(tmp_path), ["tensorboard"])
     dump(step=1, loss=0.5)
     assert events(tmp_path / "tb") == [(1, 0.5)]
+
+
+def test_pictures_go_to_tensorboard_pixel_by_pixel(tmp_path):
+    logger.configure(str(tmp_path), ["log", "csv", "json", "tensorboard"])
+    picture = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+    logger.picture("samples", picture, 7)
+    dump(step=7, loss=1.0)
+    logger.reset()
+    accumulator = EventAccumulator(str(tmp_path / "tb"))
+    accumulator.Reload()
+    (event,) = accumulator.Images("samples")
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        assert event.step == 7 and np.array_equal(image, picture)
+    assert accumulator.Scalars("loss")[0].step == 7
 
 
 @pytest.mark.slow

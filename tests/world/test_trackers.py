@@ -18,7 +18,7 @@ ROWS = [{"step": s, "loss": 1 / s, "time": "2026-11-26 10:00:00"} for s in (10, 
 def track(folder, text, goes_on=False, rows=ROWS, **config):
     """A log of these rows and a picture, in a tracker."""
     logger.configure(str(folder), [])
-    logger.also(choices.bound(choices.TRACKERS, text)(str(folder), config, goes_on))
+    logger.also(choices.bound(choices.TRACKERS, text)(str(folder), config, goes_on=goes_on))
     for row in rows:
         logger.logkvs(row)
         logger.dumpkvs()
