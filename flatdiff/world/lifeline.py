@@ -200,10 +200,11 @@ def end(rank: int, text: str, code: int, last: Callable[[], None] | None = None)
     """Prints, does what is to be done `last`, and leaves: alone none can unwind a collective."""
     _ending.acquire()  # and never released: one thread tells the end, another one waits for it
     lock.release()
-    if text:
-        bars.write(f"rank {rank}: {text}", sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: a terminal that was closed
+        if text:
+            bars.write(f"rank {rank}: {text}", sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
     if code != stopping.CODE:
         say(SAID)
     if last:

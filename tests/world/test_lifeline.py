@@ -1,7 +1,10 @@
 """How ranks end together: what is told of an error, and goodbyes."""
 
 import errno
+import os
 import socket
+import sys
+import threading
 from multiprocessing import connection
 
 import pytest
@@ -129,3 +132,23 @@ def test_a_rank_that_is_asked_to_end_asks_the_others_whose_end_is_none_of_an_err
         thread.join(10)
     assert ends == [(0, "", 75)]
     assert capsys.readouterr().out == "stopped by SIGTERM\n"
+
+
+def test_a_rank_whose_terminal_was_closed_ends_all_the_same(monkeypatch):
+    class Closed:
+        def write(self, _):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        flush = isatty = write
+
+    class Left(BaseException):
+        pass
+
+    def leave(code):
+        raise Left(code)
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(lifeline, "_ending", threading.Lock())
+    with pytest.raises(Left, match="1"):
+        lifeline.end(1, PEER_FAILED, 1)
