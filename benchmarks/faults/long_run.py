@@ -69,7 +69,7 @@ def held(pid: int, log_dir: str) -> tuple | None:
         )
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         numbers = [_held(each) for each in (pid, *children)]
-    except (OSError, IndexError, ValueError, StopIteration):
+    except (OSError, IndexError, ValueError, KeyError):
         return None
     return step, *(sum(column) for column in zip(*numbers))
 
