@@ -143,27 +143,26 @@ def test_a_scope_lets_go_of_its_own(tmp_path):
 
 
 def test_of_many_that_find_a_dead_ones_lock_one_gets_it(tmp_path):
-    """Four rounds: eight processes start together, and whoever gets it keeps it."""
+    """Four rounds: eight processes start together, and whoever gets it keeps it till all tried."""
     for _ in range(4):
         written(tmp_path, pid=os.getppid(), started="1")
-        start, end, got = FORK.Event(), FORK.Event(), FORK.Value("i", 0)
+        start, tried, got = FORK.Event(), FORK.Barrier(8), FORK.Value("i", 0)
 
-        def rush(start=start, end=end, got=got):
+        def rush(start=start, tried=tried, got=got):
             start.wait()
             try:
                 lock.take(str(tmp_path), "training")
             except ValueError:
-                return
-            with got.get_lock():
-                got.value += 1
-            end.wait(10)
+                pass
+            else:
+                with got.get_lock():
+                    got.value += 1
+            tried.wait(30)
 
         processes = [FORK.Process(target=rush) for _ in range(8)]
         for process in processes:
             process.start()
         start.set()
-        time.sleep(0.1)
-        end.set()
         for process in processes:
             process.join()
         assert got.value == 1
