@@ -248,7 +248,10 @@ def content(path: Path):
         return checkpoint.load(str(path))
     if path.suffix == ".npz":
         with np.load(path) as arrays:
-            return {name: arrays[name].tobytes() for name in arrays}
+            numbers = [
+                name for name in arrays if arrays[name].dtype.kind in "iuf"
+            ]  # not its record
+            return {name: arrays[name].tobytes() for name in numbers}
     if path.suffix == ".json":
         return json.loads(path.read_text().replace(str(path.parent), ""))
     if path.suffix == ".csv":
