@@ -24,6 +24,22 @@ def until(true):
 
 
 @pytest.fixture
+def heard():
+    """A function has a signal heeded that these tests ignore, as under nohup; how it is now."""
+    before = {}
+
+    def hear(number):
+        before[number] = signal.getsignal(number)
+        if before[number] is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+        return signal.getsignal(number)
+
+    yield hear
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def ended(monkeypatch):
     """What an end at once was called with, within a listening block; requests are far apart at
     once."""
@@ -36,8 +52,8 @@ def ended(monkeypatch):
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]
 )
-def test_a_session_that_is_asked_to_end_tells_what_stays_and_exits_with_75(capsys, number):
-    before = signal.getsignal(number)
+def test_a_session_that_is_asked_to_end_tells_what_stays_and_exits_with_75(capsys, heard, number):
+    before = heard(number)
     with pytest.raises(SystemExit) as stopped, dist_util.session():
         stopping.keeps("all is in DIR")
         send(number)
