@@ -28,23 +28,26 @@ def main(argv: list[str] | None = None) -> None:
     shape, images = arrays.rows(path, "arr_0")
     if len(shape) != 4 or shape[3] != 3 or not shape[0]:
         raise SystemExit(f"arr_0 of {path} is {shape}, expected (N, H, W, 3)")
-    pairs = ((name, lambda image=image: image) for name, image in zip(names(path), images))
+    pairs = (
+        (name, lambda image=image: image) for name, image in zip(names(path, shape[0]), images)
+    )
     stat = os.stat(path)
     record = {"npz": os.path.abspath(path), "bytes": stat.st_size, "time": stat.st_mtime_ns}
     write_folder(args.out_dir, pairs, shape[0], record)
 
 
-def names(path: str):
-    """The file name of each image, without .png."""
+def names(path: str, count: int):
+    """The file name of each of so many images, without .png."""
     from flatdiff.judge import arrays
 
     labels = arrays.read(path, ["arr_1"]).get("arr_1")
     if labels is None:
-        from itertools import count
-
-        return (f"{i:05d}" for i in count())
-    if labels.dtype.kind not in "iu" or not labels.size:
-        raise SystemExit(f"arr_1 of {path} is {labels.dtype} {labels.shape}, expected integers [N]")
+        return (f"{i:05d}" for i in range(count))
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise SystemExit(
+            f"arr_1 of {path} is {labels.dtype} {labels.shape}, expected integers ({count},), the "
+            "labels of its images"
+        )
     width = len(str(labels.max()))  # so that names sort as numbers do
     return (f"{label:0{width}d}_{i:05d}" for i, label in enumerate(labels))
 

@@ -100,6 +100,14 @@ def test_subsets_depend_on_the_seed():
         subset(3, 4, 0)
 
 
+@pytest.mark.parametrize("labels", [np.zeros((3, 1), int), np.zeros(2, int), np.zeros(4, int)])
+def test_each_image_of_an_npz_has_one_label(tmp_path, labels):
+    np.savez(tmp_path / "s.npz", pixels(3, 5, 5, 3), labels)
+    with pytest.raises(SystemExit, match=r"expected integers \(3,\), the labels of its images"):
+        run("to_images", npz=f"{tmp_path}/s.npz", out_dir=f"{tmp_path}/s")
+    assert not (tmp_path / "s").exists()
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_an_npz_becomes_files_and_files_an_npz(tmp_path, save):
     images, labels = pixels(12, 5, 5, 3), RNG.integers(0, 12, 12)
