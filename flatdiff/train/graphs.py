@@ -47,7 +47,9 @@ class Graphed:
     def _record(self, draw: Draw) -> tuple:
         """What a graph reads, by name; how it is replayed; the gradients and terms it writes."""
         own = copy_of(draw)
-        with torch.random.fork_rng():  # a step's dropout begins where it begins without a graph
+        device = self.weights[0].device
+        mine = [device] if device.type == "cuda" else []  # and no context on another rank's GPU
+        with torch.random.fork_rng(mine):  # a step's dropout begins where it does without a graph
             replay, terms = capture(lambda: self.passes(own))
         return tensors_of(own), replay, [w.grad for w in self.weights], terms
 

@@ -99,3 +99,10 @@ def test_the_mean_over_ranks_is_taken_where_it_is_asked_for(recorded, monkeypatc
     kept = [g.clone() for g in own]
     loop.forward_backward(dataclasses.replace(draws[0], noise=-draws[0].noise))
     assert training.equal(kept, own)
+
+
+def test_no_other_ranks_gpu_is_touched(recorded, monkeypatch):
+    seen, fork = [], torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda *d: seen.append(d) or fork(*d))
+    training.train(1, cuda_graphs=True)
+    assert seen == [([],)]  # none given: of all GPUs of the host
