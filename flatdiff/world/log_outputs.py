@@ -7,6 +7,7 @@ Files are complete at any moment, and go on after a kill.
 import csv
 import json
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,12 @@ class TensorBoard(Output):
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            for old in [] if self.append else self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
+            old = list(self.folder.glob("events.out.tfevents.*"))
+            if self.append:
+                _wait_for_a_later_name([path.name.split(".")[3] for path in old])
+            else:
+                for path in old:
+                    path.unlink()
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge_step)
         return self.writer
 
@@ -162,6 +167,15 @@ class TensorBoard(Output):
 
 def _after(row: dict[str, Any], step: int) -> bool:
     return float(row.get("step") or 0) > step
+
+
+def _wait_for_a_later_name(seconds: list[str]) -> None:
+    """TensorBoard reads files in the order of their names, which begin with the second: of two in
+    one second, the later may come first, and what is purged would stay. A file from the future, of
+    another clock, is not waited for."""
+    newest = max((int(text) for text in seconds if text.isdigit()), default=0)
+    while -3 < time.time() - newest < 1:
+        time.sleep(0.05)
 
 
 def _mend(path: Path) -> bool:

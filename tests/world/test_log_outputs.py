@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from flatdiff.world import logger
 
@@ -107,7 +108,9 @@ def events(folder):
     return [(event.step, event.value) for event in accumulator.Scalars("loss")]
 
 
-def test_tensorboard_goes_on_where_the_run_does(tmp_path):
+def test_tensorboard_goes_on_where_the_run_does(tmp_path, monkeypatch):
+    # names end with a count, and 10 sorts before 9
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
     logger.configure(str(tmp_path), ["tensorboard"])
     for step in (10, 20, 30):
         dump(step=step, loss=step, name="text is left out")
