@@ -25,10 +25,11 @@ from .lookup import told as told
 @dataclasses.dataclass(frozen=True)
 class Gradient(Choice):
     """`passes`: gradients of a batch in one step, from which a study knows what is a fair match.
-    `radius`: whether --rho is its own."""
+    `radius`: whether --rho is its own. `control`: whether it is there to show what is not SAM's."""
 
     passes: int
     radius: bool = True
+    control: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +137,11 @@ GRADIENTS: dict[str, Gradient] = {
         "weights.gradients:random",
         "rho in a random direction, in one pass, and the log shows the loss there: a control",
         passes=1,
+        control=True,
     ),
-    "adam-sam-down": Gradient("weights.gradients:downhill", "rho downhill: a control", passes=2),
+    "adam-sam-down": Gradient(
+        "weights.gradients:downhill", "rho downhill: a control", passes=2, control=True
+    ),
 }
 OPTIMIZERS = {
     "adamw": Choice("train.optimizers:adamw", "AdamW (Loshchilov & Hutter 2019)"),

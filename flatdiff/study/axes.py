@@ -96,6 +96,16 @@ def name_of(gradient: dict) -> str:
     return " ".join([gradient["optimizer"], *others, *steps])
 
 
+def names_of(gradients: list[dict]) -> list[str]:
+    """What the tables call each: without what several share, which goes without saying."""
+    shared = set.intersection(*(set(gradient.items()) for gradient in gradients))
+    said = shared if len(gradients) > 1 else set()
+    return [
+        name_of({k: v for k, v in gradient.items() if k == "optimizer" or (k, v) not in said})
+        for gradient in gradients
+    ]
+
+
 def alike(name: str, others: list[str]) -> list[str]:
     """The names of those that take their steps as the named one does; all, where none does."""
 

@@ -14,12 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from ..flags.choices import GRADIENTS
 from . import axes, significance
-from .rows import columns_of, paired, underfits
+from .rows import columns_of, mean_and_half, paired, underfits
 from .significance import LEVEL
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 FAIR = "not in the paper"  # the place of claims at equal cost
+CONTROL = "a control"  # that of a control's own claims: what holds there too is not SAM's doing
+AGAINST = "against a control"
 SAME_COST = 0.02  # costs that differ by no more are equal
 GAPS = {"gap_start": "at the step nearest t = 0", "gap_mean": "over the rest of the chain"}
 
@@ -39,7 +42,8 @@ class Claim:
 class Verdict:
     """`estimate`: the mean difference, or a correlation; low, high: its interval; n: of pairs. p:
     of no effect; holm: the verdict after Holm's correction, "" where there is no p; seen: the
-    smallest true effect that would be found in 80 % of repetitions with this n and this scatter."""
+    smallest true effect that would be found in 80 % of repetitions with this n and this scatter;
+    base: what the difference is a share of, the mean of `b`, or its distance for what is lost."""
 
     text: str
     place: str
@@ -53,15 +57,19 @@ class Verdict:
     p: float | None = None
     holm: str = ""
     seen: float | None = None
+    base: float | None = None
 
 
 def verdicts(rows: list[dict]) -> list[Verdict]:
-    """Judges every claim that the rows have something to say about."""
+    """Judges every claim that the rows have something to say about: the paper's, then the families
+    that are not in it."""
     found = [judge(claim, rows) for claim in claims(rows)]
     for own in by_objective(rows).values():
         found += [correlated(own, sharpness(), c) for c in rounding(rows)]
-    paper = corrected([v for v in found if v and v.place != FAIR])
-    return paper + corrected([v for v in found if v and v.place == FAIR])
+    families: dict[str, list[Verdict]] = {"": [], FAIR: [], AGAINST: [], CONTROL: []}
+    for v in filter(None, found):
+        families.get(v.place, families[""]).append(v)
+    return [v for family in families.values() for v in corrected(family)]
 
 
 def corrected(family: list[Verdict]) -> list[Verdict]:
@@ -90,20 +98,32 @@ def _of_objective(rows: list[dict]) -> list[Claim]:
     nor was added for its cost, of those that take their steps alike, and against that of equal
     cost. All without input perturbation, or with the least."""
     plain = [r["gradient"] for r in rows if not r["climbs"] and not r["matched"]]
-    found = []
-    for sam in climbing(rows):
-        name = sam if len(climbing(rows)) > 1 else "SAM"
+    sams, controls, found = climbing(rows), climbing(rows, control=True), []
+    for sam in sams + controls:
+        name = "SAM" if [sam] == sams else sam
         if plain:
             made = Maker(rows, name, sam, axes.alike(sam, plain)[0])
-            found += made.flatness() + made.quantization() + made.exposure()
-            found += made.quality("Adam", "main table")
-        if equal := of_equal_cost(rows, sam):
+            own = made.flatness("Adam") + made.flatness_alone() + made.quantization()
+            own += made.exposure() + made.quality("Adam", "main table")
+            own = [dataclasses.replace(c, place=CONTROL) for c in own] if sam in controls else own
+            found += own
+        if sam in sams and (equal := of_equal_cost(rows, sam)):
             found += Maker(rows, name, sam, equal).quality(equal, FAIR, " at equal cost")
+        for control in controls if sam in sams else ():
+            against = Maker(rows, name, sam, control).flatness(control)
+            found += [dataclasses.replace(c, place=AGAINST) for c in against]
     return found
 
 
-def climbing(rows: list[dict]) -> list[str]:
-    return list(dict.fromkeys(r["gradient"] for r in rows if r["climbs"]))
+def climbing(rows: list[dict], control: bool = False) -> list[str]:
+    """Gives the gradients that climb, or the controls among them."""
+    names = dict.fromkeys(r["gradient"] for r in rows if r["climbs"])
+    return [name for name in names if is_control(name) == control]
+
+
+def is_control(gradient: str) -> bool:
+    """Whether the first word of the name is a control of the registry."""
+    return getattr(GRADIENTS.get(gradient.split()[0]), "control", False)
 
 
 def of_equal_cost(rows: list[dict], sam: str) -> str | None:
@@ -159,18 +179,21 @@ class Maker:
             found.append(self.claim(told, place, column, both, both))
         return found
 
-    def flatness(self) -> list[Claim]:
-        """Than Adam; then also than an Adam that is averaged, or has input perturbation."""
+    def flatness(self, plain: str) -> list[Claim]:
+        text = f"{self.name}{self.raw} is flatter than {plain}{self.raw}"
+        told = flatness().items()
+        return [self.claim(f"{text}: {name}", "abstract", column) for column, name in told]
+
+    def flatness_alone(self) -> list[Claim]:
+        """Than an Adam that is averaged, or has input perturbation."""
         others = [(plus(a), {"average": a}) for a in self.averages[1:]]
         if len(self.shifts) > 1:
             shift = {"input_pertub": self.shifts[-1]}
             others.append((f"{self.raw} with input perturbation", shift))
-        better = f"{self.name}{self.raw} is flatter than Adam{self.raw}"
         alone = f"{self.name}{self.raw or ' alone'} is flatter than Adam"
         column = sharpness()
-        told = [(f"{better}: {name}", c, None) for c, name in flatness().items()]
-        told += [(f"{alone}{what}: {flatness()[column]}", column, b) for what, b in others]
-        return [self.claim(text, "abstract", column, b=b) for text, column, b in told]
+        told = [(f"{alone}{what}: {flatness()[column]}", b) for what, b in others]
+        return [self.claim(text, "abstract", column, b=b) for text, b in told]
 
     def quantization(self) -> list[Claim]:
         text = f"{self.name} loses less distance at {{number}} bits than Adam{{plus}}"
@@ -208,7 +231,10 @@ def judge(claim: Claim, rows: list[dict]) -> Verdict | None:
     found = significance.mean_of(differences)
     verdict = HOLDS if found.high < 0 else FAILS if found.low > 0 else UNDECIDED
     why = "underfitting" if verdict != UNDECIDED and _underfitted(claim, rows) else ""
-    return Verdict(*about, verdict, *found[:3], n, why, found.p, seen=found.seen)
+    lost = claim.column in rounding(rows)
+    whole = next(c for c in rows[0] if c.startswith("fd_")) if lost else claim.column
+    base, _ = mean_and_half(row[whole] for row in rows if row.items() >= claim.b.items())
+    return Verdict(*about, verdict, *found[:3], n, why, found.p, seen=found.seen, base=base)
 
 
 def _underfitted(claim: Claim, rows: list[dict]) -> bool:

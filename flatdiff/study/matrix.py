@@ -133,7 +133,8 @@ def models_of(flags, store: str) -> list[Model]:
     averages = axes.averages_of(flags)
     cells = Cells(flags, store)
     seeds = range(flags.run.seed, flags.run.seed + flags.study.seeds)
-    kinds = itertools.product(cells.chains.items(), gradients, shifts, seeds)
+    named = list(zip(axes.names_of(gradients), gradients))
+    kinds = itertools.product(cells.chains.items(), named, shifts, seeds)
     trainings = [cells.training(*each) for each in kinds]
     pairs = itertools.product(trainings, averages)
     return [cells.model(t, a) for t, a in pairs if a != "swa" or t.cell.flags.get("use_swa")]
@@ -165,9 +166,11 @@ class Cells:
         self.reference = self._reference(images.num_images)
         self.floor = self._distance("floor", [], {"floor": self.study.num_samples}, {})
 
-    def training(self, objective: tuple, gradient: dict, pertub: float, seed: int) -> Training:
-        """The training of one objective (name, flags), gradient, input perturbation and seed."""
+    def training(self, objective: tuple, named: tuple, pertub: float, seed: int) -> Training:
+        """The training of an objective and a gradient, both (name, flags), input perturbation and
+        seed."""
         flags, ranks, (name, chain) = self.flags, self.study.ranks, objective
+        called, gradient = named
         train = axes.train_group(flags, gradient)
         run = dataclasses.replace(flags.run, seed=seed, log_dir="")
         diffusion = dataclasses.replace(chain, input_pertub=pertub)
@@ -176,7 +179,7 @@ class Cells:
         aside["log_dir"] = FOLDER
         aside |= {name: getattr(train, name) for name in SWITCHES}
         cell = Cell("train", counted, made_of, self.store, ("train",), aside)
-        what = axes.name_of(gradient), axes.climbs(train), "times" in gradient, pertub, seed
+        what = called, axes.climbs(train), "times" in gradient, pertub, seed
         return Training(*what, train.end_step, axes.cost(train) * ranks, cell, name)
 
     def model(self, training: Training, average: str) -> Model:

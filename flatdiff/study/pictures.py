@@ -14,12 +14,13 @@ from ..measure import frame
 from ..measure.chains import EDGES
 from ..report.compare import progress, series
 from ..report.figures import band, colours
-from .claims import of, rounding, sharpness
+from .claims import FAILS, HOLDS, UNDECIDED, Verdict, of, rounding, sharpness
 from .matrix import Model
 from .rows import columns_of, distances, measures_of, of_levels, record_of
 from .significance import correlation, half_width
 from .tables import label
 
+COLOURS = {HOLDS: "C0", FAILS: "C3", UNDECIDED: "0.55"}  # of verdicts
 STYLES, MARKERS = ("-", "--", ":", "-."), "os^v"  # of averages, in their order
 MIDDLES = [(high + low) / 2 for high, low in itertools.pairwise(EDGES)]  # of rows.LEVELS
 CURVATURE = {  # columns of progress.csv
@@ -77,6 +78,29 @@ def flatness_and_rounding(models: list[Model], rows: list[dict]) -> Figure:
         axis.set(title=title, xlabel=columns_of()[x].title, ylabel="distance lost to rounding")
         axis.locator_params(axis="x", nbins=4)
     return _finish(figure, axes)
+
+
+def verdicts(found: list[Verdict]) -> Figure | None:
+    """Each claim's difference, in percent of what it is compared with, and its 95 % interval; None
+    where there is none. Filled: decided after Holm's correction too."""
+    known = [v for v in found if v.low is not None and v.base]
+    if not known:
+        return None
+    figure = Figure(figsize=(11, 1 + 0.2 * len(known)), layout="constrained")
+    axis = figure.subplots()
+    for place, v in enumerate(known):
+        middle, low, high = (100 * number / abs(v.base) for number in (v.estimate, v.low, v.high))
+        axis.plot([low, high], [place, place], color=COLOURS[v.verdict], linewidth=1.5)
+        filled = "full" if v.holm != UNDECIDED else "none"
+        look = {"color": COLOURS[v.verdict], "marker": "o", "markersize": 5, "fillstyle": filled}
+        told = {"label": f"{v.verdict}{' after Holm' if v.holm == v.verdict != UNDECIDED else ''}"}
+        axis.plot([middle], [place], linestyle="", **look, **told)
+    axis.axvline(0, color="0.6", linewidth=0.8)
+    axis.set_xscale("symlog", linthresh=10, linscale=0.6)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_yticks(range(len(known)), [v.text for v in known], fontsize=8)
+    axis.set(ylim=(len(known) - 0.5, -0.5), xlabel="difference [%]: left of 0 is for the claim")
+    return _finish(figure, [axis])
 
 
 def training(models: list[Model]) -> Figure:

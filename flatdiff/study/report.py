@@ -1,22 +1,21 @@
 """What a study found, from the cells that are done, as report.html, .md, study.csv and .json."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
 
-from .. import __version__
 from ..flags import config
 from ..judge.names import metric_name
 from ..report import figures, page
 from ..report.text import bullets, markdown
-from ..store import checkpoint
+from ..store import checkpoint, history
 from ..store.disk import write_csv, writing
 from . import across, claims, objectives, pictures, replicates, tables, variance, words
 from .axes import features_of
@@ -36,7 +35,8 @@ def write(models: list[Model], flags) -> list[str]:
     if not rows:
         print(f"no report yet: none of the {len(models)} models of this study is trained")
         return []
-    found, settings = claims.verdicts(rows) + across.verdicts(rows), settings_of(flags)
+    found = claims.verdicts(rows) + across.verdicts(rows)
+    settings = settings_of(flags) | made_by(models)
     content = Report(models, rows, found, settings)
     text = content.markdown()
     more = page.details("Every setting", json.dumps(settings, indent=2))
@@ -64,31 +64,33 @@ def settings_of(flags) -> dict:
     """Every flag, and what else a number may depend on."""
     return {
         "command": command(sys.argv[1:]),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "features": features_of(flags),
         "objectives": objectives.notes(flags),
         "flags": config.to_dict(flags),
     }
 
 
+def made_by(models: list[Model]) -> dict[str, str]:
+    """The commit, torch and device of the trainings, as they recorded them: a report may be written
+    elsewhere, and later. Several stand side by side."""
+    found: dict[str, dict] = {"commit": {}, "torch": {}, "device": {}}
+    for model in models:
+        path = os.path.join(model.training.cell.folder, "config.json")
+        made: dict[str, str] = {}
+        with contextlib.suppress(OSError, ValueError):  # not begun, or of before it was recorded
+            made = history.stretch(checkpoint.load_json(path), model.training.steps)
+        if made:
+            commit = made["commit"] or f"unknown, version {made['flatdiff']}"
+            made = made | {"commit": re.sub(r"^(\w{12})\w{28}", r"\1", commit)}
+            for name, values in found.items():
+                values[made[name]] = True
+    return {name: ", ".join(values) or "not recorded" for name, values in found.items()}
+
+
 def command(argv: list[str]) -> str:
     """What makes the report: also where it was written by --dry_run."""
     dry = argv.index("--dry_run") if "--dry_run" in argv else len(argv)
     return shlex.join(["python", "scripts/study.py", *argv[:dry], *argv[dry + 2 :]])
-
-
-def commit() -> str:
-    """Which source it was: its commit, "-dirty" where files differ from that; the version where
-    it is installed."""
-    ours = ["git", "ls-files", "--error-unmatch", __file__]  # of no repository around it
-    about = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    how = {"cwd": os.path.dirname(__file__), "stderr": subprocess.DEVNULL, "text": True}
-    try:
-        return [subprocess.check_output(words, **how) for words in (ours, about)][1].strip()
-    except (OSError, subprocess.CalledProcessError):
-        return __version__
 
 
 class Report:
@@ -100,7 +102,7 @@ class Report:
         self.distance = metric_name(settings["features"])
         there = (m for m in measures_of().values() if m.cells.keys() & models[0].cells.keys())
         self.verbs = list(dict.fromkeys(m.verb for m in there))
-        self.on_cpu = settings["device"] == "cpu"  # where jobs share cores, the clock says little
+        self.on_cpu = "cpu" in settings["device"]  # where jobs share cores, the clock says little
         self.scatter = replicates.of_models(models, rows)
         self.files: dict[str, bytes] = {}
         self.drawn: dict[str, Figure] = {}
@@ -113,6 +115,8 @@ class Report:
             parts += [across.SHORT, bullets(compared)]
         if fair := words.fair(self.rows, self.found):
             parts += [words.FAIR, bullets(fair)]
+        if controls := words.controls(self.found):
+            parts += [words.CONTROLS, bullets(controls)]
         for title, table in self.tables().items():
             parts += [f"## {title}", table]
         parts += across.section(self.summary) if self.several else []
@@ -163,15 +167,17 @@ class Report:
 
     def figures(self) -> list[str]:
         """Each a link to its picture. Bands and bars are of seeds, 95 %."""
-        drawn = {v: (pictures.measured(self.models, v), words.measured(v)) for v in self.verbs}
+        drawn = {"claims": (pictures.verdicts(self.found), words.CLAIMS)}
+        drawn |= {v: (pictures.measured(self.models, v), words.measured(v)) for v in self.verbs}
         caption = "Does sharpness cost quality under rounded weights? A point is a model."
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
-        if curvature := pictures.curvature(self.models):
-            drawn["curvature"] = curvature, "How sharp the loss is along the steps of training."
+        along = "How sharp the loss is along the steps of training."
+        drawn["curvature"] = pictures.curvature(self.models), along
         if self.several:
             drawn |= across.figures(self)
+        drawn = {name: each for name, each in drawn.items() if each[0]}
         for name, (figure, _) in drawn.items():
             self.drawn[name] = figure
             self.files[f"figures/{name}.svg"] = pictures.svg(figure).encode()

@@ -14,6 +14,15 @@ LESS = (
     "difference that four of five such studies would have seen. A tie: nothing was seen, which is "
     "not equality."
 )
+CLAIMS = (
+    "The claims: each difference in percent of the other model's value (of its distance, where a "
+    "loss to rounding is claimed), with its 95 % interval. Filled: decided after Holm's correction "
+    "too. Left of 0 is for the claim."
+)
+CONTROLS = (
+    "Is it SAM's doing? A control moves the weights as far, but not uphill, for the gradient that "
+    "it follows:"
+)
 SCATTER = (
     "Standard deviations of one number of the table above, which all kinds are taken to share. Of "
     "the generation seed: by samples of several (--generation_seeds), else by the jackknife over "
@@ -31,7 +40,7 @@ def about(report) -> str:
     return (
         f"{trained} trainings ({seeds} seed{'s' * (seeds > 1)} of each kind), "
         f"{len(report.models)} models, images of {f['model']['image_size']} pixels; commit "
-        f"{settings['commit'] or 'unknown'}, torch {settings['torch']}, {settings['device']}."
+        f"{settings['commit']}, torch {settings['torch']}, {settings['device']}."
     )
 
 
@@ -70,7 +79,8 @@ def missing(report) -> list[str]:
 
 def short(found: list[claims.Verdict]) -> str:
     """The paper's claims, counted; "" where others alone were made."""
-    paper = [v for v in found if v.place not in (claims.FAIR, across.ACROSS)]
+    others = claims.FAIR, claims.AGAINST, claims.CONTROL, across.ACROSS
+    paper = [v for v in found if v.place not in others]
     if not paper and len(paper) < len(found):
         return ""
     plain, after = ([getattr(v, name) for v in paper] for name in ("verdict", "holm"))
@@ -80,6 +90,23 @@ def short(found: list[claims.Verdict]) -> str:
         "95 %, each for itself. Taken together, by Holm's correction for all of them, "
         f"{after.count(claims.HOLDS)} hold and {after.count(claims.FAILS)} do not."
     )
+
+
+def controls(found: list[claims.Verdict]) -> list[str]:
+    """What the controls decide, in sentences."""
+    told = []
+    for place, what in (
+        (claims.AGAINST, "claims that SAM is flatter than a control"),
+        (claims.CONTROL, "claims of the paper, made of a control"),
+    ):
+        family = [v for v in found if v.place == place]
+        plain, after = ([getattr(v, name) for v in family] for name in ("verdict", "holm"))
+        told += [
+            f"of {len(family)} {what}, {plain.count(claims.HOLDS)} hold and "
+            f"{plain.count(claims.FAILS)} do not, after Holm {after.count(claims.HOLDS)} and "
+            f"{after.count(claims.FAILS)}"
+        ] * bool(family)
+    return told
 
 
 def fair(rows: list[dict], found: list[claims.Verdict]) -> list[str]:
@@ -125,7 +152,8 @@ def notes(report) -> list[str]:
     """How to read the tables of a `report.Report`."""
     f = report.settings["flags"]
     s, train = f["study"], f["train"]
-    families = "the paper's claims, and those at equal cost (not in the paper)"
+    families = "the paper's claims, those at equal cost (not in the paper), those against controls "
+    families += "and those of controls"
     families += "; each objective against the first is one more" if report.several else ""
     rate = "constant" if not train["lr_anneal_steps"] else "annealed"
     return [

@@ -71,7 +71,7 @@ def test_features_by_what_was_given(argv, features):
         ("adam,adam end_step=80,adam-sam", []),
         ("adam,adam-sam-loss rise=0.1,adam-random,adam-sam-down", ["adam 2x steps"]),
         ("adam,adam-fsam rho=0.1 lr_anneal_steps=40", ["adam lr_anneal_steps=40 2x steps"]),
-        ("adam-sam rho=1 base_optimizer=sgd lr=0.1", ["adam base_optimizer=sgd lr=0.1 2x steps"]),
+        ("adam-sam rho=1 base_optimizer=sgd lr=0.1", ["adam 2x steps"]),
         ("adam-sam rho=1 end_step=60 lr_anneal_steps=60", ["adam lr_anneal_steps=40 3x steps"]),
     ],
 )
@@ -83,6 +83,14 @@ def test_each_cost_has_its_adam(data, gradient, matched):
     for sam in (t for t in kinds.values() if t.climbs):
         nearest = min(abs(t.cost / sam.cost - 1) for t in kinds.values() if not t.climbs)
         assert nearest <= 0.02
+
+
+def test_what_all_gradients_share_is_in_no_name(data):
+    gradient = "adam lr_anneal_steps=40,adam-sam lr_anneal_steps=40,adam-random lr_anneal_steps=40"
+    names = {m.training.gradient for m in models_of(data, "--gradient", gradient)}
+    assert names == {"adam", "adam-sam rho=0.1", "adam-random rho=0.1", "adam 2x steps"}
+    one = models_of(data, "--gradient", "adam-sam lr=0.1", "--matched", False)
+    assert {m.training.gradient for m in one} == {"adam-sam lr=0.1 rho=0.1"}
 
 
 @pytest.mark.parametrize("every", [1, 3, 5])

@@ -17,7 +17,7 @@ COSTS = {"adam 2x steps": 200, "adam 1.2x steps": 120, "adam-sam sam_every=5": 1
 
 
 def row(gradient, seed, average="none", pertub=0.0, objective="", **values):
-    climbs = gradient.startswith(("adam-sam", "adam-msam"))
+    climbs = gradient.startswith(("adam-sam", "adam-msam", "adam-random"))
     about = {
         "objective": objective,
         "gradient": gradient,
@@ -164,6 +164,39 @@ def test_holm_takes_the_papers_claims_as_a_family_and_those_at_equal_cost_as_ano
         expected = [v.verdict if a < 0.05 else claims.UNDECIDED for v, a in zip(family, adjusted)]
         assert family and [v.holm for v in family] == expected
     assert claims.verdicts(rows_of([1.0], [2.0]))[0].holm == ""  # one seed: no p
+
+
+@pytest.mark.parametrize(
+    ("flat", "sams", "its_own"),
+    [(2.0, claims.HOLDS, claims.UNDECIDED), (1.0, claims.UNDECIDED, claims.HOLDS)],
+)
+def test_a_control_decides_whether_it_is_sams_doing(flat, sams, its_own):
+    """A control as sharp as Adam, then one as flat as SAM. The paper's claims stay as they are."""
+    before = [r | {"rise_w8": None} for r in made_up()]
+    rng = np.random.default_rng(7)
+    control = [
+        row("adam-random rho=0.1", seed, average, lpf=flat + noise, fd_20=5.0, rise_w8=None)
+        for seed in range(3)
+        for average, noise in (("none", rng.normal(0, 0.01)), ("ema", 0.0))
+    ]
+    found = claims.verdicts(before + control)
+    theirs = claims.AGAINST, claims.CONTROL
+    assert [v for v in found if v.place not in theirs] == claims.verdicts(before)
+    against, own = ({v.text: v for v in found if v.place == place} for place in theirs)
+    assert against["SAM is flatter than adam-random rho=0.1: LPF"].verdict == sams
+    assert own["adam-random rho=0.1 is flatter than Adam: LPF"].verdict == its_own
+    assert own.keys() >= {"adam-random rho=0.1 has a lower distance than Adam, 20 steps"}
+
+
+def test_a_difference_is_a_share_of_what_it_is_compared_with():
+    rows = [r | {"rise_w8": r["fd_20"] / 5} for r in made_up()]
+    found = {v.text: v for v in claims.verdicts(rows)}
+    for text, base in (
+        ("SAM is flatter than Adam: LPF", 2.0),
+        ("SAM loses less distance at 8 bits than Adam", 5.0),  # its distance, not its loss
+        ("SAM has a lower distance than adam 2x steps at equal cost, 20 steps", 3.0),
+    ):
+        assert found[text].base == pytest.approx(base, abs=0.03)
 
 
 def test_each_claim_says_what_it_could_have_seen():

@@ -10,6 +10,7 @@ from studies import Toy, model_of
 from flatdiff.flags import choices
 from flatdiff.report.compare import series
 from flatdiff.study import pictures, rows
+from flatdiff.study.claims import FAILS, HOLDS, UNDECIDED, Verdict
 
 
 def test_a_measure_of_the_registry_is_drawn(register):
@@ -44,6 +45,22 @@ def test_sharpness_is_drawn_against_the_loss_to_rounding_with_pearsons_r():
         assert f"<!-- 4 bits: r = {r}, 4 models -->" in drawn
     none = [row | {"rise_w4": None} for row in found]
     assert "<!-- 4 bits -->" in pictures.svg(pictures.flatness_and_rounding(models, none))
+
+
+def test_claims_are_drawn_where_they_are_decided():
+    """In percent of the base, left of 0 where the claim holds; without an interval, no line."""
+    about = "", "lpf", HOLDS
+    half = Verdict("half as sharp", *about, -2.0, -3.0, -1.0, 3, p=0.01, holm=HOLDS, base=4.0)
+    more = dataclasses.replace(half, text="more", verdict=FAILS, holm=UNDECIDED, base=-100.0)
+    r = dataclasses.replace(half, text="r", low=None, high=None, base=None)
+    figure = pictures.verdicts([half, r, more])
+    axis = figure.axes[0]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    points = {line.get_label(): line.get_xdata()[0] for line in dots}
+    assert points == {"holds after Holm": -50.0, "does not hold": -2.0}
+    assert [list(line.get_xdata()) for line in axis.lines[:4:2]] == [[-75, -25], [-3, -1]]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["half as sharp", "more"]
+    assert pictures.verdicts([r]) is None
 
 
 def test_curvature_is_drawn_where_trainings_have_measured_it(tmp_path):
