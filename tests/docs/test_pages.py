@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import runpy
 import shlex
 import sys
 
@@ -108,3 +109,11 @@ def test_a_command_can_be_typed(line, monkeypatch):
     told = verb or verbs.get(f"{script}.py") or f"data {script}"
     with pytest.raises(Read):
         __main__.run([*told.split(), *words])
+
+
+def test_tables_of_the_evidence_are_what_the_studies_say():
+    made = runpy.run_path(str(ROOT / "benchmarks/evidence.py"))
+    page = (ROOT / "docs/evidence.md").read_text()
+    assert len(re.findall(r"^\| ?---", page, re.M)) >= 2 and made["written"](page) == page
+    other = page.replace("<!-- photos16 none: fd_50", "<!-- photos16 ema: fd_50")
+    assert made["written"](other) != other

@@ -58,6 +58,7 @@ def test_claims_are_drawn_where_they_are_decided():
     dots = [line for line in axis.lines if line.get_marker() == "o"]
     points = {line.get_label(): line.get_xdata()[0] for line in dots}
     assert points == {"holds after Holm": -50.0, "does not hold": -2.0}
+    assert [line.get_fillstyle() for line in dots] == ["full", "none"]
     assert [list(line.get_xdata()) for line in axis.lines[:4:2]] == [[-75, -25], [-3, -1]]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["half as sharp", "more"]
     assert pictures.verdicts([r]) is None

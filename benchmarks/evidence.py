@@ -1,0 +1,86 @@
+"""The tables of docs/evidence.md, from the studies beside this file.
+
+    python benchmarks/evidence.py            # writes them into the page
+    python benchmarks/evidence.py --check    # ends with 1 where the page says something else
+
+A table follows a comment, `<!-- STUDY AVERAGE: COLUMN COLUMN ... -->`: the mean over seeds of each
+column of benchmarks/studies/STUDY/study.csv and half of its 95 % interval, of all kinds of that
+average.
+"""
+
+import argparse
+import csv
+import re
+import sys
+from pathlib import Path
+
+from flatdiff.report.text import markdown
+from flatdiff.study import tables
+from flatdiff.study.rows import KIND, columns_of, summary
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "evidence.md"
+TABLE = re.compile(r"(<!-- (\S+) (\w+): (.*?) -->\n)((?:\|.*\n)*)")
+
+
+def table(study: str, average: str, columns: list[str]) -> str:
+    """The rows of one average of a study, in Markdown; ValueError for what is not in its csv."""
+    kinds = [line for line in summary(rows_of(study)) if line["average"] == average]
+    missing = [c for c in columns if c not in kinds[0]] if kinds else [average]
+    if missing:
+        raise ValueError(f"{study}/study.csv has no {', '.join(missing)}")
+    head = ["", "seeds", *map(title, columns)]
+    lines = [[tables.label(k), str(k["seeds"])] for k in kinds]
+    for line, kind in zip(lines, kinds):
+        line += [tables.told(kind, c) for c in columns]
+    return markdown([head, *lines]) + "\n"
+
+
+def rows_of(study: str) -> list[dict]:
+    """The csv's rows, with numbers where there are such, and None where there is nothing."""
+    with open(HERE / "studies" / study / "study.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    texts = {"objective": "", "gradient": "", "average": ""}
+    known = dict.fromkeys(KIND, False) | texts
+    read = dict.fromkeys(texts, str)
+    return [
+        known | {k: read.get(k, float)(v) if v else None for k, v in row.items()} for row in rows
+    ]
+
+
+def title(column: str) -> str:
+    """What a study's tables call it."""
+    known = columns_of()
+    if column in known:
+        return known[column].title
+    kind, _, way = column.partition("_")
+    told = {"fd": f"distance, {way} steps", "rise": f"lost at {way[1:]} bits"}
+    return told.get(kind, column)
+
+
+def written(page: str) -> str:
+    """The page, with its tables made anew."""
+
+    def made(found: re.Match) -> str:
+        comment, study, average, columns, _ = found.groups()
+        return comment + table(study, average, columns.split())
+
+    return TABLE.sub(made, page)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    args = parser.parse_args()
+    before = PAGE.read_text()
+    after = written(before)
+    if args.check:
+        print("as its studies say" if after == before else f"not what its studies say: {PAGE}")
+        return int(after != before)
+    PAGE.write_text(after)
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
