@@ -75,15 +75,14 @@ def made_by(models: list[Model]) -> dict[str, str]:
     elsewhere, and later. Several stand side by side."""
     found: dict[str, dict] = {"commit": {}, "torch": {}, "device": {}}
     for model in models:
-        path = os.path.join(model.training.cell.folder, "config.json")
-        made: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError):  # not begun, or of before it was recorded
-            made = history.stretch(checkpoint.load_json(path), model.training.steps)
-        if made:
-            commit = made["commit"] or f"unknown, version {made['flatdiff']}"
-            made = made | {"commit": re.sub(r"^(\w{12})\w{28}", r"\1", commit)}
+        path, known = os.path.join(model.training.cell.folder, checkpoint.CONFIG), []
+        with contextlib.suppress(OSError, ValueError):  # not begun
+            known = checkpoint.load_json(path).get(history.HISTORY, known)
+        for made in (stretch for stretch in known if found.keys() <= stretch.keys()):
+            commit = made["commit"] or f"unknown, version {made.get('flatdiff')}"
+            commit = re.sub(r"^(\w{12})\w{28}", r"\1", commit)
             for name, values in found.items():
-                values[made[name]] = True
+                values[commit if name == "commit" else made[name]] = True
     return {name: ", ".join(values) or "not recorded" for name, values in found.items()}
 
 

@@ -32,8 +32,8 @@ def test_the_report_says_what_the_trainings_were_made_by(tmp_path):
     ):
         folder = tmp_path / str(i)
         folder.mkdir()
-        if about:
-            made = {"history": [{"from": 0, "to": None} | about]}
+        if about:  # gone on from a config.json that had no history yet
+            made = {"history": [{"from": 0, "to": 2}, {"from": 2, "to": None} | about]}
             (folder / "config.json").write_text(json.dumps(made))
         training = SimpleNamespace(cell=SimpleNamespace(folder=str(folder)), steps=4)
         models.append(SimpleNamespace(training=training))
