@@ -196,7 +196,7 @@ class Maker:
         return [self.claim(text, "abstract", column, b=b) for text, b in told]
 
     def quantization(self) -> list[Claim]:
-        text = f"{self.name} loses less distance at {{number}} bits than Adam{{plus}}"
+        text = f"{self.name}{{plus}} loses less distance at {{number}} bits than Adam{{plus}}"
         return self.each(rounding(self.rows), "quantization", text)
 
     def exposure(self) -> list[Claim]:

@@ -143,13 +143,14 @@ def test_equal_cost_is_said_where_it_is_equal():
 
 def test_what_is_compared_is_said_without_raw_weights():
     rows = [
-        row(g, s, average, lpf=1.0 + s, gap_mean=1.0)
+        row(g, s, average, lpf=1.0 + s, gap_mean=1.0, rise_w8=1.0)
         for g in ("adam", A["gradient"])
         for s in (0, 1)
         for average in ("ema", "swa")
     ]
     texts = [c.text for c in claims.claims(rows)]
     assert "SAM + EMA is flatter than Adam + EMA: LPF" in texts
+    assert "SAM + SWA loses less distance at 8 bits than Adam + SWA" in texts
     assert "SAM + EMA is flatter than Adam + SWA: LPF" in texts
     gap = "SAM + EMA has a smaller epsilon-norm gap than Adam + EMA, over the rest of the chain"
     assert gap in texts and not [t for t in texts if "alone" in t]
