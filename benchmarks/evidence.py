@@ -54,8 +54,9 @@ def title(column: str) -> str:
     if column in known:
         return known[column].title
     kind, _, way = column.partition("_")
-    told = {"fd": f"distance, {way} steps", "rise": f"lost at {way[1:]} bits"}
-    return told.get(kind, column)
+    steps, _, bits = way.rpartition("w")
+    rounded = f"distance at {bits} bits" if steps else f"distance, {way} steps"
+    return {"fd": rounded, "rise": f"lost at {bits} bits"}.get(kind, column)
 
 
 def written(page: str) -> str:

@@ -53,6 +53,9 @@ def measured(models: list[Model], verb: str) -> Figure:
         for model, lines in drawn:
             y = [np.array(line.y, float) for line in lines]
             _with_band(axis, lines[0].x, y, _look(models, model, marked=len(y[0]) <= FEW))
+        if line.scale == "log" and len(line.x) <= FEW:
+            axis.set_xticks(line.x, [f"{at:g}" for at in line.x])
+            axis.set_xticks([], minor=True)
         if line.level is not None:
             axis.axhline(line.level, color="0.6", linewidth=0.8)
     return _finish(figure, axes)
