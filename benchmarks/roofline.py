@@ -47,8 +47,8 @@ GPUS = {
     "RTX4090": Gpu(1.01e12, 165e12, 82.6e12, 82.6e12),  # NVIDIA Ada architecture paper, 24 GB
 }
 # The shares of those peaks that layers of these sizes reach. Assumed, but for what cifar10 measured
-# (torch 2.11): 0.4 of the bandwidth makes its steps by CUDA graphs on an H100 34 and 69 ms, bf16 and
-# fp32, where 38 and 67 were measured; a kernel took the host 44 us beside an H200, 61 beside an H100
+# (torch 2.11): 0.4 of the bandwidth makes its steps by CUDA graphs on an H100 34 ms in bf16 and 69
+# in fp32, where 38 and 67 were measured; a kernel took the host 44 us beside an H200, 61 an H100
 BANDWIDTH = 0.4
 REACHED = {"conv": 0.45, "matmul": 0.5, "attention": 0.3}
 LEAST = 2e-6  # s, a small kernel on the device
