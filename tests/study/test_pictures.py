@@ -20,6 +20,21 @@ def test_a_measure_of_the_registry_is_drawn(register):
     assert "<!-- pile of toys -->" in pictures.svg(pictures.measured(models, "flatness"))
 
 
+def test_an_axis_of_logarithms_names_the_few_sizes_that_were_measured(register):
+    class Logarithmic(Toy):
+        @staticmethod
+        def lines(model):
+            return [Toy.lines(model)[0]._replace(scale="log")]
+
+    line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""})
+    register(choices.MEASURES, "TOY", line, Logarithmic)
+    models = [model_of({"TOY": {"TOY": {"models": [{"toy": 3}]}}})]
+    drawn = pictures.measured(models, "flatness").axes
+    axis = next(axis for axis in drawn if axis.get_title() == "pile of toys")
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["1", "2"]
+    assert not len(axis.get_xticks(minor=True))
+
+
 def test_losses_of_two_objectives_share_no_panel(register):
     line = choices.Measure("toys:it", "counts toys", "flatness", {"TOY": ""})
     register(choices.MEASURES, "TOY", line, Toy)
