@@ -3,10 +3,10 @@
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
 from ..store import disk
@@ -47,10 +47,16 @@ def save(figure: Figure, stem: str, kind: str = "png", **how) -> str:
     """Write STEM.KIND, of FORMATS, whole or not at all; return its path."""
     path = f"{stem}.{kind}"
     with disk.writing(path) as file:
-        dated = {"pdf": "CreationDate", "svg": "Date"}
-        metadata = {dated[kind]: None} if kind in dated else None  # equal figures, equal files
-        figure.savefig(file, format=kind, metadata=metadata, **how)
+        write(figure, file, kind, **how)
     return path
+
+
+def write(figure: Figure, file: IO, kind: str, **how) -> None:
+    """Write the figure into the file: equal figures, equal bytes."""
+    dated = {"pdf": "CreationDate", "svg": "Date"}
+    metadata = {dated[kind]: None} if kind in dated else None
+    with rc_context({"svg.hashsalt": "flatdiff"}):
+        figure.savefig(file, format=kind, metadata=metadata, **how)
 
 
 def band(axis, x: Sequence[float], y, half, colour) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator
 from ..measure import frame
 from ..measure.chains import EDGES
 from ..report.compare import progress, series
-from ..report.figures import band, colours
+from ..report.figures import band, colours, write
 from .claims import FAILS, HOLDS, UNDECIDED, Verdict, of, rounding, sharpness
 from .matrix import Model
 from .rows import columns_of, distances, measures_of, of_levels, record_of
@@ -264,5 +264,5 @@ def _finish(figure, axes) -> Figure:
 def svg(figure: Figure) -> str:
     """The figure as text."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    write(figure, file, "svg")
     return file.getvalue()

@@ -45,8 +45,7 @@ def test_a_file_is_of_its_kind_and_the_same_again(kind, begins, tmp_path):
 
     first = written("a")
     assert first.startswith(begins)
-    if kind != "svg":  # whose ids are drawn anew
-        assert written("b") == first
+    assert written("b") == first
 
 
 def test_every_command_that_draws_takes_the_formats():
