@@ -74,7 +74,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing")
     args = parser.parse_args()
     before = PAGE.read_text()
-    after = written(before)
+    try:
+        after = written(before)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     if args.check:
         print("as its studies say" if after == before else f"not what its studies say: {PAGE}")
         return int(after != before)
