@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import os
 import random
+import signal
 import sys
 
 import numpy as np
@@ -18,6 +19,9 @@ from flatdiff.world import dist_util, logger
 SETTINGS = ("OPENAI_", "FLATDIFF_", "CXX", "OMPI_", "PMI_", "MPI_", "SLURM_", "MASTER_")
 SETTINGS += ("PMIX_", "MV2_", "MVP_", "FLUX_", "JSM_", "PALS_", "ALPS_", "TORCHELASTIC_")
 SETTINGS += ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # as launchers set them
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: no test would see a Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
