@@ -16,9 +16,9 @@ COPY . /src
 RUN pip install --no-cache-dir "/src[mpi,digits,tensorboard,lite0]" \
     && rm -r /src \
     && useradd --create-home --uid 1000 flatdiff \
-    && install --directory --owner flatdiff /work
+    && install --directory --owner flatdiff /workspace
 
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["flatdiff"]
 CMD ["--help"]
