@@ -189,6 +189,28 @@ def test_a_control_decides_whether_it_is_sams_doing(flat, sams, its_own):
     assert own.keys() >= {"adam-random rho=0.1 has a lower distance than Adam, 20 steps"}
 
 
+def test_controls_are_families_of_their_own():
+    """p is 0.03 in each: alone decided, one of two or three is not."""
+    spread = [0.69, 1.0, 1.31]
+    rows = [
+        r | {"mc": 2.0 if r["gradient"] == "adam" else None} for r in rows_of(spread, [2.0] * 3)
+    ]
+    rows += [row("adam-random rho=0.1", s, lpf=3.3 - v, mc=v) for s, v in enumerate(spread)]
+    rows += [row("adam-sam-down rho=0.1", s, lpf=v, mc=v) for s, v in enumerate(spread)]
+    found = {v.text: v for v in claims.verdicts(rows)}
+    sam = found["SAM is flatter than Adam: LPF"]
+    assert 0.05 / 3 < sam.p < 0.05 and sam.verdict == sam.holm == claims.HOLDS
+    for column in ("LPF", "MC"):
+        down = found[f"adam-sam-down rho=0.1 is flatter than Adam: {column}"]
+        assert (down.p, down.verdict) == (pytest.approx(sam.p), claims.HOLDS)
+        assert down.holm == claims.UNDECIDED
+    against = [v for v in found.values() if v.place == claims.AGAINST]
+    assert [v.p for v in against] and [v.holm for v in against] == [
+        v.verdict if p < 0.05 else claims.UNDECIDED
+        for v, p in zip(against, significance.holm([v.p for v in against]))
+    ]
+
+
 def test_a_difference_is_a_share_of_what_it_is_compared_with():
     rows = [r | {"rise_w8": r["fd_20"] / 5} for r in made_up()]
     found = {v.text: v for v in claims.verdicts(rows)}
