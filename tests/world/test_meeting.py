@@ -16,7 +16,7 @@ from flatdiff.world import launcher, meeting, signing
 TOGETHER = """
 from flatdiff.world import dist_util
 with dist_util.session():
-    print(dist_util.all_gather_object(dist_util.rank()))
+    print(f"{dist_util.all_gather_object(dist_util.rank())}\n", end="")  # as one write
 """
 
 
