@@ -29,17 +29,17 @@ def run(main) -> None:
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
     from flatdiff import __version__
-    from flatdiff.flags.parse import Parser
+    from flatdiff.flags.parse import Parser, path
 
     parser = Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
+    parser.register("type", None, path)  # which shells leave to us behind a =
     parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     name = "--out" if out.startswith("FILE") else "--out_dir"
-    parser.add_argument(name, type=path, required=True, help=out)
+    parser.add_argument(name, required=True, help=out)
     return parser
 
 
@@ -86,12 +86,6 @@ def boolean(text: str) -> bool:
     from flatdiff.flags.choices import read
 
     return read(bool, text)
-
-
-def path(text: str) -> str:
-    if "\0" in text or len(text) > 4095:
-        raise argparse.ArgumentTypeError(f"got {text!r:.80}, expected the name of a file or folder")
-    return os.path.expanduser(text)
 
 
 def need_file(path: str, what: str) -> str:

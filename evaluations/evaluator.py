@@ -26,11 +26,11 @@ if importlib.util.find_spec("flatdiff") is None:
 def create_argparser() -> argparse.ArgumentParser:
     from flatdiff import __version__
     from flatdiff.flags.choices import read
-    from flatdiff.flags.parse import Parser
+    from flatdiff.flags.parse import Parser, path
     from flatdiff.judge.names import DINOV2_FILE, FEATURES, INCEPTION_FILE
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.register("type", None, os.path.expanduser)  # which shells leave to us behind a =
+    parser.register("type", None, path)  # which shells leave to us behind a =
     parser.add_argument("--version", action="version", version=f"flatdiff {__version__}")
     parser.add_argument("reference", metavar="REFERENCE", help=".npz or folder of real images")
     parser.add_argument(

@@ -1,5 +1,7 @@
 """Studies without a training: command lines, the matrix that they make, and cells that are done."""
 
+import dataclasses
+
 from flatdiff.flags import config
 from flatdiff.measure.frame import Line, Measure
 from flatdiff.study import matrix
@@ -86,13 +88,26 @@ class Done(Cell):
         return self.made_of["result"]
 
 
-def model_of(changes=None, trained=None, seed=0, objective="", calls=None):
+def model_of(changes=None, trained=None, seed=0, objective="", calls=None, steps=800):
     results = RESULTS | (changes or {})
     cells = {name: Done(name, {}, {"result": result}, "") for name, result in results.items()}
     seconds = {"seconds": 1.0, "processor_seconds": 2.0} if trained is None else trained
     train = Done("train", {}, {"result": seconds, "seed": seed}, "")
-    training = Training("adam", False, False, 0.0, seed, 800, 100.0, train, objective)
+    gradient = "adam" if steps == 800 else f"adam {steps} steps"
+    about = gradient, False, False, 0.0, seed, steps, steps / 8
+    training = Training(*about, train, objective)
     return Model(training, "none", cells, calls or {})
+
+
+def sampled_before(model, distances):
+    """The model with samples of earlier checkpoints; distances (None: not yet) by step, from the
+    last one back."""
+    cells = dict(model.cells)
+    for back, (step, value) in enumerate(distances.items(), 1):
+        found = value and {"features": "lite0", "metrics": {"FD-lite0": value}}
+        cells[f"drawn_{back}_0"] = Done("samples", {}, {"result": {}, "step": step}, "")
+        cells[f"again_{back}_0"] = Done("distance", {}, {"result": found}, "")
+    return dataclasses.replace(model, cells=cells)
 
 
 class Toy(Measure):

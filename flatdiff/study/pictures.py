@@ -16,7 +16,7 @@ from ..report.compare import progress, series
 from ..report.figures import band, colours, write
 from .claims import FAILS, HOLDS, UNDECIDED, Verdict, of, rounding, sharpness
 from .matrix import Model
-from .rows import columns_of, distances, measures_of, of_levels, record_of
+from .rows import columns_of, distances, measures_of, of_levels, record_of, steps_of
 from .significance import correlation, half_width
 from .tables import label
 
@@ -136,6 +136,26 @@ def _progress(axes, group: list[Model], models: list[Model]) -> None:
     thousands = group[0].training.cost / group[0].training.steps / 1000
     for axis, scale in zip(axes, (1, thousands)):
         _with_band(axis, runs[0]["step"][:length] * scale, losses, look)
+
+
+def along(models: list[Model], summary: list[dict], distance: str) -> Figure | None:
+    """The distance at each checkpoint that was sampled, against steps and against what they cost;
+    None where none but the last were."""
+    if not any(map(steps_of, summary)):
+        return None
+    figure, axes = frame.panels(2, most=2)
+    for model, *_ in _groups(models):
+        line = _line_of(summary, model)
+        at = steps_of(line) if line else {}
+        for axis, scale in zip(axes, (1, model.training.cost / model.training.steps / 1000)):
+            x = [step * scale for step in at]
+            _with_bars(axis, x, line, list(at.values()), _look(models, model))
+    for axis, text in zip(axes, ("optimizer steps", "thousand images with a gradient")):
+        axis.set(xlabel=text, ylabel=distance, yscale="log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
+    return _finish(figure, axes)
 
 
 def curvature(models: list[Model]) -> Figure | None:

@@ -134,6 +134,8 @@ class Report:
         ways = {c: f"{self.distance}, {tables.way(self.summary, c)}" for c in self.scatter}
         block = bullets(f"{name}: {text}" for name, text in words.made_by(self).items())
         found = {"Quality and cost": self._with_less(markdown(quality), ways) + f"\n\n{block}"}
+        if len(along := tables.along(self.summary, self.rows)) > 1:
+            found["Is training done?"] = f"{words.ALONG}\n\n{markdown(along)}"
         found["What scatters how much"] = self._scattered(ways)
         found["The claims"] = markdown(told, left=(0, 1, 2, len(told[0]) - 1))
         for verb in self.verbs:
@@ -172,6 +174,8 @@ class Report:
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
+        done = pictures.along(self.models, self.summary, self.distance)
+        drawn["checkpoints"] = done, "The distance at the last checkpoints: is training done?"
         along = "How sharp the loss is along the steps of training."
         drawn["curvature"] = pictures.curvature(self.models), along
         if self.several:

@@ -34,15 +34,14 @@ def rows_of(models: list[Model]) -> list[dict]:
 
     images: those that a gradient was taken of; seconds, processor_seconds: of the training.
     fd_STEPS and fd_STEPS_wBITS with _error and _infinity: Frechet distances; rise_wBITS: the second
-    less the first. Then the columns of the registry's measures. In a study of several objectives,
-    calls_STEPS: of the network for an image; and of X_MSE, NAME and NAME_LEVELS. A sampler that is
-    not the first stands behind STEPS.
+    less the first; fd_STEPS_atSTEP: of an earlier checkpoint, where there are such. Then
+    the columns of the registry's measures. In a study of several objectives, calls_STEPS: of the
+    network for an image; and of X_MSE, NAME and NAME_LEVELS. A sampler that is not the first stands
+    behind STEPS.
     """
-    return [
-        {name: value if _finite(value) else None for name, value in _row(model).items()}
-        for model in models
-        if model.training.cell.result()
-    ]
+    rows = [_row(model) for model in models if model.training.cell.result()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{n: row.get(n) if _finite(row.get(n)) else None for n in names} for row in rows]
 
 
 def not_finite(models: list[Model]) -> list[str]:
@@ -65,7 +64,8 @@ def _row(model: Model) -> dict:
         metric, values = metric_name(found["features"]), found["metrics"]
         row |= {f"{name}{end}": values.get(f"{metric}{end}") for end in ENDS}
     row |= {f"calls_{name.removeprefix('fd_')}": n for name, n in model.calls.items()}
-    return row | _quantized(row) | measured(model) | (by_level(model) if t.objective else {})
+    row |= _quantized(row) | earlier(model) | measured(model)
+    return row | (by_level(model) if t.objective else {})
 
 
 def _quantized(row: dict) -> dict:
@@ -76,6 +76,24 @@ def _quantized(row: dict) -> dict:
         known = None not in (row[name], row[before])
         found[f"rise_w{bits}"] = row[name] - row[before] if known else None
     return found
+
+
+def earlier(model: Model) -> dict[str, float | None]:
+    """The first of the model's distances, at the checkpoints before its last, in their order."""
+    first, found = next((name for name in model.cells if name.startswith("fd_")), ""), {}
+    for name in [name for name in model.cells if re.fullmatch(r"again_[1-9]\d*_0", name)]:
+        result = model.cells[name].result() or {"features": "", "metrics": {}}
+        value = result["metrics"].get(metric_name(result["features"]))
+        found[f"{first}_at{model.cells[name.replace('again', 'drawn')].made_of['step']}"] = value
+    return dict(reversed(found.items()))
+
+
+def steps_of(row: dict) -> dict[int, str]:
+    """The columns of `earlier` by step, and last the distance that they lead to by "steps"."""
+    at = [re.fullmatch(r"(fd_\d+)_at(\d+)", name) for name in row]
+    found = {int(m[2]): m[0] for m in at if m and row[m[0]] is not None}
+    column = next((m[1] for m in at if m), "")
+    return found | {int(row["steps"]): column} if found else {}
 
 
 def record_of(model: Model, kind: str, cell: str) -> dict | None:

@@ -4,7 +4,7 @@ from ..judge import power
 from ..report.compare import REAL
 from ..report.text import Rows, with_error
 from .claims import Verdict, of, plus
-from .rows import KIND, columns_of, distances, mean_and_half, paired
+from .rows import KIND, columns_of, distances, mean_and_half, paired, steps_of
 from .significance import mean_of
 
 
@@ -51,6 +51,22 @@ def less(summary: list[dict], rows: list[dict], titles: dict[str, str]) -> Rows:
             a, b = ({k: side[k] for k in KIND} for side in (row, base))
             differences = [paired(rows, a, b, column) for column in titles]
             found.append([label(row), label(base), *map(_told_difference, differences)])
+    return found
+
+
+def along(summary: list[dict], rows: list[dict]) -> Rows:
+    """Each kind's distance by the step of its checkpoints, and what the last has less than the one
+    before, paired by seed; the header alone where none but the last were sampled."""
+    kinds = [(row, steps_of(row)) for row in summary]
+    kinds = [(row, at) for row, at in kinds if at]
+    steps = sorted({step for _, at in kinds for step in at})
+    found = [["", *(f"{step} steps" for step in steps), "the last, less the one before"]]
+    for row, at in kinds:
+        before, last = list(at.values())[-2:]
+        own = [r for r in rows if all(r[k] == row[k] for k in KIND)]
+        differences = [r[last] - r[before] for r in own if None not in (r[last], r[before])]
+        cells = [told(row, at[step]) if step in at else "" for step in steps]
+        found.append([label(row), *cells, _told_difference(differences)])
     return found
 
 

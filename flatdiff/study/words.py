@@ -23,11 +23,16 @@ CONTROLS = (
     "Is it SAM's doing? A control moves the weights as far, but not uphill, for the gradient that "
     "it follows:"
 )
+ALONG = (
+    "The distance, in the first of --sampling_steps, at the last checkpoints of each training. "
+    "Where the last is a tie with the one before, longer training was not seen to help."
+)
 SCATTER = (
     "Standard deviations of one number of the table above, which all kinds are taken to share. Of "
     "the generation seed: by samples of several (--generation_seeds), else by the jackknife over "
     "images, too large near a perfect copy. What trainings share for being sampled from the same "
-    "noise is in the generation seed's part alone."
+    "noise is in the generation seed's part alone. Of the checkpoint: with what training still "
+    "gains between them."
 )
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 

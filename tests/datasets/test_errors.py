@@ -57,3 +57,13 @@ def test_the_evaluator(flags, match, tmp_path):
     flags = ["--features", "lite0", *(flag.format(tmp_path) for flag in flags)]
     npz = tmp_path / "a.npz"
     is_one_sentence(script("evaluations/evaluator.py", npz, npz, *flags), match)
+
+
+@pytest.mark.parametrize("path", ["datasets/digits.py", "evaluations/evaluator.py"])
+def test_folders_in_each_other_without_end(path):
+    """Python makes a folder's parents by calling itself, a thousand times at most."""
+    flag = {"datasets/digits.py": "--out_dir"}.get(path, "--cache_dir")
+    done = script(path, flag, "x/" * 1010)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"argument {flag}: got 'x/x/" in done.stderr
+    assert "at most 200 folders in each other" in done.stderr

@@ -19,6 +19,7 @@ GROUPS = {"run": config.RunFlags, "model": config.ModelFlags, "train": config.Tr
         *((f"--{name}=--", "got '--', expected a value") for name in ("lr", "seed", "log_dir")),
         ("--log_dir=a\0b", "none of code 0"),
         ("--log_dir=" + "x/" * 3000, "at most 4095 letters"),
+        ("--log_dir=" + "x/" * 201, "at most 200 folders in each other"),
         ("--num_res_blocks=1000000000", "expected 1000 or less"),
     ],
 )

@@ -5,7 +5,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from studies import Toy, model_of
+from studies import Toy, model_of, sampled_before
 
 from flatdiff.flags import choices
 from flatdiff.report.compare import series
@@ -60,6 +60,22 @@ def test_sharpness_is_drawn_against_the_loss_to_rounding_with_pearsons_r():
         assert f"<!-- 4 bits: r = {r}, 4 models -->" in drawn
     none = [row | {"rise_w4": None} for row in found]
     assert "<!-- 4 bits -->" in pictures.svg(pictures.flatness_and_rounding(models, none))
+
+
+def test_distances_of_earlier_checkpoints_are_drawn_to_the_last():
+    """Against steps, and against images: an eighth as many, in thousands."""
+    models = [sampled_before(model_of(seed=s), {600: 3.0, 400: 6.0}) for s in range(2)]
+    models += [sampled_before(model_of(seed=s, steps=1600), {1200: 4.0}) for s in range(2)]
+    figure = pictures.along(models, rows.summary(rows.rows_of(models)), "FD-lite0")
+    for axis, scale in zip(figure.axes, (1, 1 / 8000)):
+        drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in axis.containers}
+        assert drawn.keys() == {"adam", "adam 1600 steps"}
+        expected = {"adam": [(400, 6), (600, 3), (800, 2)]}
+        expected["adam 1600 steps"] = [(1200, 4), (1600, 2)]
+        for name, points in expected.items():
+            assert drawn[name].tolist() == [pytest.approx((x * scale, y)) for x, y in points]
+    alone = [model_of()]
+    assert pictures.along(alone, rows.summary(rows.rows_of(alone)), "FD-lite0") is None
 
 
 def test_claims_are_drawn_where_they_are_decided():

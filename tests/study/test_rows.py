@@ -1,7 +1,7 @@
 """Rows from cells that are whole, half there, or strange; and what a report says of them."""
 
 import pytest
-from studies import RESULTS, Toy, curve, exposure, model_of
+from studies import RESULTS, Toy, curve, exposure, model_of, sampled_before
 
 from flatdiff.flags import choices
 from flatdiff.study import claims, rows, tables, words
@@ -34,6 +34,25 @@ def test_what_is_missing_is_none(kind):
     assert len(tables.measured(rows.summary([half]), "flatness", {})) == 2
     (untimed,) = rows.rows_of([model_of(trained={"steps_timed": 3})])
     assert untimed["seconds"] is None
+
+
+def test_distances_of_earlier_checkpoints_are_told_by_their_steps():
+    """Of 800 and of 1600 steps, whose last distance is 2. Differences are paired by seed, and their
+    intervals by Student's t of two degrees of freedom, 4.30."""
+    short = [sampled_before(model_of(seed=s), {600: 2.5 + s, 400: 6.0}) for s in range(3)]
+    long = [sampled_before(model_of(seed=s, steps=1600), {1400: 3.0 + s / 10}) for s in range(3)]
+    unfinished = sampled_before(model_of(seed=4), {600: None, 400: 6.0})
+    found = rows.rows_of([*short, *long, unfinished])
+    assert [row["fd_20_at600"] for row in found] == [2.5, 3.5, 4.5, None, None, None, None]
+    assert len({tuple(row) for row in found}) == 1
+    kinds = rows.summary(found)
+    assert [list(rows.steps_of(kind)) for kind in kinds] == [[400, 600, 800], [1400, 1600]]
+    header, first, second = tables.along(kinds, found)
+    assert header[1:-1] == [f"{n} steps" for n in (400, 600, 800, 1400, 1600)]
+    assert first[:-1] == ["adam", "6", "3.5 ± 2.5", "2", "", ""]
+    assert first[-1].startswith("-1.5 ± 2.5: tie (")  # 4.30 / sqrt(3)
+    assert second[-1].startswith("-1.10 ± 0.25: lower (")
+    assert tables.along(rows.summary(rows.rows_of([model_of()])), [])[1:] == []
 
 
 def test_numbers_that_are_none_are_left_out_and_named():
