@@ -29,7 +29,8 @@ def run(main) -> None:
 def argparser(description: str, out: str = "folder to make, to go on with, or to reuse"):
     """A parser with --out_dir, or --out if `out` begins with FILE."""
     from flatdiff import __version__
-    from flatdiff.flags.parse import Parser, path
+    from flatdiff.flags.files import path
+    from flatdiff.flags.parse import Parser
 
     parser = Parser(
         description=description,

@@ -26,7 +26,8 @@ if importlib.util.find_spec("flatdiff") is None:
 def create_argparser() -> argparse.ArgumentParser:
     from flatdiff import __version__
     from flatdiff.flags.choices import read
-    from flatdiff.flags.parse import Parser, path
+    from flatdiff.flags.files import path
+    from flatdiff.flags.parse import Parser
     from flatdiff.judge.names import DINOV2_FILE, FEATURES, INCEPTION_FILE
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

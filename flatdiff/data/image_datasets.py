@@ -71,8 +71,9 @@ class ImageDataset:
         """A random crop of image `i`, uint8 [image_size, image_size, 3]."""
         return random_crop_arr(self.source.open(i), self.image_size, rng)
 
-    def squares(self, progress: bool = True) -> np.ndarray | None:
-        """All centre crops, uint8 [N, H, W, 3], kept in memory; None if above `cache_bytes`."""
+    def squares(self, progress: bool = True, threads: int = 1) -> np.ndarray | None:
+        """All centre crops, uint8 [N, H, W, 3], kept in memory; None if above `cache_bytes`.
+        threads: that decode together."""
         shape = (self.num_images, self.image_size, self.image_size, 3)
         if self._squares is None and np.prod(shape, dtype=np.int64) <= self.cache_bytes:
             squares = np.empty(shape, dtype=np.uint8)
@@ -80,7 +81,7 @@ class ImageDataset:
             def decode(i: int) -> None:
                 squares[i] = self.image(i)
 
-            if reasons := readable.decoded(range(self.num_images), decode, progress):
+            if reasons := readable.decoded(range(self.num_images), decode, progress, threads):
                 raise ValueError(self._told(reasons))
             self._squares = squares
         return self._squares

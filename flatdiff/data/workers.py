@@ -23,6 +23,8 @@ FULL = (
     "instead, slower: make it larger (docker run --shm-size 1g), or give --num_workers 0"
 )
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
 
 def batches(made: Any, start: int, num_workers: int) -> Iterator[tuple]:
     """made[start], made[start + 1], ... without end: pairs (tensor, dict of tensors), pinned where
@@ -31,7 +33,9 @@ def batches(made: Any, start: int, num_workers: int) -> Iterator[tuple]:
     how = {"batch_size": None, "num_workers": num_workers, "collate_fn": _as_it_is}
     how |= {"pin_memory": torch.cuda.is_available(), "worker_init_fn": _outlive}
     loader, warned = DataLoader(_OrError(made), sampler=range(start, sys.maxsize), **how), False
-    items = iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # also of threads that libraries
+    items = iter(loader)  # begin in a process before `_outlive`, which would take one and end it
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:
         with _naming(num_workers):
             item = next(items)
@@ -75,9 +79,7 @@ class _OrError:
 
 def _outlive(worker: int) -> None:
     """Signals that ask a run to end, ask its main process, which ends this one."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,15 +1,19 @@
-"""--config FILE: flags from yaml or json, by name, or by group as in config.json of a run.
+"""--config FILE: flags from yaml or json, by name, or by group as in config.json of a run; and
+what may be the name of a file.
 
 A file's values are read as on the command line, whose words they become. Of what a run or a file of
 samples has recorded, flags of groups that the script does not have are left out.
 """
 
+import argparse
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
+LONGEST, DEEPEST = 4095, 200  # letters of a name on Linux; folders in each other
 OF_ONE_START = ("resume", "resume_checkpoint", "allow_change")  # in a record, and no wish of it
 
 
@@ -82,3 +86,27 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value)
     raise ValueError(f"{name} is {value!r:.60}; expected a text, a number, True or False")
+
+
+def path(text: str) -> str:
+    """The text of a flag, ~ as the folder that it means; argparse.ArgumentTypeError where no file
+    nor folder can be called so."""
+    if problem := nameless(text):
+        raise argparse.ArgumentTypeError(f"got {text!r:.80}, {problem}")
+    return os.path.expanduser(text)
+
+
+def nameless(text: str) -> str:
+    """What is expected of a text that names files, separated by commas, or "" if it is that."""
+    names = text.split(",")
+    if "\0" in text or max(map(len, names)) > LONGEST:
+        return f"expected at most {LONGEST} letters, and none of code 0"
+    if max(name.count("/") for name in names) > DEEPEST:
+        return f"expected at most {DEEPEST} folders in each other"
+    return ""
+
+
+def at_home(text):
+    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
+    that they mean: shells leave them where they follow = or a comma."""
+    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)

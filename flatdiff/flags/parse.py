@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import functools
 import os
-import re
 import shlex
 import sys
 from types import SimpleNamespace
@@ -18,11 +17,10 @@ from types import SimpleNamespace
 from .. import __version__
 from . import choices
 from .choices import EXPECTED
-from .files import words
+from .files import at_home, nameless, words
 from .presets import PRESETS
 
 HUGE = 1e38  # of the numbers that fp32 holds
-LONGEST, DEEPEST = 4095, 200  # letters of a name on Linux; folders in each other
 PASTED = "Flags of other scripts, taken so that they can be pasted; not read here"
 LARGEST = 2**63 - 1  # of the integers that tensors and seeds are made of
 _checking = False
@@ -277,30 +275,6 @@ def read(field, text):
     return value
 
 
-def path(text: str) -> str:
-    """The text of a flag, ~ as the folder that it means; argparse.ArgumentTypeError where no file
-    nor folder can be called so."""
-    if problem := _nameless(text):
-        raise argparse.ArgumentTypeError(f"got {text!r:.80}, {problem}")
-    return os.path.expanduser(text)
-
-
-def _nameless(text: str) -> str:
-    """What is expected of a text that names files, separated by commas, or "" if it is that."""
-    names = text.split(",")
-    if "\0" in text or max(map(len, names)) > LONGEST:
-        return f"expected at most {LONGEST} letters, and none of code 0"
-    if max(name.count("/") for name in names) > DEEPEST:
-        return f"expected at most {DEEPEST} folders in each other"
-    return ""
-
-
-def at_home(text):
-    """The text with ~ and ~user, at the beginning of what stands between commas, as the folders
-    that they mean: shells leave them where they follow = or a comma."""
-    return re.sub(r"(^|,)(\s*)(~[^,]*)", lambda at: at[1] + at[2] + os.path.expanduser(at[3]), text)
-
-
 def _outside(field, value):
     """What is expected of the field's value, or "" if it is that."""
     names = "choices", "table", "low", "high"
@@ -313,7 +287,7 @@ def _outside(field, value):
                 choices.named(table, part)
     except ValueError as error:
         return str(error).partition(", ")[2]
-    if isinstance(value, str) and (problem := _nameless(value)):
+    if isinstance(value, str) and (problem := nameless(value)):
         return problem
     if low is not None and not value >= low:
         return f"expected {low} or more"

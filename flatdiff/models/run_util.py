@@ -6,6 +6,8 @@ The scripts call these in order and stay tables of contents.
 import dataclasses
 import os
 
+import torch
+
 from ..data import classes, image_datasets, readable
 from ..flags import idle
 from ..store import checkpoint, lock
@@ -85,13 +87,17 @@ def must_be_readable(dataset, data):
     """Decode each image once, a share of them on each rank. ValueError names all that cannot be
     read; with --skip_broken they are left out."""
     share = dist_util.rank(), dist_util.world_size()
-    threads = max(1, data.num_workers)
-    mine = readable.broken(dataset.source, share, share[0] == 0, threads)
+    mine = readable.broken(dataset.source, share, share[0] == 0, decoders(data))
     every = dist_util.all_gather_object(sorted(mine.items()))
     reasons = dict(sorted(tuple(pair) for pairs in every for pair in pairs))
     if share[0] == 0 and share[1] > 1:
         readable.remember(dataset.source, reasons)
     dataset.must_be_readable(reasons, data.skip_broken)
+
+
+def decoders(data):
+    """Threads that decode images while nothing else runs: the rank's share of the cores."""
+    return max(1, data.num_workers, torch.get_num_threads())
 
 
 def preview(flags, dataset, conditions=None):

@@ -16,7 +16,7 @@ from ..flags import choices
 from ..flags.choices import GRADIENTS, TRACKERS
 from ..flags.config import TrainFlags, checked, to_dict
 from ..models import factories, networks, objectives
-from ..models.run_util import TRAINING, claim, must_be_readable, open_dataset, open_log
+from ..models.run_util import TRAINING, claim, decoders, must_be_readable, open_dataset, open_log
 from ..store import checkpoint, lock, steps
 from ..world import dist_util, logger
 from . import continuing
@@ -160,7 +160,8 @@ def training_data(flags, resume_checkpoint, image_size, num_classes=None):
     begun = resume_checkpoint or flags.train.init_from
     known = classes.saved(*checkpoint.config_of(begun)) if begun else None
     dataset = open_dataset(flags.data, image_size, num_classes, known)
-    if flags.train.random_crop or dataset.squares(progress=dist_util.rank() == 0) is None:
+    how = dist_util.rank() == 0, decoders(flags.data)
+    if flags.train.random_crop or dataset.squares(*how) is None:
         must_be_readable(dataset, flags.data)
     used = len(classes.trained(dataset.classes, num_classes)) if num_classes else 0
     if num_classes and used < num_classes:

@@ -167,9 +167,9 @@ def test_folder_zip_and_npz_are_the_same_data(tmp_path, folder, pixels):
             archive.write(path, path.removeprefix(folder))
         archive.writestr("__MACOSX/._cat_00000.png", "a shadow")
     expected = [center_crop_arr(picture(image), 6) for image in in_order(pixels)]
-    for source in (folder, f"{tmp_path}/set.npz", f"{tmp_path}/set.zip"):
+    for threads, source in enumerate((f"{tmp_path}/set.npz", folder, f"{tmp_path}/set.zip"), 1):
         dataset = ImageDataset(source, 6, class_cond=True)
-        assert np.array_equal(dataset.squares(), expected)
+        assert np.array_equal(dataset.squares(threads=threads), expected)
         assert dataset.labels.tolist() == labels.tolist() and len(dataset.classes) == 10
     assert np.array_equal(ImageDataset(f"{tmp_path}/set.npz", 8).image(3), in_order(pixels)[3])
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 import time
 
 import pytest
@@ -50,9 +52,16 @@ def test_an_error_in_a_process_is_raised_here():
         next(batches)
 
 
-def test_a_process_outlives_what_asks_a_run_to_end_and_one_that_is_killed_is_told():
+THREADED = []  # whether a process has another thread from its first moment on, as of a library
+os.register_at_fork(after_in_child=lambda: THREADED and threading.Timer(60, print).start())
+
+
+def test_a_process_outlives_what_asks_a_run_to_end_and_one_that_is_killed_is_told(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "THREADED", [True])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     batches = workers.batches(Made(), 0, 1)
     worker = next(batches)[1]["pid"].item()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
         os.kill(worker, number)
     os.system(f"kill -TERM {worker}")  # of another process than the parent

@@ -1,6 +1,7 @@
 """What surrounds a run: its log's folder, its images, and the samples that it shows."""
 
 import pytest
+import torch
 from labelled import begin, by_name, checkpoint_of, flags_of, folder_of
 
 from flatdiff.flags import config
@@ -35,3 +36,9 @@ def test_previews_show_only_what_is_trained(tmp_path):
 
     draw(model)
     assert seen == {0, 1}
+
+
+@pytest.mark.parametrize(("cores", "workers", "expected"), [(5, 2, 5), (1, 2, 2), (1, 0, 1)])
+def test_images_are_decoded_by_the_cores_of_the_rank(monkeypatch, cores, workers, expected):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert run_util.decoders(config.DataFlags(num_workers=workers)) == expected
