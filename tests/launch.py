@@ -1,5 +1,6 @@
 """Starts a program on several ranks, as a user does, and leaves no process behind."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -44,6 +45,16 @@ def run(command, timeout: float = 120, **env) -> subprocess.CompletedProcess:
         out, err = process.communicate(timeout=20)
         raise AssertionError(f"still running after {timeout} s:\n{out}\n{err}") from None
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def running(text: str) -> list[int]:
+    """The processes whose command line has the text."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has just ended
+            if text in Path(f"/proc/{entry}/cmdline").read_text():
+                found.append(int(entry))
+    return found
 
 
 def start(command, **env) -> subprocess.Popen:

@@ -74,12 +74,14 @@ def test_a_process_outlives_what_asks_a_run_to_end_and_one_that_is_killed_is_tol
             next(batches)
 
 
-def test_processes_end_with_their_parent_at_once():
+def test_processes_end_with_their_parent_at_once(monkeypatch):
+    """DataLoader waits for each as long as it is told to, and then kills it."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 60.0)
     batches = workers.batches(Made(), 0, 2)
     pids = {next(batches)[1]["pid"].item() for _ in range(4)}
     start = time.monotonic()
     batches.close()
-    assert len(pids) == 2 and time.monotonic() - start < 4  # 5 s each is what DataLoader waits
+    assert len(pids) == 2 and time.monotonic() - start < 50
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

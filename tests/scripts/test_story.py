@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launch import ROOT, TINY, mpirun, run, script, start, succeed
+from launch import ROOT, TINY, mpirun, run, running, script, start, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,10 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_can_be_sampled(digits, tmp
     wait_for(killed / f"state{int(told) + 2 - int(told) % 2:06}.pt", process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    time.sleep(2)  # the ranks notice that their launcher is gone
+    for _ in range(3000):  # the ranks notice that their launcher is gone
+        if not running(str(killed)):
+            break
+        time.sleep(0.02)
     assert not (killed / "state000020.pt").exists(), "it was over before it was killed"
     succeed(train(2, digits, killed, *flags, "--resume", "auto"))
     for name in ("model000020.pt", "ema_0.9_000020.pt", "swa_000020.pt"):

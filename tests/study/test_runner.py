@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from launch import ROOT, run, start
+from launch import ROOT, run, running, start
 
 from flatdiff.flags import config
 from flatdiff.study import runner
@@ -174,7 +174,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(data, whole, tmp_path):
     process.communicate()
     trained = cell(tmp_path, "train")
     assert not (trained / "result.json").exists(), "it was over before it was killed"
-    for job in children_of(trained):
+    for job in running(f"train-{trained.name.rpartition('-')[2]}.json"):
         os.kill(job, signal.SIGKILL)
     done = run(command(data, tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -200,19 +200,6 @@ def test_a_killed_study_goes_on_to_the_same_numbers(data, whole, tmp_path):
 
 def without_caches(text):
     return re.sub(r'"reference_cache": ".*?"', "", text)
-
-
-def children_of(trained):
-    """Process ids of the job that works in this folder."""
-    found = []
-    for entry in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{entry}/cmdline") as file:
-                if f"train-{trained.name.rpartition('-')[2]}.json" in file.read():
-                    found.append(int(entry))
-        except OSError:  # it has just ended
-            continue
-    return found
 
 
 def wait_for(ready, process):

@@ -55,7 +55,7 @@ def test_the_slot_of_a_job_that_ended_is_the_next_ones(monkeypatch, tmp_path):
         assert second.wait(30) == 0
         (third,) = begin([(short, log + "2")])
         assert third.wait(30) == 0 and first.poll() is None
-        while not (tmp_path / "log0").read_text():
+        while not (tmp_path / "log0").read_text().endswith("\n"):
             time.sleep(0.02)
     assert first.poll() is not None
     told = [(tmp_path / f"log{i}").read_text() for i in range(3)]

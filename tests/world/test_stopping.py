@@ -73,9 +73,10 @@ def test_a_deferred_block_is_only_marked(ended, capsys):
         stopping.check()
 
 
-def test_a_second_signal_ends_at_once(ended):
-    with stopping.deferred():
+def test_a_second_signal_ends_at_once(ended, capsys):
+    with stopping.deferred("saves first"):
         send(signal.SIGTERM)
+        assert until(lambda: "saves first" in capsys.readouterr().out)
         time.sleep(0.2)
         send(signal.SIGINT)
         assert until(lambda: ended)
@@ -141,7 +142,7 @@ def test_time_that_is_nearly_up_is_a_request(ended, monkeypatch, hours, slurm, b
     with stopping.deferred():
         stopping.limit(hours)
         assert until(stopping.asked) and stopping.asked() == by
-    assert seconds - 0.1 < time.monotonic() - start < max(1.0, slurm or 0) * 0.9 + 1
+    assert time.monotonic() - start > seconds - 0.1
 
 
 def test_time_is_left_for_two_saves(ended):
