@@ -139,8 +139,8 @@ def _progress(axes, group: list[Model], models: list[Model]) -> None:
 
 
 def along(models: list[Model], summary: list[dict], distance: str) -> Figure | None:
-    """The distance at each checkpoint that was sampled, against steps and against what they cost;
-    None where none but the last were."""
+    """The distance at each checkpoint that was sampled, against steps and against what they cost,
+    to the line of real images; None where none but the last were."""
     if not any(map(steps_of, summary)):
         return None
     figure, axes = frame.panels(2, most=2)
@@ -151,10 +151,8 @@ def along(models: list[Model], summary: list[dict], distance: str) -> Figure | N
             x = [step * scale for step in at]
             _with_bars(axis, x, line, list(at.values()), _look(models, model))
     for axis, text in zip(axes, ("optimizer steps", "thousand images with a gradient")):
-        axis.set(xlabel=text, ylabel=distance, yscale="log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
+        axis.set(xlabel=text)
+        _of_distances(axis, models, distance)
     return _finish(figure, axes)
 
 
@@ -206,15 +204,21 @@ def by_calls(models: list[Model], summary: list[dict], distance: str, first: str
             line = _line_of(summary, model)
             calls = [line.get(f"calls_{c[3:]}", 0) * 1.1 ** _aside(i, groups) for c in columns]
             _with_bars(axis, calls, line, columns, _look(models, model))
-        if floor := (models[0].cells["floor"].result() or {}).get("floor"):
-            axis.axhline(np.mean(floor["values"]), color="0.6", linewidth=0.8)
-        axis.set(title=sampler, xlabel="network calls", ylabel=distance, xscale="log", yscale="log")
+        axis.set(title=sampler, xlabel="network calls", xscale="log")
+        _of_distances(axis, models, distance)
         ticks = {max(line[f"calls_{c[3:]}"] for line in summary) for c in columns}
         axis.set_xticks(sorted(ticks), [f"{n:g}" for n in sorted(ticks)])
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
     return _finish(figure, axes)
+
+
+def _of_distances(axis, models: list[Model], distance: str) -> None:
+    """The y axis, and a line at what as many real images have."""
+    if floor := (models[0].cells["floor"].result() or {}).get("floor"):
+        axis.axhline(np.mean(floor["values"]), color="0.6", linewidth=0.8)
+    axis.set(ylabel=distance, yscale="log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.minorticks_off()
 
 
 def _aside(i: int, groups: list) -> float:

@@ -174,8 +174,8 @@ class Report:
         if claims.rounding(self.rows):
             drawn["rounding"] = pictures.flatness_and_rounding(self.models, self.rows), caption
         drawn["training"] = pictures.training(self.models), "Training, by steps and cost."
-        done = pictures.along(self.models, self.summary, self.distance)
-        drawn["checkpoints"] = done, "The distance at the last checkpoints: is training done?"
+        done = "The distance at the last checkpoints, and of real images: is training done?"
+        drawn["checkpoints"] = pictures.along(self.models, self.summary, self.distance), done
         along = "How sharp the loss is along the steps of training."
         drawn["curvature"] = pictures.curvature(self.models), along
         if self.several:

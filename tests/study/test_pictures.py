@@ -5,7 +5,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from studies import Toy, model_of, sampled_before
+from studies import Done, Toy, model_of, sampled_before
 
 from flatdiff.flags import choices
 from flatdiff.report.compare import series
@@ -66,6 +66,7 @@ def test_distances_of_earlier_checkpoints_are_drawn_to_the_last():
     """Against steps, and against images: an eighth as many, in thousands."""
     models = [sampled_before(model_of(seed=s), {600: 3.0, 400: 6.0}) for s in range(2)]
     models += [sampled_before(model_of(seed=s, steps=1600), {1200: 4.0}) for s in range(2)]
+    models[0].cells["floor"] = Done("floor", {}, {"result": {"floor": {"values": [0.2, 0.4]}}}, "")
     figure = pictures.along(models, rows.summary(rows.rows_of(models)), "FD-lite0")
     for axis, scale in zip(figure.axes, (1, 1 / 8000)):
         drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in axis.containers}
@@ -73,6 +74,8 @@ def test_distances_of_earlier_checkpoints_are_drawn_to_the_last():
         expected = {"adam": [(400, 6), (600, 3), (800, 2)]}
         expected["adam 1600 steps"] = [(1200, 4), (1600, 2)]
         for name, points in expected.items():
+            (floor,) = (line for line in axis.lines if line.get_color() == "0.6")
+            assert floor.get_ydata() == [pytest.approx(0.3)] * 2
             assert drawn[name].tolist() == [pytest.approx((x * scale, y)) for x, y in points]
     alone = [model_of()]
     assert pictures.along(alone, rows.summary(rows.rows_of(alone)), "FD-lite0") is None
