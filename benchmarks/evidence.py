@@ -51,6 +51,8 @@ def rows_of(study: str) -> list[dict]:
 def title(column: str) -> str:
     """What a study's tables call it."""
     known = columns_of()
+    if column == "copies":
+        return tables.COPIES
     if column in known:
         return known[column].title
     kind, _, way = column.partition("_")

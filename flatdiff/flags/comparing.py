@@ -102,6 +102,11 @@ class StudyFlags(FigureFlags):
     )
     inception_weights: str = flag("", f"{INCEPTION_FILE} of pytorch-fid")
     dinov2_weights: str = flag("", f"{DINOV2_FILE} of DINOv2")
+    heldout_data: str = flag(
+        "",
+        "images of the same source that nobody trained on: how many samples lie nearer to images "
+        "trained on than these do, for which 0.5 is fair; empty: not asked",
+    )
     sigma: str = flag("2e-3,5e-3,1e-2", "LPF: deviations of weight noise; tables show the middle")
     filter_sigma: str = flag("0.02,0.05,0.1", "LPF in units of each filter; tables show the middle")
     radius: str = flag("2,5,10", "MC: lengths of directions; tables show the middle")

@@ -15,13 +15,14 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..data.image_datasets import ImageDataset, fingerprint
+from ..data.image_datasets import fingerprint
 from ..flags import config, keys
 from ..flags.choices import MEASURES, Measure
 from ..measure.evaluation import LARGEST_REFERENCE
-from ..models import dtypes, run_util
+from ..models import dtypes
 from ..store import checkpoint
 from . import axes, objectives
+from .images import held_out_of, images_of
 
 # Of the cells by kind, others 3: a higher one makes all old ones void
 VERSIONS = {"train": 1, "LPF": 4, "MC": 4, "SURFACE": 4, "HESSIAN": 4}
@@ -140,16 +141,6 @@ def models_of(flags, store: str) -> list[Model]:
     return [cells.model(t, a) for t, a in pairs if a != "swa" or t.cell.flags.get("use_swa")]
 
 
-def images_of(flags) -> ImageDataset:
-    """The images that the networks are trained on."""
-    data, model = flags.data, flags.model
-    how = data.data_dir, model.image_size, model.class_cond, data.class_from
-    dataset = ImageDataset(*how, transparent=data.transparent)
-    if data.skip_broken:
-        run_util.must_be_readable(dataset, data)
-    return dataset
-
-
 class Cells:
     """Makes the cells of a study."""
 
@@ -163,7 +154,10 @@ class Cells:
         self.measured = self.run | ({"dtype": "fp32"} if automatic else {})
         images = images_of(flags)
         self.data = fingerprint(images)
-        self.reference = self._reference(images.num_images)
+        self.reference = self._reference(self.data, flags.data.data_dir, images.num_images)
+        if path := self.study.heldout_data:
+            found = held_out_of(flags, images)
+            self.held_out = self._reference(fingerprint(found), path, found.num_images)
         self.floor = self._distance("floor", [], {"floor": self.study.num_samples}, {})
 
     def training(self, objective: tuple, named: tuple, pertub: float, seed: int) -> Training:
@@ -197,6 +191,9 @@ class Cells:
             cells[f"fd_{name}"] = distance
             if training.objective or self.study.sampler:
                 calls[f"fd_{name}"] = objectives.calls(chain, what[0], what[2])
+        if self.study.heldout_data:
+            drawn = next(cell for name, cell in cells.items() if name.startswith("samples_"))
+            cells |= {"held_out": self.held_out, "copies": self._copies(drawn)}
         cells |= self._again(training, average, first, made_of, aside)
         asked = ((k, m) for k, m in MEASURES.items() if not m.asked or vars(self.study)[m.asked])
         for kind, measure in asked:
@@ -234,13 +231,15 @@ class Cells:
         yield from ((f"{n}_{s}", n, 0, s) for s in others for n in chains)
         yield from ((f"{chains[0]}_w{b}", chains[0], b, first) for b in self.lists["bits"])
 
-    def _reference(self, num_images: int) -> Cell:
-        """All real images as training sees them, or as many as a distance is measured to."""
+    def _reference(self, known: str, data_dir: str, num_images: int) -> Cell:
+        """All real images as training sees them, or as many as a distance is measured to; `known`:
+        the fingerprint of those in data_dir."""
         data, size, file = self.flags.data, self.flags.model.image_size, "reference.npz"
         flags = {"image_size": size, "num_images": min(num_images, LARGEST_REFERENCE)}
-        aside = {n: getattr(data, n) for n in ("data_dir", "transparent", "skip_broken")}
+        aside = {"data_dir": data_dir}
+        aside |= {n: getattr(data, n) for n in ("transparent", "skip_broken")}
         aside["out"] = os.path.join(FOLDER, file)
-        made_of, words = {"data": self.data}, ("data", "to_npz")
+        made_of, words = {"data": known}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)
 
     def _samples(self, steps: int, bits: int, sampler: str, made_of, aside, later=0) -> Cell:
@@ -260,6 +259,13 @@ class Cells:
         made_of = made_of | {"reference": self.reference.key}
         words = ("evaluate", self.reference.file, *samples)
         return Cell(kind, flags, made_of, self.store, words, aside, "distance.json")
+
+    def _copies(self, samples: Cell) -> Cell:
+        """Samples, beside the images trained on and those held out."""
+        found = self._distance("copies", [samples.file], {}, {"samples": samples.key})
+        aside = {"train_data": self.reference.file, "heldout_data": self.held_out.file}
+        made_of = {**found.made_of, "held_out": self.held_out.key}
+        return dataclasses.replace(found, made_of=made_of, aside={**found.aside, **aside})
 
     def _weights(self) -> dict[str, str]:
         """The files of feature networks that were given."""

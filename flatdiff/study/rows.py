@@ -34,7 +34,8 @@ def rows_of(models: list[Model]) -> list[dict]:
 
     images: those that a gradient was taken of; seconds, processor_seconds: of the training.
     fd_STEPS and fd_STEPS_wBITS with _error and _infinity: Frechet distances; rise_wBITS: the second
-    less the first; fd_STEPS_atSTEP: of an earlier checkpoint, where there are such. Then
+    less the first; fd_STEPS_atSTEP: of an earlier checkpoint, where there are such; copies: the
+    share that lies nearer to images trained on than those held out, where there are such. Then
     the columns of the registry's measures. In a study of several objectives, calls_STEPS: of the
     network for an image; and of X_MSE, NAME and NAME_LEVELS. A sampler that is not the first stands
     behind STEPS.
@@ -64,7 +65,7 @@ def _row(model: Model) -> dict:
         metric, values = metric_name(found["features"]), found["metrics"]
         row |= {f"{name}{end}": values.get(f"{metric}{end}") for end in ENDS}
     row |= {f"calls_{name.removeprefix('fd_')}": n for name, n in model.calls.items()}
-    row |= _quantized(row) | earlier(model) | measured(model)
+    row |= _quantized(row) | earlier(model) | _copies(model) | measured(model)
     return row | (by_level(model) if t.objective else {})
 
 
@@ -76,6 +77,13 @@ def _quantized(row: dict) -> dict:
         known = None not in (row[name], row[before])
         found[f"rise_w{bits}"] = row[name] - row[before] if known else None
     return found
+
+
+def _copies(model: Model) -> dict[str, float | None]:
+    if "copies" not in model.cells:
+        return {}
+    found = model.cells["copies"].result() or {"features": "", "metrics": {}}
+    return {"copies": found["metrics"].get(metric_name(found["features"], "nearer"))}
 
 
 def earlier(model: Model) -> dict[str, float | None]:

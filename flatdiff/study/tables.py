@@ -7,6 +7,8 @@ from .claims import Verdict, of, plus
 from .rows import KIND, columns_of, distances, mean_and_half, paired, steps_of
 from .significance import mean_of
 
+COPIES = "nearer to images trained on than those held out"
+
 
 def label(row: dict) -> str:
     """What was trained, as the paper's tables name it."""
@@ -21,7 +23,9 @@ def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str
     for c in columns:
         how = way(summary, c)
         header += [f"{distance}, {how}", f"{how}, endless samples"]
+    more = ["copies"] if "copies" in summary[0] else []
     best = {c: min((r[c] for r in summary if r[c] is not None), default=None) for c in columns}
+    header += [COPIES for _ in more]
     rows = [[*header, "images, thousands", seconds.replace("_", " ")]]
     for row in summary:
         cells = [label(row), str(row["seeds"])]
@@ -29,10 +33,11 @@ def quality(summary: list[dict], distance: str, floor: dict | None, seconds: str
             text = told(row, c)
             cells.append(f"**{text}**" if text and row[c] == best[c] else text)
             cells.append(told(row, f"{c}_infinity"))
+        cells += [told(row, name) for name in more]
         rows.append([*cells, f"{row['images'] / 1000:.4g}", told(row, seconds)])
     if floor:
         limits = [with_error(*mean_and_half(floor[k])) for k in ("values", "infinities")]
-        rows.append([f"{n} {REAL}", "", *limits * len(columns), "", ""])
+        rows.append([f"{n} {REAL}", "", *limits * len(columns), *("" for _ in more), "", ""])
     return rows
 
 

@@ -34,6 +34,11 @@ SCATTER = (
     "noise is in the generation seed's part alone. Of the checkpoint: with what training still "
     "gains between them."
 )
+COPIES = (
+    "Nearer to images trained on than those held out: the share of the pairs of a sample and an "
+    "image of --heldout_data in which the sample is the nearer one, by the distances' features "
+    "(Meehan et al. 2020). 0.5 is fair; above it, samples sit on images trained on."
+)
 OUTCOME = {claims.HOLDS: "SAM wins", claims.FAILS: "SAM loses", claims.UNDECIDED: "undecided"}
 
 
@@ -172,6 +177,7 @@ def notes(report) -> list[str]:
         f"All averages are of the same trainings, whose learning rate is {rate}: EMA and SWA "
         "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
         "flags say otherwise.",
+        *([COPIES] if f["study"]["heldout_data"] else []),
         "All models are measured on the same images, timesteps, noise and weight perturbations.",
         *(measure.note for measure in measures_of().values() if measure.note),
         "Images are those that a gradient was taken of: a step of SAM takes two of each. "

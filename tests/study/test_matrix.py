@@ -80,6 +80,25 @@ def test_samples_anew_are_of_other_seeds_and_earlier_checkpoints(data):
         models_of(data, "--save_interval", 15, "--checkpoints", 9)
 
 
+def test_copies_are_looked_for_in_the_first_samples_beside_images_held_out(data, tmp_path):
+    """It changes no cell that a study without it has; another set of images held out is another."""
+    sets = [tmp_path / f"{name}.npz" for name in "abc"]
+    for path, seed in zip(sets, (1, 2, 2)):
+        images = np.random.default_rng(seed).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+        np.savez(path, arr_0=images)
+    one, two, again = (models_of(data, "--heldout_data", path) for path in sets)
+    assert not [n for n in changed(models_of(data), one) if n in EVERYTHING]
+    assert changed(one, two) == {"copies", "held_out"} and not changed(two, again)
+    cells = one[0].cells
+    words = cells["copies"].argv
+    assert words[:3] == ["evaluate", cells["reference"].file, cells["samples_20"].file]
+    given = dict(zip(words[3::2], words[4::2]))
+    assert given["--train_data"] == cells["reference"].file
+    assert given["--heldout_data"] == cells["held_out"].file
+    words = cells["held_out"].argv
+    assert words[words.index("--data_dir") + 1] == str(sets[0])
+
+
 def test_keys_of_trainings_are_those_of_the_first_studies():
     """What was trained stays: the key is written down, that of flags and data as they were."""
     cell = matrix.Cell("train", {"lr": 0.1, "optimizer": "adam-sam"}, {"data": "x", "ranks": 1}, "")

@@ -18,6 +18,16 @@ def test_real_images_stand_below_the_models():
     assert lines[0][2:4] == ["**2**", "1.5"]
 
 
+def test_copies_stand_beside_the_distance():
+    found = {"features": "lite0", "metrics": {"nearer-lite0": 0.625, "FD-lite0": 1.0}}
+    models = [model_of({"copies": found}), model_of({"copies": None}, seed=1)]
+    summary = rows.summary(rows.rows_of(models))
+    floor = {"values": [0.4, 0.5, 0.6], "infinities": [0.0, 0.1, 0.2]}
+    header, line, last = tables.quality(summary, "FD", floor, "seconds", 400)
+    at = header.index("nearer to images trained on than those held out")
+    assert (line[at], last[at]) == ("0.625", "") and len(line) == len(last) == len(header)
+
+
 @pytest.mark.parametrize(
     ("cell", "told"),
     [
