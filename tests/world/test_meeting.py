@@ -13,7 +13,7 @@ from launchers import OPEN_MPI, SRUN_ON_TWO
 from flatdiff.store import private
 from flatdiff.world import launcher, meeting, signing
 
-TOGETHER = """
+TOGETHER = r"""
 from flatdiff.world import dist_util
 with dist_util.session():
     print(f"{dist_util.all_gather_object(dist_util.rank())}\n", end="")  # as one write
