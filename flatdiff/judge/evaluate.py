@@ -6,6 +6,7 @@
 The features of a reference are kept on disk under the hash of its contents and of the network.
 """
 
+import hashlib
 import math
 import os
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from .files import default_cache_dir, keep, kept
 from .frechet import distance_with_error, floor, frechet_distance, statistics
 from .image_source import check_same_size, open_images
 from .inception_score import inception_score
-from .memorization import memorization
+from .memorization import FEWEST, memorization
 from .precision_recall import NEIGHBOURS, precision_recall
 from .settings import settings
 from .sliced import sliced_distance
@@ -74,8 +75,15 @@ def evaluate(
     known = measure(reference, features, batch_size, cache_dir, progress)
     found = measure(samples, features, batch_size, "", progress, use_statistics=False)
     metrics, left_out = compare(known, found, features, seed, progress)
+    warnings = cautions(known, found, features)
     if others:
         pools = [measure(x, features, batch_size, cache_dir, progress).pool for x in others]
+        if all(x.num_images for x in others):
+            new = unseen(*others)
+            pools[1] = pools[1][new]
+            known_too = len(new) - int(new.sum())
+            text = f"{known_too} of {len(new)} held-out images are images trained on, and left out"
+            warnings += [text] * bool(known_too)
         metrics |= copies(*pools, found, features)
     return {
         "features": features.name,
@@ -86,7 +94,7 @@ def evaluate(
         "metrics": metrics,
         "left_out": left_out,
         "settings": settings(reference, samples, known, found, features),
-        "warnings": cautions(known, found, features),
+        "warnings": warnings,
     }
 
 
@@ -102,6 +110,24 @@ def _opened(train, held_out, samples, transparent):
     for other in others:
         check_same_size(other, samples)
     return others
+
+
+def unseen(train, held_out) -> Tensor:
+    """Which of the held-out images are none of the training images, pixel by pixel: bool [N].
+    ValueError where too few are left to look for copies with."""
+
+    def hashes(images):
+        batches = images.batches(64)
+        return [hashlib.sha256(image.tobytes()).digest() for batch in batches for image in batch]
+
+    known, others = set(hashes(train)), hashes(held_out)
+    new = torch.tensor([one not in known for one in others], dtype=torch.bool)
+    if int(new.sum()) < min(FEWEST, len(new)):
+        raise ValueError(
+            f"{len(new) - int(new.sum())} of the {len(new)} held-out images {held_out.name} are "
+            f"also in {train.name}: a test for copies needs {FEWEST} that nobody trained on"
+        )
+    return new
 
 
 def floor_of(

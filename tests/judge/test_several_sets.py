@@ -59,9 +59,20 @@ def test_copies_are_looked_for_where_held_out_images_are_given(features, tmp_pat
         (copies[:2], "needs .* held-out images .*: got only the training images"),
         (copies[2:], "got only the held-out images"),
         ([*copies[:3], "nowhere.npz"], "nowhere.npz does not exist"),
+        ([*copies[:3], "train.npz"], "150 of the 150 held-out images .* are also in .*train.npz"),
     ):
         with pytest.raises(SystemExit, match=f"evaluator: .*{message}"):
             evaluator.main(["train.npz", "fair.npz", "--cache_dir", "", *more])
+
+
+def test_held_out_images_that_were_trained_on_are_left_out(features):
+    train, held_out, samples = pictures(60), pictures(40), pictures(50)
+    clean = evaluate(train, samples, features, cache_dir="", train=train, held_out=held_out)
+    mixed = np.concatenate([train[:25], held_out[:30], train[-1:], held_out[30:]])
+    found = evaluate(train, samples, features, cache_dir="", train=train, held_out=mixed)
+    assert found["metrics"] == clean["metrics"]
+    assert "26 of 66 held-out images are images trained on, and left out" in found["warnings"]
+    assert not any("held-out" in text for text in clean["warnings"])
 
 
 def test_one_image_is_refused(features):
