@@ -33,9 +33,8 @@ def batches(made: Any, start: int, num_workers: int) -> Iterator[tuple]:
     how = {"batch_size": None, "num_workers": num_workers, "collate_fn": _as_it_is}
     how |= {"pin_memory": torch.cuda.is_available(), "worker_init_fn": _outlive}
     loader, warned = DataLoader(_OrError(made), sampler=range(start, sys.maxsize), **how), False
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # also of threads that libraries
-    items = iter(loader)  # begin in a process before `_outlive`, which would take one and end it
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with _deaf():
+        items = iter(loader)
     while True:
         with _naming(num_workers):
             item = next(items)
@@ -75,6 +74,17 @@ class _OrError:
         except RuntimeError:
             return first.numpy(), {name: value.numpy() for name, value in others.items()}
         return first, others
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin here have SIGNALS blocked from their first moment on: a thread that a
+    library begins in one before `_outlive` would take a signal, and end it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _outlive(worker: int) -> None:
