@@ -72,7 +72,7 @@ def copying(near: np.ndarray, far: np.ndarray, of_near: np.ndarray, of_far: np.n
             u = stats.mannwhitneyu(q, p).statistic
             total += n * (u - m * n / 2) / math.sqrt(m * n * (m + n + 1) / 12)
             weights += n
-    return total / weights if weights else float("nan")
+    return float(total / weights) if weights else math.nan
 
 
 def _shares(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -51,7 +51,9 @@ def test_copies_are_looked_for_where_held_out_images_are_given(features, tmp_pat
     )
     copies = ["--train_data", "train.npz", "--heldout_data", "held.npz"]
     for name, expected in (("copies", 1.0), ("fair", 0.5)):
-        result = evaluator.main(["train.npz", f"{name}.npz", "--cache_dir", "", *copies])
+        more = ["--cache_dir", "", "--json", "found.json", *copies]
+        result = evaluator.main(["train.npz", f"{name}.npz", *more])
+        assert json.loads(Path("found.json").read_text())["metrics"] == result["metrics"]
         nearer, error = result["metrics"]["nearer"], result["metrics"]["nearer_error"]
         assert abs(nearer - expected) < 3 * error
         assert (result["metrics"]["C_T"] < -3) == (name == "copies")
