@@ -1,7 +1,8 @@
 """Where the scatter of a number comes from: the training seed, the checkpoint, the generation seed.
 
-A number of one checkpoint's samples is a kind's mean, plus a normal draw for each generation seed,
-training, checkpoint of a training, and set of samples. The components are found by equating sums of
+A number of one checkpoint's samples is a kind's mean (at that step, where several trainings have
+it), plus a normal draw for each generation seed, training, checkpoint of a training, and set of
+samples. The components are found by equating sums of
 squares with their expectations (Henderson 1953, method 3: any design, unequal sizes), the intervals
 by the modified large-sample method (Graybill & Wang 1980), which is chi-square's for one square.
 """
@@ -81,7 +82,7 @@ def squares_of(found: Sequence[Observation]) -> dict[str, Square]:
     """The mean squares by the component that they tell of: each is what its groups explain beyond
     the groups before it."""
     values = np.array([o.value for o in found], float)
-    spans = {"kind": [o.kind for o in found]}
+    spans = {"kind": _alike(found)}
     leaves = [(o.kind, o.training, o.checkpoint) for o in found]
     seeds = [(o.kind, o.generation) for o in found]
     if len(set(leaves)) < len(found) > len(set(seeds)):  # checkpoints share generation seeds
@@ -155,18 +156,28 @@ def _component(name: str, parts: dict, total: float) -> Component:
 
 def _of_images(found: Sequence[Observation]) -> dict[str, Square]:
     """The squares of the jackknife over images: of all that new images change, "images"; and of
-    what is not common to the trainings of a kind that were sampled with one seed, "rest"."""
+    what is not common to trainings that are alike and were sampled with one seed, "rest"."""
     groups = NUM_GROUPS - 1
     apart = np.array([o.left_out for o in found], float)
     apart -= apart.mean(1, keepdims=True)
     whole = groups / NUM_GROUPS * float(np.square(apart).sum()) / len(found)
-    shared = _design([(o.kind, o.generation) for o in found])
+    shared = _design([(*at, o.generation) for at, o in zip(_alike(found), found)])
     own = apart - shared @ np.linalg.lstsq(shared, apart, rcond=None)[0]
     square = Square(whole, groups * shared.shape[1], {"rest": 1.0})
     if not (count := len(found) - shared.shape[1]):
         return {"images": square, "rest": square}
     rest = groups / NUM_GROUPS * float(np.square(own).sum()) / count
     return {"images": square, "rest": Square(rest, groups * count, {"rest": 1.0})}
+
+
+def _alike(found: Sequence[Observation]) -> list[tuple]:
+    """What has a mean of its own: a kind, and each checkpoint that several of its trainings have,
+    so that what all of them gain from one to the next is no scatter."""
+    trainings: dict[tuple, set] = {}
+    for o in found:
+        trainings.setdefault((o.kind, o.checkpoint), set()).add(o.training)
+    several = {at for at, of in trainings.items() if len(of) > 1}
+    return [at if (at := (o.kind, o.checkpoint)) in several else (o.kind,) for o in found]
 
 
 def _design(labels: Sequence[Hashable]) -> np.ndarray:

@@ -31,8 +31,8 @@ SCATTER = (
     "Standard deviations of one number of the table above, which all kinds are taken to share. Of "
     "the generation seed: by samples of several (--generation_seeds), else by the jackknife over "
     "images, too large near a perfect copy. What trainings share for being sampled from the same "
-    "noise is in the generation seed's part alone. Of the checkpoint: with what training still "
-    "gains between them."
+    "noise is in the generation seed's part alone. Of the checkpoint: around the mean of its step "
+    "over trainings; of one training, with what it gains between them."
 )
 COPIES = (
     "Nearer to images trained on than those held out: the share of the pairs of a sample and an "

@@ -71,6 +71,16 @@ def test_known_components_are_found_and_covered(kinds, design, deviations, cross
             assert np.mean([part.variance for part in parts]) > truth - 4 * error
 
 
+def test_what_all_trainings_gain_between_checkpoints_is_no_scatter():
+    """A line of any slope through each kind's checkpoints changes nothing."""
+    rng, slopes = np.random.default_rng(7), (100.0, -7.0)
+    for design, crossed in (([[1, 1, 1]] * 3, NESTED), ([[2, 2]] * 2, CROSSED)):
+        flat = simulated(rng, 2, design, (1, 0.5, 0.5, 1), crossed)
+        rising = [o._replace(value=o.value + slopes[o.kind] * o.checkpoint) for o in flat]
+        for a, b in zip(split(flat), split(rising)):
+            assert a[1:4] == (None,) * 3 == b[1:4] or a[1:4] == pytest.approx(b[1:4])
+
+
 def of_images(rng, training, shared, own, seeds):
     """Means of 10 groups of images each; what trainings of one seed share is the same in both."""
     noise = shared * rng.standard_normal((9, 10))
