@@ -56,6 +56,8 @@ def title(column: str) -> str:
     if column in known:
         return known[column].title
     kind, _, way = column.partition("_")
+    if "_at" in way:
+        return f"distance after {way.rpartition('_at')[2]} steps"
     steps, _, bits = way.rpartition("w")
     rounded = f"distance at {bits} bits" if steps else f"distance, {way} steps"
     return {"fd": rounded, "rise": f"lost at {bits} bits"}.get(kind, column)
