@@ -78,13 +78,8 @@ def evaluate(
     warnings = cautions(known, found, features)
     if others:
         pools = [measure(x, features, batch_size, cache_dir, progress).pool for x in others]
-        if all(x.num_images for x in others):
-            new = unseen(*others)
-            pools[1] = pools[1][new]
-            known_too = len(new) - int(new.sum())
-            text = f"{known_too} of {len(new)} held-out images are images trained on, and left out"
-            warnings += [text] * bool(known_too)
-        metrics |= copies(*pools, found, features)
+        more, said = copies(others, pools, found, features)
+        metrics, warnings = metrics | more, warnings + said
     return {
         "features": features.name,
         "feature_dim": features.dim,
@@ -240,14 +235,20 @@ def _kernel(known, pool, seed):
     return {"": mean, "_std": deviation, "_error": error}, groups
 
 
-def copies(train: Tensor | None, held_out: Tensor | None, samples: Measured, features) -> dict:
-    """The metrics of `memorization`: nearer, with its error, and C_T."""
+def copies(images, pools: list[Tensor | None], samples: Measured, features) -> tuple[dict, list]:
+    """The metrics of `memorization`, nearer, with its error, and C_T; and what a reader should
+    know. images: sources of the training images and of those held out; pools: their features."""
+    train, held_out = pools
     if train is None or held_out is None:
         raise ValueError("a test for copies needs images, and got an npz of statistics only")
-    found = memorization(train, held_out, samples.pool)
+    new = unseen(*images)
+    left = len(new) - int(new.sum())
+    said = f"{left} of {len(new)} held-out images are images trained on, and left out"
+    found = memorization(train, held_out[new], samples.pool)
     nearer, statistic = features.metric("nearer"), features.metric("C_T")
     told = {nearer: found["share"], f"{nearer}_error": found["error"], statistic: found["C_T"]}
-    return {key: value for key, value in told.items() if not math.isnan(value)}
+    told = {key: value for key, value in told.items() if not math.isnan(value)}
+    return told, [said] * bool(left)
 
 
 def difference(one: dict, other: dict, name: str) -> power.Difference:
