@@ -49,7 +49,7 @@ def test_two_ranks_are_one_rank_with_the_joined_batch(digits, tmp_path, flags):
 
 def test_a_killed_run_goes_on_to_the_same_weights_and_can_be_sampled(digits, tmp_path):
     flags = "--optimizer adam-sam --rho 0.2 --use_swa True --swa_window 3 --batch_size 4".split()
-    flags += ["--save_interval", "2", "--end_step", "20"]
+    flags += ["--save_interval", "2", "--end_step", "60"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     said = succeed(train(2, digits, whole, *flags)).stdout
     for words in ("global batch: 8 (2 ranks x 4)", "adam-sam with rho 0.2", "SWA of every 3 steps"):
@@ -74,14 +74,14 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_can_be_sampled(digits, tmp
         if not running(str(killed)):
             break
         time.sleep(0.02)
-    assert not (killed / "state000020.pt").exists(), "it was over before it was killed"
+    assert not (killed / "state000060.pt").exists(), "it was over before it was killed"
     succeed(train(2, digits, killed, *flags, "--resume", "auto"))
-    for name in ("model000020.pt", "ema_0.9_000020.pt", "swa_000020.pt"):
+    for name in ("model000060.pt", "ema_0.9_000060.pt", "swa_000060.pt"):
         assert same(whole / name, killed / name), name
     steps = np.genfromtxt(killed / "progress.csv", delimiter=",", names=True)["step"]
-    assert sorted({*steps} - {int(told)}) == [n for n in range(2, 21, 2) if n != int(told)]
+    assert sorted({*steps} - {int(told)}) == [n for n in range(2, 61, 2) if n != int(told)]
 
-    sample = [script("image_sample"), "--model_path", killed / "swa_000020.pt", "--num_samples", 7]
+    sample = [script("image_sample"), "--model_path", killed / "swa_000060.pt", "--num_samples", 7]
     sample += ["--timestep_respacing", 10, "--seed", 3]
     succeed(mpirun(2, *sample, "--batch_size", 2, "--log_dir", tmp_path / "a"))
     succeed(run([sys.executable, *sample, "--batch_size", 7, "--log_dir", tmp_path / "b"]))
