@@ -1,6 +1,7 @@
 """The images of a study: those that networks are trained on, and those that none has seen."""
 
 from ..data.image_datasets import ImageDataset, fingerprint
+from ..judge.memorization import FEWEST
 from ..measure.evaluation import LARGEST_REFERENCE
 from ..models import run_util
 
@@ -17,6 +18,11 @@ def held_out_of(flags, trained: ImageDataset) -> ImageDataset:
         raise ValueError(
             f"--heldout_data: {trained.num_images} images are trained on, and copies of them are "
             f"looked for among {LARGEST_REFERENCE} at most: compare.py looks among all"
+        )
+    if held_out.num_images < FEWEST:
+        raise ValueError(
+            f"--heldout_data {flags.study.heldout_data} are {held_out.num_images} images; a test "
+            f"for copies needs {FEWEST} or more"
         )
     if fingerprint(held_out) == fingerprint(_images(flags, flags.data.data_dir)):
         raise ValueError(f"--heldout_data {flags.study.heldout_data} are the images trained on")

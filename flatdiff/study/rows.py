@@ -12,7 +12,7 @@ from ..flags.choices import MEASURES, Column, Measure
 from ..judge.names import metric_name
 from ..measure.chains import EDGES
 from ..measure.exposure_report import UNDERFIT
-from .matrix import Model
+from .matrix import Cell, Model
 from .significance import half_width
 
 # of a kind of model, whose seeds are repetitions
@@ -82,17 +82,20 @@ def _quantized(row: dict) -> dict:
 def _copies(model: Model) -> dict[str, float | None]:
     if "copies" not in model.cells:
         return {}
-    found = model.cells["copies"].result() or {"features": "", "metrics": {}}
-    return {"copies": found["metrics"].get(metric_name(found["features"], "nearer"))}
+    return {"copies": _metric(model.cells["copies"], "nearer")}
+
+
+def _metric(cell: Cell, kind: str = "FID") -> float | None:
+    found = cell.result() or {"features": "", "metrics": {}}
+    return found["metrics"].get(metric_name(found["features"], kind))
 
 
 def earlier(model: Model) -> dict[str, float | None]:
     """The first of the model's distances, at the checkpoints before its last, in their order."""
     first, found = next((name for name in model.cells if name.startswith("fd_")), ""), {}
     for name in [name for name in model.cells if re.fullmatch(r"again_[1-9]\d*_0", name)]:
-        result = model.cells[name].result() or {"features": "", "metrics": {}}
-        value = result["metrics"].get(metric_name(result["features"]))
-        found[f"{first}_at{model.cells[name.replace('again', 'drawn')].made_of['step']}"] = value
+        step = model.cells[name.replace("again", "drawn")].made_of["step"]
+        found[f"{first}_at{step}"] = _metric(model.cells[name])
     return dict(reversed(found.items()))
 
 

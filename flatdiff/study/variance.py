@@ -2,9 +2,9 @@
 
 A number of one checkpoint's samples is a kind's mean (at that step, where several trainings have
 it), plus a normal draw for each generation seed, training, checkpoint of a training, and set of
-samples. The components are found by equating sums of
-squares with their expectations (Henderson 1953, method 3: any design, unequal sizes), the intervals
-by the modified large-sample method (Graybill & Wang 1980), which is chi-square's for one square.
+samples. The components are found by equating sums of squares with their expectations (Henderson
+1953, method 3: any design, unequal sizes), the intervals by the modified large-sample method
+(Graybill & Wang 1980), which is chi-square's for one square.
 """
 
 import math

@@ -84,7 +84,7 @@ def test_copies_are_looked_for_in_the_first_samples_beside_images_held_out(data,
     """It changes no cell that a study without it has; another set of images held out is another."""
     sets = [tmp_path / f"{name}.npz" for name in "abc"]
     for path, seed in zip(sets, (1, 2, 2)):
-        images = np.random.default_rng(seed).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+        images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
         np.savez(path, arr_0=images)
     one, two, again = (models_of(data, "--heldout_data", path) for path in sets)
     assert not [n for n in changed(models_of(data), one) if n in EVERYTHING]

@@ -107,6 +107,29 @@ def test_without_repeated_samples_the_jackknife_tells_of_their_seed(seeds):
         )
 
 
+def test_the_jackknife_tells_of_the_images_of_each_checkpoint():
+    """What trainings share at a step, of its noise and of what they gain, is no scatter of theirs;
+    nor is it of their checkpoints."""
+
+    def draw(own=1.0, shared=3.0):
+        found, noise = [], shared * rng.standard_normal((3, 10))
+        for t in range(4):
+            of_training = rng.standard_normal()
+            for c in range(3):
+                groups = noise[c] + own * rng.standard_normal(10)
+                value = 5 * c + of_training + 0.7 * rng.standard_normal() + groups.mean()
+                found.append(Observation(value, "a", t, c, 0, (groups.sum() - groups) / 9))
+        return known(split(found))
+
+    rng = np.random.default_rng(8)
+    found = [draw() for _ in range(300)]
+    for name, truth in ((TRAINING, 1.0), (CHECKPOINT, 0.49), (GENERATION, (9 + 1) / 10)):
+        parts = [parts[name] for parts in found]
+        assert np.mean([part.low <= truth <= part.high for part in parts]) > 0.9, name
+        values = np.array([part.variance for part in parts])
+        assert values.mean() == pytest.approx(truth, abs=0.05 + 4 * values.std() / 300**0.5)
+
+
 def test_what_cannot_be_told_says_why():
     (training, checkpoint, generation) = split([Observation(1.0, k, 0) for k in "ab"])
     assert [training.variance, checkpoint.variance, generation.variance] == [None] * 3
