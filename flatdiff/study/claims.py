@@ -108,7 +108,8 @@ def _of_objective(rows: list[dict]) -> list[Claim]:
             own = [dataclasses.replace(c, place=CONTROL) for c in own] if sam in controls else own
             found += own
         if sam in sams and (equal := of_equal_cost(rows, sam)):
-            found += Maker(rows, name, sam, equal).quality(equal, FAIR, " at equal cost")
+            fair = Maker(rows, name, sam, equal)
+            found += fair.quality(equal, FAIR, " at equal cost") + fair.rounded(equal)
         for control in controls if sam in sams else ():
             against = Maker(rows, name, sam, control).flatness(control)
             found += [dataclasses.replace(c, place=AGAINST) for c in against]
@@ -170,11 +171,11 @@ class Maker:
         return Claim(text, place, column, sam | (a or {}), plain | (b or {}))
 
     def each(self, columns: list[str], place: str, text: str) -> list[Claim]:
-        """Makes a claim of every column and average, whose {number} and {plus} stand in the
-        text."""
+        """Makes a claim of every column and average: the {number} that ends its name, and {plus},
+        stand in the text."""
         found = []
         for column, average in itertools.product(columns, self.averages):
-            told = text.format(number=re.search(r"\d+", column)[0], plus=plus(average))
+            told = text.format(number=re.findall(r"\d+", column)[-1], plus=plus(average))
             both = {"average": average}
             found.append(self.claim(told, place, column, both, both))
         return found
@@ -207,6 +208,12 @@ class Maker:
         columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
         text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}}{how}"
         return self.each(columns, place, f"{text}, {{number}} steps")
+
+    def rounded(self, against: str) -> list[Claim]:
+        """What somebody who deploys rounded weights asks: which of the two to train."""
+        columns = [c for c in self.rows[0] if re.fullmatch(r"fd_\d+_w\d+", c)]
+        text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}} at equal cost"
+        return self.each(columns, FAIR, f"{text}, at {{number}} bits")
 
 
 def of(objective: str) -> str:

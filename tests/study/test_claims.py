@@ -141,6 +141,25 @@ def test_equal_cost_is_said_where_it_is_equal():
     assert {c.place for c in claims.claims(alone)} == {claims.FAIR}
 
 
+def test_rounded_networks_are_compared_at_equal_cost():
+    """The order of distances may turn with the bits: SAM is worse by 1, at 3 bits better by 2."""
+    kinds = {"adam": (4.0, 9.0), A["gradient"]: (3.0, 4.0), "adam 2x steps": (2.0, 6.0)}
+    noise = [0.0, 0.1, -0.1]
+    rows = [
+        row(kind, seed, fd_20=plain + noise[seed], fd_20_w3=rounded - noise[seed], rise_w3=0.0)
+        for kind, (plain, rounded) in kinds.items()
+        for seed in range(3)
+    ]
+    rows = [r | {"fd_20": r["fd_20"] + r["seed"] / 100 * r["climbs"]} for r in rows]
+    rows = [r | {"fd_20_w3": r["fd_20_w3"] + r["seed"] / 100 * r["climbs"]} for r in rows]
+    fair = {v.text: v for v in claims.verdicts(rows) if v.place == claims.FAIR}
+    text = "SAM has a lower distance than adam 2x steps at equal cost, "
+    plain, rounded = fair[f"{text}20 steps"], fair[f"{text}at 3 bits"]
+    assert (plain.verdict, rounded.verdict) == (claims.FAILS, claims.HOLDS)
+    assert (plain.estimate, rounded.estimate) == pytest.approx((1.01, -1.99))
+    assert rounded.base == pytest.approx(6.0) and len(fair) == 2
+
+
 def test_what_is_compared_is_said_without_raw_weights():
     rows = [
         row(g, s, average, lpf=1.0 + s, gap_mean=1.0, rise_w8=1.0)
