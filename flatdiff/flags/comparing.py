@@ -84,8 +84,8 @@ class StudyFlags(FigureFlags):
     num_samples: int = flag(10000, "samples for each Frechet distance", low=20)
     generation_seeds: int = flag(
         1,
-        "sets of samples of each model, in the first of sampling_steps, from --seed, --seed + 1, "
-        "...: the report splits the scatter; 1: the first alone",
+        "sets of samples of each model, in the first of sampling_steps, of its training's seed and "
+        "those after it: the report splits the scatter; 1: the first alone",
         low=1,
     )
     checkpoints: int = flag(

@@ -259,25 +259,29 @@ def _underfitted(claim: Claim, rows: list[dict]) -> bool:
 
 
 def correlated(rows: list[dict], x: str, y: str) -> Verdict | None:
-    """Whether sharper models lose more: Pearson's r over models, its p by permuting trainings. Only
-    trainings with all their averages count. None for fewer than two, or without an r."""
-    trainings = collections.defaultdict(dict)
+    """Whether sharper models lose more: Pearson's r over models, its p by permuting kinds of
+    training. Trainings with all averages count, of seeds that each kind has. None for fewer than
+    two kinds, or without an r."""
+    averages = sorted({row["average"] for row in rows})
+    trainings, kinds = collections.defaultdict(dict), collections.defaultdict(dict)
     for row in rows:
         if None not in (row.get(x), row.get(y)):
             key = row["gradient"], row["input_pertub"], row["seed"]
             trainings[key][row["average"]] = row[x], row[y]
-    averages = sorted({row["average"] for row in rows})
-    whole = {key: found for key, found in trainings.items() if len(found) == len(averages)}
-    if len(whole) < 2:
+    for (*kind, seed), found in trainings.items():
+        if len(found) == len(averages):
+            kinds[tuple(kind)][seed] = [found[a] for a in averages]
+    if len(kinds) < 2:
         return None
-    pairs = np.array([[found[a] for a in averages] for found in whole.values()])
-    r = significance.by_training(pairs[..., 0], pairs[..., 1], [key[2] for key in whole])
+    seeds = sorted(set.intersection(*map(set, kinds.values())))
+    pairs = np.array([[of[seed] for seed in seeds] for of in kinds.values()])
+    r = significance.by_kind(pairs[..., 0], pairs[..., 1]) if seeds else None
     if r is None:
         return None
     bits = y.removeprefix("rise_w")
     text = f"Sharper models lose more at {bits} bits: r of {flatness()[x]} and the loss"
     text = of(rows[0]["objective"]) + text
     verdict = UNDECIDED if r.p >= 1 - LEVEL else HOLDS if r.r > 0 else FAILS
-    why = f"{r.trainings} trainings cannot decide it" if r.least >= 1 - LEVEL else ""
-    about = text, "theorem 2", "r", verdict, r.r, None, None, r.trainings, why
+    why = f"{r.kinds} kinds of training cannot decide it" if r.least >= 1 - LEVEL else ""
+    about = text, "theorem 2", "r", verdict, r.r, None, None, r.kinds, why
     return Verdict(*about, r.p, seen=r.seen)

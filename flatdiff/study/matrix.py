@@ -150,7 +150,7 @@ class Cells:
         self.chains = objectives.objectives(flags)
         automatic = flags.run.dtype == "auto"
         flags.run = dtypes.decided(flags.run)
-        self.run = {"seed": flags.run.seed, "dtype": flags.run.dtype}
+        self.run = {"dtype": flags.run.dtype}
         self.measured = self.run | ({"dtype": "fp32"} if automatic else {})
         images = images_of(flags)
         self.data = fingerprint(images)
@@ -178,14 +178,16 @@ class Cells:
 
     def model(self, training: Training, average: str) -> Model:
         """The model of one average: its cells are, by name, samples and their distances, the
-        registry's measures, the real images."""
+        registry's measures, the real images. All by the training's seed: models of one seed share
+        noise, images and directions, those of another have others, so that seeds repeat all."""
         made_of = {"training": training.cell.key, "average": average}
         path = _checkpoint(training, average, training.steps)
         aside = {"model_path": path, "log_dir": FOLDER}
         chain, cells, calls = self.chains[training.objective], {}, {}
         first, *others = objectives.samplers(self.flags, chain)
         for name, *what in self._ways(first, others):
-            cells[f"samples_{name}"] = samples = self._samples(*what, made_of, aside)
+            samples = self._samples(*what, made_of, aside, training.seed)
+            cells[f"samples_{name}"] = samples
             cells["reference"] = self.reference
             distance = self._distance("distance", [samples.file], {}, {"samples": samples.key})
             cells[f"fd_{name}"] = distance
@@ -197,14 +199,15 @@ class Cells:
         cells |= self._again(training, average, first, made_of, aside)
         asked = ((k, m) for k, m in MEASURES.items() if not m.asked or vars(self.study)[m.asked])
         for kind, measure in asked:
-            more = _unless_default(SAMPLING[kind], first) if kind in SAMPLING else {}
+            more = {"seed": training.seed}
+            more |= _unless_default(SAMPLING[kind], first) if kind in SAMPLING else {}
             for name, text in measure.cells.items():
                 cells[name] = self._measured(kind, measure, text, more, made_of, aside)
         return Model(training, average, cells | {"floor": self.floor}, calls)
 
     def _again(self, training: Training, average: str, sampler: str, made_of, aside) -> dict:
         """The model's samples anew, by other generation seeds and of earlier checkpoints, and their
-        distances: again_BACK_SEED, counted from 0."""
+        distances: again_BACK_LATER, counted from the last checkpoint and the training's seed."""
         study, cells = self.study, {}
         steps = steps_of(training, self.flags.train.save_interval)
         wanted = 1 if average == "swa" else study.checkpoints
@@ -213,15 +216,15 @@ class Cells:
                 f"--checkpoints is {wanted}, but a training of {training.steps} steps keeps "
                 f"{len(steps)}: give a lower --save_interval"
             )
-        for back, seed in itertools.product(range(wanted), range(study.generation_seeds)):
-            if (back, seed) != (0, 0):
+        for back, later in itertools.product(range(wanted), range(study.generation_seeds)):
+            if (back, later) != (0, 0):
                 more = {"step": steps[back]} if back else {}
                 path = _checkpoint(training, average, steps[back])
                 what = self.lists["sampling_steps"][0], 0, sampler
-                samples = self._samples(*what, made_of | more, aside | {"model_path": path}, seed)
-                cells[f"drawn_{back}_{seed}"] = samples
+                told = made_of | more, aside | {"model_path": path}, training.seed + later
+                cells[f"drawn_{back}_{later}"] = samples = self._samples(*what, *told)
                 about = [samples.file], {}, {"samples": samples.key}
-                cells[f"again_{back}_{seed}"] = self._distance("distance", *about)
+                cells[f"again_{back}_{later}"] = self._distance("distance", *about)
         return cells
 
     def _ways(self, first: str, others: list[str]) -> Iterator[tuple[str, int, int, str]]:
@@ -242,10 +245,9 @@ class Cells:
         made_of, words = {"data": known}, ("data", "to_npz")
         return Cell("reference", flags, made_of, self.store, words, aside, file)
 
-    def _samples(self, steps: int, bits: int, sampler: str, made_of, aside, later=0) -> Cell:
-        """`later`: how far behind the study's seed theirs is."""
+    def _samples(self, steps: int, bits: int, sampler: str, made_of, aside, seed: int) -> Cell:
         n, size = self.study.num_samples, self.flags.model.image_size
-        flags = self.run | {"seed": self.run["seed"] + later}
+        flags = self.run | {"seed": seed}
         flags |= {"num_samples": n, "quant": bits, "timestep_respacing": str(steps)}
         flags |= _unless_default(config.SampleFlags, sampler)
         aside = aside | {"batch_size": self.study.measure_batch}

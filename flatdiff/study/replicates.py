@@ -60,12 +60,13 @@ def _observations(model: Model, column: str) -> list[Observation]:
     first = next(name for name in model.cells if name.startswith("fd_")) == column
     found = []
     for name in [column, *(again if first else ())]:
-        back, seed = map(int, name.split("_")[1:]) if name in again else (0, 0)
+        back, later = map(int, name.split("_")[1:]) if name in again else (0, 0)
         if result := model.cells[name].result():
             metric = metric_name(result["features"])
             value = result["metrics"].get(metric, math.nan)
             groups = result.get("left_out", {}).get(metric, ())
-            about = tuple(model.kind.values()), model.training.seed, back, seed
+            seed = model.training.seed
+            about = tuple(model.kind.values()), seed, back, seed + later
             found += [Observation(value, *about, groups)] if math.isfinite(value) else []
     return found
 

@@ -1,7 +1,7 @@
 """What a handful of numbers can decide: intervals, power, a permutation test, many claims at once.
 
-Means of paired differences by Student's t. A correlation over models by permuting trainings, as
-models of one training are no independent draws. Knows no studies, only arrays.
+Means of paired differences by Student's t. A correlation over models by permuting kinds, as models
+of one kind are no independent draws. Knows no studies, only arrays.
 """
 
 import itertools
@@ -32,14 +32,14 @@ class Mean(NamedTuple):
 
 
 class Correlation(NamedTuple):
-    """r over all models; p of no relation between trainings, `least`: the lowest that it can be;
-    seen: the r that as many independent trainings would tell from 0 in 80 % (about)."""
+    """r over all models; p of no relation between kinds, `least`: the lowest that it can be; seen:
+    the r that as many independent kinds would tell from 0 in 80 % (about)."""
 
     r: float
     p: float
     least: float
     seen: float | None
-    trainings: int
+    kinds: int
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -72,45 +72,37 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(stats.pearsonr(x, y).statistic)
 
 
-def by_training(x: np.ndarray, y: np.ndarray, seeds: Sequence[int]) -> Correlation | None:
-    """Whether x and y [trainings, models of each] go together; None where there is no r.
+def by_kind(x: np.ndarray, y: np.ndarray) -> Correlation | None:
+    """Whether x and y [kinds, ...], of all models of a kind, go together; None where there is no r.
 
-    The models of a training stay together, and trainings change places within their seed alone, so
-    neither what models of a training share nor what trainings of a seed share counts as a relation.
-    Two-sided; of more than 10,000 orders, so many are drawn at random.
+    Kinds change places as a whole: whatever makes a kind of training lose more or less lies in all
+    of its models, so that more seeds of it are no more evidence. Two-sided; of more than 10,000
+    orders, so many are drawn at random.
     """
     r = correlation(x.ravel(), y.ravel())
     if r is None:
         return None
-    a, b = ((v - v.mean()) / np.linalg.norm(v - v.mean()) for v in (x, y))
+    a, b = (v.reshape(len(v), -1) - v.mean() for v in (x, y))
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     products = a @ b.T  # r of an order: the sum of products[i, order[i]]
-    blocks = [np.flatnonzero(np.equal(seeds, s)) for s in dict.fromkeys(seeds)]
-    orders = math.prod(math.factorial(len(block)) for block in blocks)
-    others = (_all_orders if orders <= MOST else _some_orders)(products, blocks)
+    n = len(x)
+    orders = _orders(n)
+    others = products[np.arange(n), orders].sum(axis=1)
     slack = 1e-9  # equal orders may differ by rounding
     p = 2 * min(np.mean(others <= r + slack), np.mean(others >= r - slack))
-    n = len(x)
     needed = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)  # of Fisher's z
     seen = math.tanh(needed / math.sqrt(n - 3)) if n > 3 else None
-    return Correlation(r, min(1.0, float(p)), 2 / len(others), seen, n)
+    return Correlation(r, min(1.0, float(p)), min(1.0, 2 / len(orders)), seen, n)
 
 
-def _all_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
-    total = np.zeros(1)
-    for block in blocks:
-        sums = [products[block, order].sum() for order in map(list, itertools.permutations(block))]
-        total = np.add.outer(total, sums).ravel()
-    return total
-
-
-def _some_orders(products: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
-    """The first is the one that was found, which keeps p above 0."""
+def _orders(n: int) -> np.ndarray:
+    """Those of n things, [orders, n]; some of them where they are too many. The first is their own,
+    which keeps p above 0."""
+    if math.factorial(n) <= MOST:
+        return np.array(list(itertools.permutations(range(n))))
     rng = np.random.default_rng(seed_of(0))
-    total = np.full(MOST, sum(products[block, block].sum() for block in blocks))
-    for block in blocks:
-        orders = rng.permuted(np.tile(block, (MOST - 1, 1)), axis=1)
-        total[1:] += products[block, orders].sum(axis=1) - products[block, block].sum()
-    return total
+    drawn = rng.permuted(np.tile(np.arange(n), (MOST - 1, 1)), axis=1)
+    return np.vstack([np.arange(n), drawn])
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -128,7 +128,7 @@ def claims(verdicts: list[Verdict]) -> Rows:
         estimate = f"r = {v.estimate:.2f}" if correlation else f"{v.estimate:+.3g}"
         seen = "" if v.seen is None else f"r = {v.seen:.2f}" if correlation else f"{v.seen:.2g}"
         p = "" if v.p is None else f"{v.p:.2g}"
-        n = f"{v.n} trainings" if correlation else str(v.n)
+        n = f"{v.n} kinds" if correlation else str(v.n)
         why = f": {v.why}" if v.why else ""
         rows.append([v.text, v.verdict + why, v.holm, estimate, interval, p, seen, n, v.place])
     return rows

@@ -64,7 +64,7 @@ def made_by(report) -> dict[str, str]:
     size = f["model"]["image_size"]
     return {
         "weights": f"{weights} (none: the last weights), at the end of each training",
-        "samples": f"{f['study']['num_samples']}, seed {f['run']['seed']}; {steps}",
+        "samples": f"{f['study']['num_samples']}, each model's by its training's seed; {steps}",
         "features": made.get("features", report.settings["features"]),
         "reference": f"{known.get('num_reference', 'all')} images of the training data",
         "resize": made.get("resize", f"{size}x{size}"),
@@ -178,7 +178,9 @@ def notes(report) -> list[str]:
         "only watch the weights. SWA is the mean over the last quarter of the steps, unless "
         "flags say otherwise.",
         *([COPIES] if f["study"]["heldout_data"] else []),
-        "All models are measured on the same images, timesteps, noise and weight perturbations.",
+        "The models of one seed are sampled from the same noise, and measured on the same images, "
+        "timesteps, noise and weight perturbations; those of another seed on others, so that ± "
+        "covers these, too.",
         *(measure.note for measure in measures_of().values() if measure.note),
         "Images are those that a gradient was taken of: a step of SAM takes two of each. "
         f"{'Processor seconds' if report.on_cpu else 'Seconds'} are of the training alone.",
@@ -188,7 +190,7 @@ def notes(report) -> list[str]:
         "One claim in twenty without an effect is decided by chance. After Holm's correction "
         f"that is so of one family of claims in twenty. The families: {families}.",
         *report.settings["objectives"],
-        "Sharpness against loss: r over all models; its p is from trainings that change places "
-        "within their seed, the models of a training together. It says that they go together "
-        "among these trainings, which differ in more than sharpness.",
+        "Sharpness against loss: r over all models; its p is from kinds of training that change "
+        "places with all of their models, as what makes a kind lose more lies in all of its seeds. "
+        "Four kinds or fewer cannot decide it; and that they go together is no cause.",
     ]

@@ -80,6 +80,18 @@ def test_samples_anew_are_of_other_seeds_and_earlier_checkpoints(data):
         models_of(data, "--save_interval", 15, "--checkpoints", 9)
 
 
+def test_models_of_a_seed_share_their_random_numbers_and_seeds_share_none(data):
+    """So that the scatter over seeds has all in it that another study would have otherwise."""
+    models = models_of(data, "--seed", 3, "--save_interval", 15, "--checkpoints", 2)
+    kinds = {m.training.gradient for m in models}
+    assert {m.training.seed for m in models} == {3, 4} and len(kinds) == 3
+    for model in models:
+        measured = {n: c for n, c in model.cells.items() if "training" in c.made_of}
+        assert measured.keys() >= {"samples_20_w4", "LPF", "HESSIAN", "exposure"}
+        assert {c.flags["seed"] for c in measured.values()} == {model.training.seed}
+        assert "drawn_1_0" in measured or model.average == "swa"
+
+
 def test_copies_are_looked_for_in_the_first_samples_beside_images_held_out(data, tmp_path):
     """It changes no cell that a study without it has; another set of images held out is another."""
     sets = [tmp_path / f"{name}.npz" for name in "abc"]
