@@ -3,8 +3,9 @@
 Meehan, Chaudhuri & Dasgupta 2020, "A three-sample test to detect data-copying": L(x) is the
 distance from x to its nearest training image, here between features. With as many held-out images
 of the same source, P(L(sample) < L(held-out)) is a half for a model that copies no more than the
-data do themselves; above it, samples sit on training images. C_T is their test statistic, about a
-standard normal then, and below -3 where a model copies.
+data do themselves; above it, samples sit on training images. C_T is their test statistic, a mean
+of the z-scores of cells: of one cell about a standard normal then, of several narrower, as
+1 / sqrt(cells). Below -3 they call it copying, which is many such deviations.
 """
 
 import math

@@ -8,6 +8,8 @@ import os
 import re
 from pathlib import Path
 
+from scipy import stats
+
 from .. import __version__
 from ..store import disk
 from . import page
@@ -93,23 +95,29 @@ def _runs(folder: str) -> dict[str, dict]:
     for row in known.get("differences", []):
         if row["less"] == f"{next(iter(runs))} {row['weights']}" and row["weights"] == "fp32":
             runs[row["run"]].setdefault("less", {}).setdefault(row["metric"], row)
-    for row in _rises(_json(os.path.join(folder, "flatness", "flatness.json"))):
+    rises = _rises(_json(os.path.join(folder, "flatness", "flatness.json")))
+    base = rises[0]["model"].partition("/")[0] if rises else ""  # which the others are less
+    for row in rises:
         of = runs.setdefault(row["model"].partition("/")[0], {})
         name = f"{LPF}{row['sigma']:g}"
         if name not in of:  # of several checkpoints of a run the first
             of[name] = row["rise"], row["error_larger"]
-            of.setdefault("less", {})[LPF] = row
+            if next(iter(runs)) == base:
+                of.setdefault("less", {})[LPF] = row
     if REAL in runs:
         runs[REAL] = runs.pop(REAL)  # the last line
     return runs
 
 
 def _rises(flatness: dict) -> list[dict]:
-    """LPF's rows of its first term, over all timesteps, at the middle sigma."""
-    rows = flatness.get("LPF", {}).get("rows", [])
+    """LPF's rows of its first term, over all timesteps, at the middle sigma; errors_95: how many
+    errors to each side are a 95 % interval (of mirrored draws a pair is one)."""
+    record = flatness.get("LPF", {})
+    rows, draws = record.get("rows", []), record.get("settings", {}).get("num_draws", 20)
+    errors = float(stats.t.ppf(0.975, max(1, draws // 2 - 1)))
     sigmas = sorted({row["sigma"] for row in rows})
     return [
-        row
+        row | {"errors_95": errors}
         for row in rows
         if (row["term"], row["part"]) == (rows[0]["term"], "all")
         and row["sigma"] == sigmas[len(sigmas) // 2]
@@ -127,19 +135,23 @@ def _table(runs: dict[str, dict]) -> Rows:
 def sentence(runs: dict[str, dict]) -> str:
     """Say of each run how flat and how good it is beside the first; "" of one run alone."""
     first, *others = [run for run in runs if run != REAL] or [""]
-    said = [s for run in others if (s := _against(runs[run].get("less", {})))]
+    said = [s for run in others if (s := _against(runs[run].get("less", {}), runs[first]))]
     told = "; ".join(f"{run} against {first}: {s}" for run, s in zip(others, said))
     return told and f"{told}."
 
 
-def _against(less: dict) -> str:
+def _against(less: dict, first: dict) -> str:
+    """As a share where the first's rise is surely above 0."""
     said = []
     for name, row in less.items():
-        if name == LPF and row.get("minus_first") is not None and row["rise"] > 0:
-            d, half = row["minus_first"], 1.96 * row["minus_first_error_larger"]
-            share = row["rise"] / (row["rise"] - d)
+        if name == LPF and row.get("minus_first") is not None:
+            d, half = row["minus_first"], row["errors_95"] * row["minus_first_error_larger"]
+            base, error = first[f"{LPF}{row['sigma']:g}"]
+            share = f"{row['rise'] / base:.2g} times as much" if row["rise"] > 0 < base else ""
+            by = f"by {abs(d):.2g} {'less' if d < 0 else 'more'}"
+            told = share if share and base > row["errors_95"] * error else by
             seen = "" if abs(d) > half else ", which may be chance"
-            said.insert(0, f"under weight noise its loss rises {share:.2g} times as much{seen}")
+            said.insert(0, f"under weight noise its loss rises {told}{seen}")
         elif name.startswith("F") and row.get("verdict"):
             seen = f"(95 %: {row['low']:.2g} to {row['high']:.2g}, over samples alone)"
             far = "" if row["verdict"] == "tie" else f" by {abs(row['difference']):.2g}"

@@ -51,6 +51,31 @@ def test_a_terminal_sees_a_table_a_sentence_and_a_path(demo):
     assert told.endswith(f"\n\n{demo / 'report.html'}")
 
 
+@pytest.mark.parametrize(
+    ("first", "b", "told"),
+    [
+        (-0.5, 1.0, "rises by 1.5 more, and"),  # no share of what is below 0
+        (0.2, 1.0, "rises by 0.8 more, and"),  # nor of what may be 0
+        (0.0, 0.0, "rises by 0 more, which may be chance"),
+        (1.0, 1.2, "rises 1.2 times as much, which may be chance"),  # 2.0 errors, of 10 pairs 2.26
+        (1.0, 1.24, "rises 1.2 times as much, and"),
+    ],
+)
+def test_a_rise_is_a_share_of_one_that_is_surely_there(demo, first, b, told):
+    rises = [rise("a/ema", 2, first), rise("b/ema", 2, b, b - first)]
+    path = demo / "flatness/flatness.json"
+    path.write_text(json.dumps({"LPF": {"settings": {"num_draws": 20}, "rows": rises}}))
+    assert f"b against a: under weight noise its loss {told}" in folder.write(str(demo))
+
+
+def test_a_rise_less_that_of_another_run_than_the_first_is_not_told(demo):
+    rises = [rise("c/ema", 2, 1.0), rise("a/ema", 2, 2.0, 1.0), rise("b/ema", 2, 3.0, 2.0)]
+    path = demo / "flatness/flatness.json"
+    path.write_text(json.dumps({"LPF": {"rows": rises}}))
+    told = folder.write(str(demo))
+    assert "b against a: its FD-x" in told and "its loss" not in told
+
+
 def test_what_may_be_chance_is_told_as_such(demo):
     path = demo / "flatness/flatness.json"
     path.write_text(path.read_text().replace('"minus_first": -3', '"minus_first": -0.1'))
