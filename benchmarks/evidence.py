@@ -5,7 +5,8 @@
 
 A table follows a comment, `<!-- STUDY AVERAGE: COLUMN COLUMN ... -->`: the mean over seeds of each
 column of benchmarks/studies/STUDY/study.csv and half of its 95 % interval, of all kinds of that
-average.
+average. Or `<!-- STUDY AVERAGE asks: KIND less KIND COLUMN; ... -->`: each difference, paired by
+seed, its interval and p, also after Holm's correction for these.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import sys
 from pathlib import Path
 
 from flatdiff.report.text import markdown
-from flatdiff.study import tables
-from flatdiff.study.rows import KIND, columns_of, summary
+from flatdiff.study import significance, tables
+from flatdiff.study.rows import KIND, columns_of, paired, summary
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "evidence.md"
-TABLE = re.compile(r"(<!-- (\S+) (\w+): (.*?) -->\n)((?:\|.*\n)*)")
+TABLE = re.compile(r"(<!-- (\S+) (\w+)( asks)?: ([^>]*?) -->\n)((?:\|.*\n)*)")
 
 
 def table(study: str, average: str, columns: list[str]) -> str:
@@ -34,6 +35,28 @@ def table(study: str, average: str, columns: list[str]) -> str:
     for line, kind in zip(lines, kinds):
         line += [tables.told(kind, c) for c in columns]
     return markdown([head, *lines]) + "\n"
+
+
+def asked(study: str, average: str, questions: list[str]) -> str:
+    """A row for each of what was asked, in Markdown; ValueError for what the csv cannot answer."""
+    rows, found = rows_of(study), []
+    for question in questions:
+        kind, _, other = question.partition(" less ")
+        other, _, column = other.rpartition(" ")
+        sides = [{"average": average, "gradient": name} for name in (kind, other)]
+        differences = paired(rows, *sides, column)
+        if len(differences) < 2:
+            raise ValueError(f"{study}/study.csv has no two seeds of {question}")
+        found.append(
+            (title(column), kind, other, len(differences), significance.mean_of(differences))
+        )
+    adjusted = significance.holm([mean.p for *_, mean in found])
+    lines = [["", "", "less", "seeds", "difference", "95 % interval", "p", "after Holm"]]
+    for (what, kind, other, seeds, mean), p in zip(found, adjusted):
+        interval = f"{mean.low:+.3g} to {mean.high:+.3g}"
+        numbers = f"{mean.value:+.3g}", interval, f"{mean.p:.2g}", f"{p:.2g}"
+        lines.append([what, kind, other, str(seeds), *numbers])
+    return markdown(lines) + "\n"
 
 
 def rows_of(study: str) -> list[dict]:
@@ -67,8 +90,10 @@ def written(page: str) -> str:
     """The page, with its tables made anew."""
 
     def made(found: re.Match) -> str:
-        comment, study, average, columns, _ = found.groups()
-        return comment + table(study, average, columns.split())
+        comment, study, average, asks, told, _ = found.groups()
+        if asks:
+            return comment + asked(study, average, " ".join(told.split()).split("; "))
+        return comment + table(study, average, told.split())
 
     return TABLE.sub(made, page)
 

@@ -1,13 +1,16 @@
 """README.md and docs/: a page is one page, its links lead somewhere, its commands can be typed."""
 
 import argparse
+import collections
 import re
 import runpy
 import shlex
 import sys
 
+import numpy as np
 import pytest
 from launch import ROOT
+from scipy import stats
 
 from flatdiff import __main__
 from flatdiff.flags import config, parse
@@ -117,3 +120,25 @@ def test_tables_of_the_evidence_are_what_the_studies_say():
     assert len(re.findall(r"^\| ?---", page, re.M)) >= 2 and made["written"](page) == page
     other = page.replace("<!-- photos16 none: fd_50", "<!-- photos16 ema: fd_50")
     assert made["written"](other) != other
+
+
+def test_what_was_asked_is_answered_by_a_paired_t_test_and_holms_correction():
+    """Of two questions the smaller p is doubled."""
+    made = runpy.run_path(str(ROOT / "benchmarks/evidence.py"))
+    questions = ["adam-sam rho=0.1 less adam fd_20", "adam 2x steps less adam fd_20"]
+    page = f"<!-- digits-long ema asks: {'; '.join(questions)} -->\n"
+    told = [row.split("|")[1:-1] for row in made["written"](page).splitlines()[3:]]
+    sides = collections.defaultdict(dict)
+    for row in made["rows_of"]("digits-long"):
+        sides[row["gradient"]][row["seed"]] = row["fd_20"]
+    adam = sides.pop("adam")
+    for cells, name, times in zip(told, ("adam-sam rho=0.1", "adam 2x steps"), (2, 1)):
+        of = sides[name]
+        test = stats.ttest_rel([of[s] for s in adam], list(adam.values()))
+        assert (cells[1].strip(), cells[2].strip(), float(cells[3])) == (name, "adam", 4)
+        numbers = [float(cells[4]), *map(float, cells[5].split(" to ")), *map(float, cells[6:])]
+        expected = [of[s] - adam[s] for s in adam]
+        expected = [np.mean(expected), *test.confidence_interval(0.95), test.pvalue]
+        assert numbers == pytest.approx([*expected, times * test.pvalue], rel=0.05, abs=1e-3)
+    with pytest.raises(ValueError, match="no two seeds of adam less adm fd_20"):
+        made["asked"]("digits-long", "ema", ["adam less adm fd_20"])
