@@ -63,8 +63,8 @@ def split(found: Sequence[Observation]) -> list[Component]:
     """The three components, of observations of one kind or several, which share them.
 
     Where no checkpoint was sampled twice, that of the generation seed is the jackknife's over
-    images; and where trainings were sampled with one generation seed, what their images share is
-    left out of the difference between trainings, so of its error too.
+    images. Its covariances tell what trainings, or checkpoints, that were sampled from the same
+    noise share: that is no part of their difference, so of its error neither.
     """
     squares = squares_of(found)
     names = (TRAINING, CHECKPOINT, "common", "rest")
@@ -89,7 +89,7 @@ def squares_of(found: Sequence[Observation]) -> dict[str, Square]:
         spans["common"] = seeds
     spans |= {TRAINING: [leaf[:2] for leaf in leaves], CHECKPOINT: leaves}
     designs = {name: _design(labels) for name, labels in spans.items()}
-    basis, squares = np.zeros((len(found), 0)), {}
+    basis, squares, told = np.zeros((len(found), 0)), {}, {}
     for name, design in designs.items():
         new = _beyond(basis, design)
         basis = np.hstack([basis, new])
@@ -101,11 +101,12 @@ def squares_of(found: Sequence[Observation]) -> dict[str, Square]:
             }
             has = {other: n for other, n in has.items() if n > 1e-9} | {"rest": 1.0}
             squares[name] = Square(float(np.square(new.T @ values).mean()), new.shape[1], has)
+            told[name] = new
     if freedom := len(found) - basis.shape[1]:
         rest = values - basis @ (basis.T @ values)
         squares["rest"] = Square(float(np.square(rest).sum()) / freedom, freedom, {"rest": 1.0})
     elif all(len(o.left_out) == NUM_GROUPS for o in found):
-        squares |= _of_images(found)
+        squares |= _of_images(found, squares, told)
     return squares
 
 
@@ -154,20 +155,25 @@ def _component(name: str, parts: dict, total: float) -> Component:
     return Component(name, None, why=ONE_EACH[name])
 
 
-def _of_images(found: Sequence[Observation]) -> dict[str, Square]:
-    """The squares of the jackknife over images: of all that new images change, "images"; and of
-    what is not common to trainings that are alike and were sampled with one seed, "rest"."""
-    groups = NUM_GROUPS - 1
+def _of_images(found: Sequence[Observation], squares: dict, told: dict) -> dict[str, Square]:
+    """What new images change, by the jackknife over them: "images", of a number; and beside each
+    mean square, of the columns in `told`, its share in that."""
     apart = np.array([o.left_out for o in found], float)
-    apart -= apart.mean(1, keepdims=True)
-    whole = groups / NUM_GROUPS * float(np.square(apart).sum()) / len(found)
-    shared = _design([(*at, o.generation) for at, o in zip(_alike(found), found)])
-    own = apart - shared @ np.linalg.lstsq(shared, apart, rcond=None)[0]
-    square = Square(whole, groups * shared.shape[1], {"rest": 1.0})
-    if not (count := len(found) - shared.shape[1]):
-        return {"images": square, "rest": square}
-    rest = groups / NUM_GROUPS * float(np.square(own).sum()) / count
-    return {"images": square, "rest": Square(rest, groups * count, {"rest": 1.0})}
+    apart = (apart - apart.mean(1, keepdims=True)) * math.sqrt((NUM_GROUPS - 1) / NUM_GROUPS)
+    images = {"images": _mean_square("images", apart)}
+    for name, columns in told.items():
+        own = f"images, {name}"
+        images[name] = squares[name]._replace(has=squares[name].has | {own: 1.0})
+        images[own] = _mean_square(own, columns.T @ apart)
+    return images
+
+
+def _mean_square(name: str, apart: np.ndarray) -> Square:
+    """Of rows whose covariances are apart @ apart.T: equal rows have the freedom of one."""
+    covariances = apart @ apart.T
+    whole, freedom = float(np.trace(covariances)), NUM_GROUPS - 1
+    rows = whole**2 / float(np.square(covariances).sum()) if whole else 1.0
+    return Square(whole / len(apart), freedom * rows, {name: 1.0})
 
 
 def _alike(found: Sequence[Observation]) -> list[tuple]:

@@ -74,10 +74,11 @@ def test_models_of_a_study_are_repetitions_by_seed():
     models = study([1.0, 2.0, 4.0])
     found = rows.rows_of(models)
     parts = {part["name"]: part for part in replicates.of_models(models, found)["fd_20"]}
-    of_images = 9 * np.var(np.arange(10) / 100)  # each training is sampled from noise of its own
-    assert parts[GENERATION]["variance"] == pytest.approx(of_images)
-    between = np.var([1, 2, 4], ddof=1)
-    assert parts[TRAINING]["variance"] == pytest.approx(between - of_images)
+    assert parts[TRAINING]["variance"] == pytest.approx(np.var([1, 2, 4], ddof=1))
+    shared = 9 * np.var(np.arange(10) / 100)
+    assert parts[GENERATION]["variance"] == pytest.approx(shared)
+    seen = [o for model in models for o in replicates._observations(model, "fd_20")]
+    assert [o.generation for o in seen] == [0, 1, 2]  # each sampled by its training's seed
 
 
 def test_a_table_tells_ties_and_what_it_could_have_seen():
