@@ -18,6 +18,7 @@ from torch import Tensor
 from ..bars import Bar
 from ..flags import parse
 from ..store import checkpoint, snapshots
+from ..store.disk import reading
 from ..weights import posthoc
 from ..weights.perturb import distance
 from ..world import dist_util
@@ -89,15 +90,14 @@ def _run(folder: str, flags) -> Run:
             "filled, with its config.json"
         )
     wanted = flags.lengths or flags.rates
-    held = snapshots.snapshots_of(folder) if wanted else []
     names = {n: int(m[1]) for n in checkpoint.names_in(folder) if (m := MODEL.fullmatch(n))}
-    steps = [s.step for s in held] or sorted(names.values())
+    steps = snapshots.steps_in(folder) if wanted else sorted(names.values())
     step = flags.step or max(steps, default=0)
-    if step not in steps:
+    if steps and step not in steps:
         raise ValueError(
             f"{folder} has nothing of step {step}; it has {', '.join(map(str, steps[-10:]))}"
         )
-    held = snapshots.snapshots_of(folder, step) if wanted else []
+    held = _snapshots(folder, step) if wanted else []
     models = {s: os.path.join(folder, n) for n, s in names.items() if s <= step}
     if step not in models:
         raise ValueError(
@@ -105,6 +105,22 @@ def _run(folder: str, flags) -> Run:
             f"held against; give --step, one of {', '.join(map(str, [*models][-10:])) or 'none'}"
         )
     return Run(folder, step, held, dict(sorted(models.items())))
+
+
+def _snapshots(folder: str, step: int) -> list[snapshots.Snapshot]:
+    """Those that a run took on its way to a step, as the state of that says: others are left of
+    stretches that were given up. Without such a file: all up to there."""
+    state = os.path.join(folder, checkpoint.state_name(step))
+    if not checkpoint.exists(state):
+        return snapshots.snapshots_of(folder, range(step + 1))
+    with reading(state):
+        taken = checkpoint.load(state).get("snapshots", [])
+    if step not in taken:
+        raise ValueError(
+            f"{folder} has a snapshot of step {step} that is none of the run which saved that step;"
+            f" give --step, one of {', '.join(map(str, taken[-10:])) or 'none'}"
+        )
+    return snapshots.snapshots_of(folder, taken)
 
 
 def _averages(run: Run, flags) -> list[Average]:
