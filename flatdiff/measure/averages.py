@@ -1,6 +1,7 @@
 """Averages of a run as checkpoints beside it: of any length, from its snapshots, and of kept files.
 
-posthoc 0.05 is a power-function EMA as wide as 0.05 of the training, ema 0.999 one of that rate;
+posthoc 0.05 is a power-function EMA as wide as 0.05 of the updates since --posthoc_ema began, ema
+0.999 one of that rate;
 uniform is the mean of all kept model files, lawa 5 that of the newest five (Kaddour 2022), soup
 that of those which lower the loss on images that are not reported (Wortsman et al. 2022).
 """
@@ -31,8 +32,8 @@ LAST, SOUP = "last", "soup"
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """One of a run's: its file, its width as sigma_rel, and what it is made of: the share of each
-    set of weights in a file. `residual`: what snapshots miss of it, see `posthoc.Fit`."""
+    """One of a run's: its file, its width as a share of all steps, and what it is made of: the
+    share of each set of weights in a file. `residual`: what snapshots miss, see `posthoc.Fit`."""
 
     label: str
     path: str
@@ -124,7 +125,7 @@ def _snapshots(folder: str, step: int) -> list[snapshots.Snapshot]:
 
 
 def _averages(run: Run, flags) -> list[Average]:
-    told = "widths as shares of the training, as 0.05,0.1"
+    told = "widths as shares of the steps since --posthoc_ema began, as 0.05,0.1"
     lengths = parse.numbers("lengths", flags.lengths, told, empty=True)
     profiles = {f"posthoc {s:g}": posthoc.power(s, run.count) for s in lengths}
     told = "shares kept per update, above 0 and below 1, as 0.99,0.995"
@@ -142,7 +143,8 @@ def _fitted(run: Run, label: str, profile: posthoc.Profile) -> Average:
         raise ValueError(_beyond(run, label, profile, fit.residual))
     shares = iter(fit.shares.tolist())
     parts = {s.path: [next(shares) for _ in s.tracks] for s in run.snapshots}
-    return Average(label, run.file(label), posthoc.width(profile, run.count), parts, fit.residual)
+    width = posthoc.width(profile, run.count) * run.count / run.step
+    return Average(label, run.file(label), width, parts, fit.residual)
 
 
 def _beyond(run: Run, label: str, profile: posthoc.Profile, residual: float) -> str:
