@@ -110,6 +110,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.same_masks = climbing.same_masks(self)
         self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
