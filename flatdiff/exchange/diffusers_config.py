@@ -50,7 +50,8 @@ def unet_config(flags: Flags) -> Config:
     attended = [2**level in strides for level in range(len(widths))]
     resample = "resnet" if flags["resblock_updown"] else "conv"
     null = flags.get("class_dropout", 0) > 0  # a label more
-    return ALWAYS | {
+    own = {NULL_LABEL: True} if null else {}
+    return ALWAYS | own | {
         "sample_size": size,
         "out_channels": 6 if flags["learn_sigma"] else 3,
         "block_out_channels": widths,
@@ -63,7 +64,7 @@ def unet_config(flags: Flags) -> Config:
         "attention_head_dim": _head_dim(flags, widths, attended),
         "resnet_time_scale_shift": "scale_shift" if flags["use_scale_shift_norm"] else "default",
         "num_class_embeds": flags["num_classes"] + null if flags["class_cond"] else None,
-    } | ({NULL_LABEL: True} if null else {})
+    }
 
 
 def _block_type(way: str, attended: bool, resample: str) -> str:
@@ -187,7 +188,8 @@ def flags_of_scheduler(config: Config) -> dict[str, Any]:
 def scheduler_config(flags: Flags) -> Config:
     """DDPMScheduler's config of a chain; `flags`: those of DiffusionFlags.
 
-    With n inference steps it takes the timesteps of --timestep_respacing n.
+    With n inference steps it takes the timesteps of --timestep_respacing n, but for rounding of
+    single ones.
     """
     steps = flags["diffusion_steps"]
     if flags.get("objective", "ddpm") != "ddpm":
