@@ -50,8 +50,8 @@ def unet_config(flags: Flags) -> Config:
     attended = [2**level in strides for level in range(len(widths))]
     resample = "resnet" if flags["resblock_updown"] else "conv"
     null = flags.get("class_dropout", 0) > 0  # a label more
-    own = {NULL_LABEL: True} if null else {}
-    return ALWAYS | own | {
+    always = ALWAYS | ({NULL_LABEL: True} if null else {})
+    return always | {
         "sample_size": size,
         "out_channels": 6 if flags["learn_sigma"] else 3,
         "block_out_channels": widths,
