@@ -10,7 +10,8 @@ DiTTransformer2DModel, of whose pixels diffusers has no pipeline; without classe
 are 0. README.md is its model card; --push_to_hub USER/NAME puts all of it on the Hugging Face Hub.
 Back comes model000000.pt, for --init_from and --model_path, and config.json.
 The architecture is read from config.json beside the checkpoint. Back, the order of q, k, v is
-that of --use_new_attention_order. diffusers need not be installed.
+that of --use_new_attention_order, and with --class_dropout the last label is that of images without
+one, which our own exports say themselves. diffusers need not be installed.
 """
 
 from flatdiff.flags import config
@@ -103,7 +104,7 @@ def from_diffusers(flags):
 
     source, folder = flags.export.model_path, flags.export.out_dir
     scheduler_config = f"{source}/scheduler/scheduler_config.json"
-    network, weights = ours_of(source, flags.model.use_new_attention_order)
+    network, weights = ours_of(source, flags.model)
     with disk.reading(scheduler_config):
         chain = diffusers_config.flags_of_scheduler(checkpoint.load_json(scheduler_config))
         config.checked(config.DiffusionFlags, chain, scheduler_config)
@@ -120,7 +121,7 @@ def from_diffusers(flags):
     checkpoint.save_json(kept, f"{folder}/{checkpoint.CONFIG}")
 
 
-def ours_of(source, new_order):
+def ours_of(source, asked):
     """(flags of the network, and learn_sigma; weights) of a folder of diffusers."""
     from flatdiff.exchange import diffusers_config, diffusers_format, dit_format
     from flatdiff.store import checkpoint, disk
@@ -130,12 +131,13 @@ def ours_of(source, new_order):
     with disk.reading(about):
         theirs = checkpoint.load_json(about)
         if part == "unet":
-            network = diffusers_config.model_flags(theirs)
+            network = diffusers_config.model_flags(theirs, asked.class_dropout)
             config.checked(config.ModelFlags, network, about)
     with disk.reading(path):
         weights = checkpoint.load(path)
         if part == "unet":
-            return network, diffusers_format.from_diffusers(weights, theirs, new_order)
+            order = asked.use_new_attention_order
+            return network, diffusers_format.from_diffusers(weights, theirs, order)
     with disk.reading(about):
         network = dit_format.model_flags(theirs, weights)
         config.checked(config.ModelFlags, network, about)

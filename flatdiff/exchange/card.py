@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import __version__
+from ..flags.choices import GRADIENTS
 from ..report.text import markdown
 
 USED = {  # by the class that loads the folder, or its part
@@ -43,7 +44,8 @@ def card(trained: Mapping[str, Any], network: Mapping[str, Any], file: str, sha2
     rows += [["data", data]] if data else []
     rows += [["objective", str(flags.get("objective", "ddpm"))]]
     rows += [[told, str(flags[name])] for name, told in TRAINED.items() if name in flags]
-    if str(flags.get("optimizer", "adam")) != "adam" and "rho" in flags:
+    gradient = str(flags.get("optimizer", "adam")).split(" ")[0]
+    if gradient != "adam" and "rho" in flags and getattr(GRADIENTS.get(gradient), "radius", True):
         rows += [["rho", str(flags["rho"])]]
     rows += [["checkpoint", f"{file}, SHA-256 {sha256}"], ["written by", f"flatdiff {__version__}"]]
     return f"""---

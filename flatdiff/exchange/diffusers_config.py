@@ -15,6 +15,8 @@ OF_EDM = {"sigma_data": "sigma_data", "diffusion_steps": "num_train_timesteps"}
 Config = dict[str, Any]
 Flags = Mapping[str, Any]
 
+NULL_LABEL = "_flatdiff_null_label"  # whether the last label is that of images without one
+CLASS_DROPOUT = 0.1  # of a network with one: diffusers has no other, and any is the same network
 PREDICTIONS = {"eps": "epsilon", "x": "sample", "v": "v_prediction"}
 ALWAYS = {  # where UNet2DModel has a choice that guided-diffusion has made
     "in_channels": 3,
@@ -48,7 +50,8 @@ def unet_config(flags: Flags) -> Config:
     attended = [2**level in strides for level in range(len(widths))]
     resample = "resnet" if flags["resblock_updown"] else "conv"
     null = flags.get("class_dropout", 0) > 0  # a label more
-    return ALWAYS | {
+    always = ALWAYS | ({NULL_LABEL: True} if null else {})
+    return always | {
         "sample_size": size,
         "out_channels": 6 if flags["learn_sigma"] else 3,
         "block_out_channels": widths,
@@ -87,11 +90,14 @@ def _head_dim(flags: Flags, widths: list[int], attended: list[bool]) -> int:
     return dims.pop()
 
 
-def model_flags(config: Config) -> dict[str, Any]:
+def model_flags(config: Config, class_dropout: float = 0.0) -> dict[str, Any]:
     """The flags of ModelFlags, and learn_sigma, of a UNet2DModel's config.
 
+    class_dropout: above 0, the last label is that of images without one, whatever the config says.
     The order of q, k, v is not among them: the weights can be brought into either.
     """
+    config = {**config, NULL_LABEL: class_dropout > 0 or config.get(NULL_LABEL) is True}
+    hidden = (class_dropout or CLASS_DROPOUT) if config[NULL_LABEL] else 0.0
     try:
         widths, size = config["block_out_channels"], config["sample_size"]
         factors = (width / widths[0] for width in widths)
@@ -113,13 +119,19 @@ def model_flags(config: Config) -> dict[str, Any]:
             "dropout": config["dropout"],
             "class_cond": classes is not None,
             "learn_sigma": config["out_channels"] == 6,
-        } | ({} if classes is None else {"num_classes": classes})
+        } | _labels(classes, hidden)
         same = unet_config({"num_classes": None, **flags})
     except (KeyError, TypeError) as error:
         what = "this is no config of a UNet2DModel of square images"
         raise ValueError(f"{what}: {error!r}") from None
     must_agree(same, config, "UNet2DModel")
     return flags
+
+
+def _labels(embeds: int | None, class_dropout: float) -> dict[str, Any]:
+    if embeds is None:
+        return {}
+    return {"num_classes": embeds - (class_dropout > 0), "class_dropout": class_dropout}
 
 
 def must_agree(wanted: Config, config: Config, name: str) -> None:
@@ -176,7 +188,8 @@ def flags_of_scheduler(config: Config) -> dict[str, Any]:
 def scheduler_config(flags: Flags) -> Config:
     """DDPMScheduler's config of a chain; `flags`: those of DiffusionFlags.
 
-    With n inference steps it takes the timesteps of --timestep_respacing n.
+    With n inference steps it takes the timesteps of --timestep_respacing n, but for rounding of
+    single ones.
     """
     steps = flags["diffusion_steps"]
     if flags.get("objective", "ddpm") != "ddpm":

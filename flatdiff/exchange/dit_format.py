@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..nets.blocks import count_heads
-from .diffusers_config import Config, Flags, must_agree
+from .diffusers_config import CLASS_DROPOUT, Config, Flags, must_agree
 
 ALWAYS = {  # where DiTTransformer2DModel has a choice that ViT has made
     "in_channels": 3,
@@ -38,7 +38,6 @@ BLOCK = {
     "mlp.3": ["ff.net.2"],
 }
 KINDS = "weight", "bias"
-CLASS_DROPOUT = 0.1  # diffusers has no other, and one in 0 .. 1 is the same network
 TABLE = "class_embedder.embedding_table.weight"
 
 

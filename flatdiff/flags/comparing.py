@@ -30,7 +30,7 @@ class AveragesFlags(FeatureFlags, FigureFlags):
     lengths: str = flag(
         "0.02,0.05,0.1,0.15,0.2,0.25",
         "power-function EMAs, of snapshots by --posthoc_ema: their widths as shares of the "
-        "training (sigma_rel), below 0.2887; empty: none",
+        "steps since it began (sigma_rel), below 0.2887; empty: none",
     )
     rates: str = flag("", "EMAs of constant rate, of snapshots too, as 0.99,0.995; empty: none")
     kept: str = flag(

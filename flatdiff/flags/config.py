@@ -247,7 +247,9 @@ class ClassifierTrainFlags(TrainFlags):
     ema_rate: str = flag("", "shares kept per step by the EMAs, as 0.999,0.9999; empty: none")
     log_interval: int = aside(10, "steps between two lines of the log", low=1)
     iterations: int = flag(150000, "steps in all, if there is no end_step", low=1)
-    anneal_lr: bool = flag(False, "lr falls to 0 at the last step; False: lr stays")
+    anneal_lr: bool = flag(
+        False, "lr falls as by --lr_anneal_steps, to 2 / steps of it at the last; False: it stays"
+    )
     noised: bool = meaning(True, "classify noised images, for guidance; False: clean ones")
     val_data_dir: str = flag("", "images for val_loss and val_acc; empty: none")
     eval_interval: int = flag(5, "steps between two batches of val_data_dir", low=1)

@@ -1,6 +1,7 @@
 """Averages of a run as checkpoints beside it: of any length, from its snapshots, and of kept files.
 
-posthoc 0.05 is a power-function EMA as wide as 0.05 of the training, ema 0.999 one of that rate;
+posthoc 0.05 is a power-function EMA as wide as 0.05 of the updates since --posthoc_ema began, ema
+0.999 one of that rate;
 uniform is the mean of all kept model files, lawa 5 that of the newest five (Kaddour 2022), soup
 that of those which lower the loss on images that are not reported (Wortsman et al. 2022).
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..bars import Bar
 from ..flags import parse
 from ..store import checkpoint, snapshots
+from ..store.disk import reading
 from ..weights import posthoc
 from ..weights.perturb import distance
 from ..world import dist_util
@@ -30,8 +32,8 @@ LAST, SOUP = "last", "soup"
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """One of a run's: its file, its width as sigma_rel, and what it is made of: the share of each
-    set of weights in a file. `residual`: what snapshots miss of it, see `posthoc.Fit`."""
+    """One of a run's: its file, its width as a share of all steps, and what it is made of: the
+    share of each set of weights in a file. `residual`: what snapshots miss, see `posthoc.Fit`."""
 
     label: str
     path: str
@@ -89,15 +91,14 @@ def _run(folder: str, flags) -> Run:
             "filled, with its config.json"
         )
     wanted = flags.lengths or flags.rates
-    held = snapshots.snapshots_of(folder) if wanted else []
     names = {n: int(m[1]) for n in checkpoint.names_in(folder) if (m := MODEL.fullmatch(n))}
-    steps = [s.step for s in held] or sorted(names.values())
+    steps = snapshots.steps_in(folder) if wanted else sorted(names.values())
     step = flags.step or max(steps, default=0)
-    if step not in steps:
+    if steps and step not in steps:
         raise ValueError(
             f"{folder} has nothing of step {step}; it has {', '.join(map(str, steps[-10:]))}"
         )
-    held = snapshots.snapshots_of(folder, step) if wanted else []
+    held = _snapshots(folder, step) if wanted else []
     models = {s: os.path.join(folder, n) for n, s in names.items() if s <= step}
     if step not in models:
         raise ValueError(
@@ -107,8 +108,24 @@ def _run(folder: str, flags) -> Run:
     return Run(folder, step, held, dict(sorted(models.items())))
 
 
+def _snapshots(folder: str, step: int) -> list[snapshots.Snapshot]:
+    """Those that a run took on its way to a step, as the state of that says: others are left of
+    stretches that were given up. Without such a file: all up to there."""
+    state = os.path.join(folder, checkpoint.state_name(step))
+    if not checkpoint.exists(state):
+        return snapshots.snapshots_of(folder, range(step + 1))
+    with reading(state):
+        taken = checkpoint.load(state).get("snapshots", [])
+    if step not in taken:
+        raise ValueError(
+            f"{folder} has a snapshot of step {step} that is none of the run which saved that step;"
+            f" give --step, one of {', '.join(map(str, taken[-10:])) or 'none'}"
+        )
+    return snapshots.snapshots_of(folder, taken)
+
+
 def _averages(run: Run, flags) -> list[Average]:
-    told = "widths as shares of the training, as 0.05,0.1"
+    told = "widths as shares of the steps since --posthoc_ema began, as 0.05,0.1"
     lengths = parse.numbers("lengths", flags.lengths, told, empty=True)
     profiles = {f"posthoc {s:g}": posthoc.power(s, run.count) for s in lengths}
     told = "shares kept per update, above 0 and below 1, as 0.99,0.995"
@@ -126,7 +143,8 @@ def _fitted(run: Run, label: str, profile: posthoc.Profile) -> Average:
         raise ValueError(_beyond(run, label, profile, fit.residual))
     shares = iter(fit.shares.tolist())
     parts = {s.path: [next(shares) for _ in s.tracks] for s in run.snapshots}
-    return Average(label, run.file(label), posthoc.width(profile, run.count), parts, fit.residual)
+    width = posthoc.width(profile, run.count) * run.count / run.step
+    return Average(label, run.file(label), width, parts, fit.residual)
 
 
 def _beyond(run: Run, label: str, profile: posthoc.Profile, residual: float) -> str:

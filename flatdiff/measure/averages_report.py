@@ -19,7 +19,7 @@ PANELS = {
     "rounded": "loss at rounded weights",
 }
 MARKERS = {"last": "*", "posthoc": "o", "ema": "^", "uniform": "D", "lawa": "s", "soup": "P"}
-WIDTH = "width of the average (sigma_rel), share of the training"
+WIDTH = "width of the average (standard deviation), share of all steps"
 
 
 def write(record: dict, folder: str, kind: str = "png") -> list[str]:

@@ -29,6 +29,7 @@ LONGEST = 100_000_000  # bytes of a header, as safetensors itself has it
 ABOUT = "flatdiff"  # in the header of a .safetensors file, the key of a check sum and our JSON
 SUM = re.compile(rb':"([^"{][^"]{63})[^"]\{')  # SHA-256 of the file with zeros in its place
 STEP_FILE = re.compile(r"(?:model|opt|state|swa_|ema_[^_]+_|average_.+_)(\d{6,})\.pt")
+MADE = re.compile(r"posthoc_.+_(\d{6,})\.pt")  # of a step, by averages.py: no pruning takes it
 
 
 def model_name(step: int) -> str:
@@ -207,8 +208,9 @@ def config_of(path: str) -> tuple[dict[str, Any], str]:
 
 
 def step_of(path: str) -> int | None:
-    """The step in the name of a file of a run; None for another name."""
-    found = STEP_FILE.fullmatch(os.path.basename(path))
+    """The step in the name of a file of a run, or of one made of it; None for another name."""
+    name = os.path.basename(path)
+    found = STEP_FILE.fullmatch(name) or MADE.fullmatch(name)
     return int(found[1]) if found else None
 
 
@@ -292,7 +294,7 @@ def complete_steps(folder: str) -> list[int]:
 
 def step_files(folder: str) -> dict[str, int]:
     """The files of any steps in `folder`, complete or not, whoever wrote them; and their steps."""
-    return {n: step for n in names_in(folder) if (step := step_of(n)) is not None}
+    return {n: int(m[1]) for n in names_in(folder) if (m := STEP_FILE.fullmatch(n))}
 
 
 def find_resume_checkpoint(folder: str) -> str | None:

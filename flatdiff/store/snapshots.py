@@ -5,9 +5,10 @@ They are kept whatever --keep_last says, since later averages are made of all of
 "weights": fp32 by name}, ...]}.
 """
 
+import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -51,27 +52,36 @@ def write(folder: str, step: int, run: int, tracks: Mapping[Track, dict[str, Ten
     checkpoint.save(content, os.path.join(folder, name(step)))
 
 
-def snapshots_of(folder: str, until: int = 0) -> list[Snapshot]:
-    """Return the snapshots in a folder up to a step (0: all), the oldest first.
+def steps_in(folder: str) -> list[int]:
+    """The steps that a folder has snapshots of, ascending; none is opened."""
+    return sorted(int(m[1]) for n in checkpoint.names_in(folder) if (m := NAME.fullmatch(n)))
+
+
+def snapshots_of(folder: str, steps: Container[int] | None = None) -> list[Snapshot]:
+    """Return the snapshots in a folder, the oldest first; of these steps alone, if any are given.
 
     ValueError where there are fewer than two, where one is half a file, and where they are not all
-    of one training.
+    of one training that went on and on.
     """
-    names = sorted(n for n in checkpoint.names_in(folder) if NAME.fullmatch(n))
-    found = [_opened(os.path.join(folder, n)) for n in names]
-    found = [s for s in found if not until or s.step <= until]
+    wanted = [s for s in steps_in(folder) if steps is None or s in steps]
+    found = [_opened(os.path.join(folder, name(step))) for step in wanted]
     if len(found) < 2:
         held = f"one snapshot alone ({found[0].path})" if found else f"no snapshots in {folder}"
         raise ValueError(
             f"{held}: an average of another length is made of two or more; train with "
             "--posthoc_ema 50, or so, the steps between them"
         )
-    for other in found[1:]:
-        if (other.run, _widths(other)) != (found[0].run, _widths(found[0])):
-            raise ValueError(
-                f"{found[0].path} and {os.path.basename(other.path)} are snapshots of two "
-                "trainings: move those of one of them away"
-            )
+    for one, other in itertools.pairwise(found):
+        if (other.run, _widths(other)) != (one.run, _widths(one)):
+            told = "are snapshots of two trainings"
+        elif other.tracks[0].count <= one.tracks[0].count:
+            counts = f"{one.tracks[0].count} and {other.tracks[0].count}"
+            told = f"are of {counts} updates, between which the averages began anew"
+        else:
+            continue
+        raise ValueError(
+            f"{one.path} and {os.path.basename(other.path)} {told}: move those of one of them away"
+        )
     return found
 
 

@@ -28,10 +28,14 @@ def tracks():
     return [f"power sigma_rel={sigma_rel:g}" for sigma_rel in TRACKS]
 
 
+def of_snapshots():
+    """The labels of these."""
+    return [f"average_{text.replace(' ', '_')}" for text in tracks()]
+
+
 def snapshot(loop, folder):
     """Write a snapshot of the loop's step into the folder, from rank 0."""
-    labels = [text.replace(" ", "_") for text in tracks()]
-    averages = [loop.averages[f"average_{label}"] for label in labels]
+    averages = [loop.averages[label] for label in of_snapshots()]
     held = {
         snapshots.Track(a.sigma_rel, a.count): dict(zip(loop.names, a.weights)) for a in averages
     }

@@ -19,15 +19,23 @@ def followed(loop, closure, seen):
 
     Of two passes, how far the losses of the draws `seen` rose from the first to the last, [N] as
     training weighs them, goes into loop.rises: SAM's L(w + eps) - L(w) is the sharpness (Foret et
-    al. 2021, equation 1).
+    al. 2021, equation 1); not where their dropout masks were others.
     """
     passes = []
     terms = loop.follow(
         lambda: passes.append(closure()) or passes[-1], loop.weights, **given(loop, seen)
     )
-    if loop.passes > 1:
+    if loop.passes > 1 and loop.same_masks:
         loop.rises.append((passes[-1]["loss"][: len(seen.t)] - terms["loss"]) * seen.weight)
     return terms
+
+
+def same_masks(loop):
+    """Whether an image has the same dropout masks in the climb, on a part of the batch, as in the
+    whole batch: a call draws them for as many images as it has."""
+    parts = loop.num_ascent == loop.batch_size or loop.num_ascent % loop.microbatch == 0
+    dropouts = (m for m in loop.model.modules() if isinstance(m, torch.nn.Dropout))
+    return parts or not any(m.p for m in dropouts)
 
 
 def given(loop, seen):

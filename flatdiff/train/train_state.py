@@ -15,6 +15,7 @@ from ..store import checkpoint, disk, finite, restore, snapshots, steps
 from ..weights.averaging import EMA
 from ..world import dist_util, logger, stopping
 from . import climbing
+from .averages import of_snapshots
 
 DIVERGED = (
     "Training has diverged: go on from an earlier checkpoint with a lower --lr or --rho, or with "
@@ -122,8 +123,9 @@ def resume(loop, path, find_ema):
     for label, average in loop.averages.items():
         average.go_on(rest.get(label, {}), loop.step)
         _resume_average(loop, average, files[label])
-    loop.run, loop.posthoc_run = rest.get("run", ""), rest.get("posthoc_run", 0)
-    loop.snapshots = rest.get("snapshots", [])
+    loop.run = rest.get("run", "")
+    if loop.posthoc_ema and rest.keys() >= {*of_snapshots()}:
+        loop.posthoc_run, loop.snapshots = rest.get("posthoc_run", 0), rest.get("snapshots", [])
     if loop.scale and "lg_loss_scale" in rest:
         loop.scale.lg = rest["lg_loss_scale"]
     if "schedule_sampler" in rest and hasattr(loop.schedule_sampler, "load_state_dict"):

@@ -110,6 +110,7 @@ class TrainLoop:
         optimizer = choices.bound(OPTIMIZERS, self.base_optimizer)
         self.opt = optimizer(self.weights, lr=self.lr, weight_decay=self.weight_decay)
         self.memory = {}  # of the gradient: lists of tensors, by name
+        self.same_masks = climbing.same_masks(self)
         self.run, self.snapshots = "", []  # what its saved steps name it; steps
         climbing.refuse(self)
         self.step = self.resume_step = self.posthoc_run = 0
@@ -204,8 +205,7 @@ class TrainLoop:
         seen, terms = self.gradient(batch_draw)
         with curvature.watched(self, batch_draw):
             norm, taken = self.optimize()
-        if taken:
-            self.average()
+        self.average(taken)
         self.schedule_sampler.update_with_local_losses(seen.t, terms["loss"])
         weighted = {k: v * seen.weight for k, v in terms.items()}
         self.history.append({"t": seen.t, "grad_norm": norm[None], **weighted})
@@ -255,9 +255,9 @@ class TrainLoop:
         self.opt.step()
         return norm, True
 
-    def average(self):
+    def average(self, taken):
         for average in self.averages.values():
-            if average.due(self.step + 1):
+            if average.due(self.step + 1, taken):
                 average.update(self.weights)
 
     def log_step(self, rate):

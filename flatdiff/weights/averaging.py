@@ -34,9 +34,10 @@ class Average:
         """Whether its weights are an average; before, they are only a shape."""
         return True
 
-    def due(self, step: int) -> bool:
-        """Whether it takes the weights that `step` optimizer steps have made."""
-        return True
+    def due(self, step: int, taken: bool = True) -> bool:
+        """Whether it takes the weights after so many steps; `taken`: whether the last one moved
+        them, and did not overflow."""
+        return taken
 
     @torch.no_grad()
     def update(self, weights: Sequence[Tensor]) -> None:
@@ -114,7 +115,7 @@ class SWA(Average):
         super().go_on(progress, step)
         self.start = progress.get("start", step)
 
-    def due(self, step: int) -> bool:
+    def due(self, step: int, taken: bool = True) -> bool:
         return step > self.start and (step - self.start) % self.window == 0
 
     @property

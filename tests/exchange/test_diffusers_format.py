@@ -17,6 +17,7 @@ from flatdiff.models import factories, networks
 
 VARIANTS = {
     "published": dict(resblock_updown=True, class_cond=True, num_classes=7, learn_sigma=True),
+    "null": dict(class_cond=True, num_classes=6, class_dropout=0.1),
     "cifar": dict(use_new_attention_order=True, learn_sigma=True, num_res_blocks=2),
     "plain": dict(use_scale_shift_norm=False, attention_resolutions="16,4"),
     "heads": dict(channel_mult="1,2,2", num_head_channels=-1, num_heads=2, resblock_updown=True),
@@ -33,6 +34,11 @@ def make(steps=1000, **flags):
         for weight in model.parameters():
             weight.copy_(torch.randn(weight.shape) * (0.2 if weight.ndim < 2 else 0.05))
     return model_flags, diffusion_flags, model.eval(), diffusion
+
+
+def came_back(folder):
+    """The flags of the network in a folder that --reverse True has made."""
+    return json.loads((folder / "config.json").read_text())["model"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -60,6 +66,26 @@ def test_diffusers_loads_the_network_and_computes_the_same_and_back(tmp_path, mo
         use_new_attention_order=order,
     )  # fmt: skip
     assert_is_the_same(tmp_path / "back", model, (x, t, y), ours)
+    same = ("num_classes", "class_dropout") if model_flags.class_cond else ()
+    assert all(came_back(tmp_path / "back")[k] == getattr(model_flags, k) for k in same)
+
+
+@pytest.mark.parametrize(("dropout", "classes"), [(0.0, 7), (0.2, 6)])
+def test_of_a_folder_that_says_nothing_of_it_the_last_label_is_null_where_that_is_told(
+    tmp_path, monkeypatch, dropout, classes
+):
+    model_flags, diffusion_flags, model, _ = make(**VARIANTS["null"])
+    path = save_run(tmp_path / "run", model, model=model_flags, diffusion=diffusion_flags)
+    run(monkeypatch, model_path=path, out_dir=tmp_path / "export")
+    unet = tmp_path / "export" / "unet" / "config.json"
+    told = {k: v for k, v in json.loads(unet.read_text()).items() if "null_label" not in k}
+    unet.write_text(json.dumps(told))
+    run(
+        monkeypatch, reverse=True, model_path=tmp_path / "export", out_dir=tmp_path / "back",
+        class_dropout=dropout,
+    )  # fmt: skip
+    found = came_back(tmp_path / "back")
+    assert (found["num_classes"], found["class_dropout"]) == (classes, dropout)
 
 
 def test_back_in_the_other_order_of_q_k_v_it_is_the_same_network():

@@ -62,6 +62,16 @@ def test_means_of_kept_files_are_numpys(folder):
     assert found["lawa 3"].width == pytest.approx(np.std([40, 50, 60]) / STEPS)
 
 
+def test_widths_are_shares_of_all_steps_wherever_the_averages_began(tmp_path):
+    """In steps: 0.15 of the last 30, 1 / ln(1 / rate), and numpy's of those of the files."""
+    _, found = made(averaged_runs.run(tmp_path / "late", since=30), "0.15", "0.8", "lawa 3")
+    steps = {label: average.width * STEPS for label, average in found.items()}
+    right = {"last": 0, "posthoc 0.15": 4.5, "ema 0.8": 1 / np.log(1.25)}
+    right |= {"lawa 3": np.std([40, 50, 60])}
+    assert steps == pytest.approx(right, rel=0.03)
+    assert found["posthoc 0.15"].path.endswith("posthoc_0.15_000060.pt")
+
+
 def test_an_average_may_end_earlier(folder):
     _, found = made(folder, "0.1", kept="uniform", step=40)
     assert found["posthoc 0.1"].path == f"{folder}/posthoc_0.1_000040.pt"

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from flatdiff.store import checkpoint, disk
+from flatdiff.store import checkpoint, disk, history
 
 
 def test_names_are_guided_diffusions():
@@ -205,6 +205,20 @@ def test_a_step_counts_when_its_state_is_there(tmp_path):
     write_step(folder, 1_000_100, state=False)
     assert checkpoint.complete_steps(folder) == [100, 999_999, 1_000_000]
     assert checkpoint.find_resume_checkpoint(folder) == f"{folder}/model1000000.pt"
+
+
+@pytest.mark.parametrize("name", ["0.05", "ema_0.9", "uniform", "lawa_5", "soup"])
+def test_an_average_of_a_run_has_the_flags_of_its_step_and_outlives_it(tmp_path, name):
+    for step in (100, 200):
+        write_step(str(tmp_path), step)
+    path = f"{tmp_path}/posthoc_{name}_000100.pt"
+    checkpoint.save({}, path)
+    flags = [{"train": {"lr": lr}, "diffusion": {}} for lr in (0.1, 0.2)]
+    known = history.gone_on(history.gone_on({}, 0, flags[0], {}), 100, flags[1], {})
+    checkpoint.save_json(known, f"{tmp_path}/config.json")
+    assert checkpoint.config_of(path)[0] == flags[0]
+    checkpoint.prune(str(tmp_path), 1)
+    assert os.path.exists(path) and checkpoint.complete_steps(str(tmp_path)) == [200]
 
 
 def test_prune_keeps_the_newest_the_resumed_and_strangers(tmp_path):

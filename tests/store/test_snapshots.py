@@ -7,8 +7,8 @@ from flatdiff.store import checkpoint, snapshots
 from flatdiff.store.snapshots import Track
 
 
-def write(folder, step, run=1, sizes=(0.05, 0.1)):
-    tracks = {Track(s, step - 1): {"w": torch.full((3,), s + step)} for s in sizes}
+def write(folder, step, run=1, sizes=(0.05, 0.1), count=None):
+    tracks = {Track(s, count or step - 1): {"w": torch.full((3,), s + step)} for s in sizes}
     snapshots.write(str(folder), step, run, tracks)
     return folder / snapshots.name(step)
 
@@ -21,7 +21,7 @@ def test_what_is_written_is_read(tmp_path):
     assert found[1].path == str(path)
     assert found[1].tracks == (Track(0.05, 99), Track(0.1, 99))
     assert [float(w["w"][0]) for w in found[1].load()] == pytest.approx([100.05, 100.1])
-    assert [s.step for s in snapshots.snapshots_of(str(tmp_path), until=100)] == [50, 100]
+    assert [s.step for s in snapshots.snapshots_of(str(tmp_path), [100, 50, 70])] == [50, 100]
 
 
 def test_no_pruning_takes_them(tmp_path):
@@ -43,6 +43,7 @@ CASES = {
     "one snapshot alone": [10],
     "snapshots of two trainings": [10, (20, 2)],
     "two trainings": [10, (20, 1, (0.05, 0.2))],
+    "of 9 and 8 updates, between which the averages began anew": [10, (20, 1, (0.05, 0.1), 8)],
 }
 
 

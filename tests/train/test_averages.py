@@ -1,12 +1,16 @@
 """Snapshots of a run: when, of what, and that a killed run leaves those of an uninterrupted one."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from training import equal, loop, train
+from training import close, equal, loop, train
 
+from flatdiff.measure import averages as made_of_runs
 from flatdiff.store import checkpoint, snapshots
 from flatdiff.train import averages
 from flatdiff.weights import posthoc
+from flatdiff.weights.averaging import Power
 from flatdiff.world import logger
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -51,6 +55,46 @@ def test_a_killed_run_goes_on_to_the_same_snapshots(tmp_path):
     again = snapshots.snapshots_of(logger.get_dir())
     assert [s[1:] for s in again] == [s[1:] for s in whole]
     assert all(equal(weights(s), w) for s, w in zip(again, kept))
+
+
+def test_after_a_stretch_without_them_a_run_has_new_ones(quiet):
+    """What they make of it is what an average that began with them is."""
+    loop(end_step=8, posthoc_ema=2).run_loop()
+    loop(end_step=12, resume_checkpoint=f"{quiet}/model000008.pt").run_loop()
+    assert "snapshots" not in checkpoint.load(f"{quiet}/state000012.pt")
+    last = loop(end_step=20, posthoc_ema=2, resume_checkpoint=f"{quiet}/model000012.pt")
+    online = Power(last.weights, 0.1)
+    while last.step < 20:
+        last.run_step(*next(last.data))
+        online.update(last.weights)
+        if last.step % 2 == 0:
+            averages.snapshot(last, str(quiet))
+    last.save()
+    assert last.snapshots == [14, 16, 18, 20]
+    assert snapshots.steps_in(str(quiet)) == [*range(2, 9, 2), *range(14, 21, 2)]
+    checkpoint.save_json({"diffusion": {}}, f"{quiet}/config.json")
+    flags = SimpleNamespace(model_path=str(quiet), lengths="0.1", rates="", kept="", step=0)
+    ((run, made),) = made_of_runs.runs_of(flags)
+    assert ([s.step for s in run.snapshots], run.count) == (last.snapshots, 8)
+    made_of_runs.write(made)
+    assert close(checkpoint.load(made[1].path).values(), online.weights, atol=1e-6)
+
+
+def test_snapshots_of_a_stretch_that_was_given_up_are_not_used(quiet):
+    first = loop(end_step=99, posthoc_ema=2)
+    while first.step < 14:
+        first.run_step(*next(first.data))
+        if first.step % 2 == 0:
+            averages.snapshot(first, str(quiet))
+        if first.step == 10:
+            first.save()
+    how = {"posthoc_ema": 5, "lr": 1e-4, "resume_checkpoint": f"{quiet}/model000010.pt"}
+    loop(end_step=20, **how).run_loop()
+    checkpoint.save_json({"diffusion": {}}, f"{quiet}/config.json")
+    flags = SimpleNamespace(model_path=str(quiet), lengths="0.1", rates="", kept="", step=0)
+    ((run, _),) = made_of_runs.runs_of(flags)
+    assert [s.step for s in run.snapshots] == [2, 4, 6, 8, 10, 15, 20]
+    assert {12, 14} < {*snapshots.steps_in(str(quiet))}
 
 
 def test_two_runs_are_told_from_each_other(tmp_path):

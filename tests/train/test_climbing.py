@@ -5,11 +5,13 @@ import os
 import pytest
 import torch
 from launch import mpirun, succeed
-from training import BATCH, data, loop, network
+from training import BATCH, SIZE, data, loop, network
 
 from flatdiff.chain.resample import create_named_schedule_sampler, draw
+from flatdiff.nets.vit import ViT
 from flatdiff.rng import CLIMB, TRAIN, generator, seed_of
 from flatdiff.train.climbing import mean_over_ranks
+from flatdiff.train.train_util import TrainLoop
 from flatdiff.weights import perturb
 from flatdiff.world import logger
 
@@ -121,3 +123,24 @@ def test_a_gradient_without_a_memory_leaves_the_saved_one(quiet):
     assert all(torch.equal(saved[n], m) for n, m in zip(run.names, run.memory["mean"]))
     assert all(m.stride() == w.stride() for m, w in zip(run.memory["mean"], run.weights))
     assert not loop(resume_checkpoint=str(quiet / "model000001.pt")).memory
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    ("share", "microbatch", "dropout", "told"),
+    [(1.0, 3, 0.5, 4), (0.5, 2, 0.5, 2), (0.5, -1, 0.0, 2), (0.5, -1, 0.5, 0), (0.5, 3, 0.5, 0)],
+)
+def test_a_sharpness_is_of_the_same_dropout_masks_or_not_told(share, microbatch, dropout, told):
+    """The nearer the ridge, the smaller the rise of the loss."""
+    torch.manual_seed(0)
+    model = ViT(SIZE, 3, 32, 6, patch_size=4, num_layers=1, num_heads=2, dropout=dropout)
+    _, diffusion = network()
+    for w in model.parameters():
+        torch.nn.init.normal_(w, std=0.1)
+    how = {"optimizer": "adam-sam", "rho": 1e-5, "sam_share": share, "microbatch": microbatch}
+    run = TrainLoop(
+        model=model, diffusion=diffusion, data=data, batch_size=BATCH, ema_rate="", **how
+    )
+    run.run_step(*next(run.data))
+    rises = [x for rise in run.rises for x in rise.tolist()]
+    assert len(rises) == told and rises == pytest.approx([0] * told, abs=1e-3)
