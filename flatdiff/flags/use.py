@@ -120,7 +120,7 @@ class PerturbedFlags(SampleFlags, FeatureFlags, FigureFlags):
     batch_size: int = aside(100, "images per rank and network call", low=1)
     sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
     timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
-    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
+    num_images: int = flag(256, "images for the loss, and as many others for directions", low=6)
 
 
 @dataclasses.dataclass(frozen=True)
