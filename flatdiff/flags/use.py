@@ -60,7 +60,11 @@ class FlatnessFlags(FigureFlags):
         "LPF, MAP (the middle): deviations of the noise, separated by commas; empty: "
         "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter or weight 0.01,0.02,0.05,0.1,0.2)",
     )
-    radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
+    radius: str = part(
+        "1,2,5,10,20",
+        "MC: lengths of the directions, l2 over all weights; with noise_scale weight or canonical "
+        "in these units",
+    )
     noise_scale: str = flag(
         "absolute",
         "LPF, MC, MAP, SHARPNESS: one scale for all weights, or in proportion to each filter (Li "

@@ -3,6 +3,8 @@
     LPF (Bisla et al. 2022):     E L(w + d),           d ~ N(0, sigma^2 I)
     MC (SWAD, Cha et al. 2021):  E L(w + d) - L(w),    d uniform with ||d|| = radius
 
+in absolute `units`; in others sigma and radius are as those say.
+
 Draws come in mirrored pairs, d and -d, both as likely: within a pair the odd terms of the loss in
 d, the gradient's above all, cancel instead of hiding the curvature at small d.
 """
@@ -59,13 +61,14 @@ class Curve(frame.Measure):
 
     name: str
     size: str  # the flag of the sizes
-    axis: str
+    axes: dict[str, str]  # what that is, by noise_scale
     noise: Noise
 
     def __init__(self, text: str, noise_scale: str, num_draws: int):
         pairs(torch.empty(num_draws))
         self.sizes = sizes(self.size, text)
         self.noise_scale, self.num_draws = noise_scale, num_draws
+        self.axis = self.axes[noise_scale]
         self.first = None  # network, and its rises [terms, N] at each size
 
     def tasks(self, subject) -> dict[str, frame.Task]:
@@ -136,6 +139,7 @@ class Curve(frame.Measure):
         whole = [row for row in rows if row["part"] == "all"]
         several = len({row["model"] for row in whole}) > 1
         blocks = [
+            f"{self.axis}\n"
             "+-: the larger of two standard errors, over draws of d and over images and timesteps"
             " (for L(w): over images and timesteps); the rows have both"
         ]
@@ -247,7 +251,7 @@ class LPF(Curve):
     """Moves by Gaussian weight noise of each deviation `sigma`."""
 
     name, size = "LPF", "sigma"
-    axis = "sigma, standard deviation of the weight noise"
+    axes = units.SIGMA
     noise = staticmethod(perturb.gaussian)
 
     def __init__(self, *, sigma: str, noise_scale: str, num_draws: int):
@@ -263,10 +267,10 @@ class LPF(Curve):
 
 
 class MC(Curve):
-    """Moves in random directions of each length `radius`."""
+    """Moves in random directions of each length `radius`, in the units."""
 
     name, size = "MC", "radius"
-    axis = "radius, length of the direction (l2 over all weights)"
+    axes = units.RADIUS
     noise = staticmethod(perturb.sphere)
 
     def __init__(self, *, radius: str, noise_scale: str, num_draws: int):
