@@ -199,7 +199,9 @@ def _differences(result: dict) -> list[str]:
     for d in result["differences"]:
         told = f"95 % from {d['low']:.4g} to {d['high']:.4g}; smallest seen (80 %): {d['seen']:.2g}"
         value = f"{d['metric']:22s}{d['value']:+12.5g} +- {d['error']:.2g}"
-        lines.append(f"{value}  {told}: {d['verdict']}  ({os.path.basename(d['samples'])})")
+        lines.append(
+            f"{value}  {told}: {d['verdict'] or 'unknown'}  ({os.path.basename(d['samples'])})"
+        )
     return lines
 
 

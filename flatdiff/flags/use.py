@@ -60,7 +60,11 @@ class FlatnessFlags(FigureFlags):
         "LPF, MAP (the middle): deviations of the noise, separated by commas; empty: "
         "5e-4,1e-3,2e-3,5e-3,1e-2 (with noise_scale filter or weight 0.01,0.02,0.05,0.1,0.2)",
     )
-    radius: str = part("1,2,5,10,20", "MC: lengths of the directions, l2 over all weights")
+    radius: str = part(
+        "1,2,5,10,20",
+        "MC: lengths of the directions, l2 over all weights; with noise_scale weight or canonical "
+        "in these units",
+    )
     noise_scale: str = flag(
         "absolute",
         "LPF, MC, MAP, SHARPNESS: one scale for all weights, or in proportion to each filter (Li "
@@ -120,7 +124,7 @@ class PerturbedFlags(SampleFlags, FeatureFlags, FigureFlags):
     batch_size: int = aside(100, "images per rank and network call", low=1)
     sampler: str = flag("ddim", "how noise walks back", table=SAMPLERS)
     timestep_respacing: str = sampling("20", "timesteps of the sampling, as DiffusionFlags has it")
-    num_images: int = flag(256, "images, each with a timestep and a noise, for the loss", low=6)
+    num_images: int = flag(256, "images for the loss, and as many others for directions", low=6)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,10 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Says on which side of 0 the interval is: a tie is no equality, but nothing seen."""
+        """Says on which side of 0 the interval is, "" where there is none: a tie is no equality,
+        but nothing seen."""
+        if math.isnan(self.error):
+            return ""
         return LOWER if self.high < 0 else HIGHER if self.low > 0 else TIE
 
 

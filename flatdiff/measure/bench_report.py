@@ -53,7 +53,7 @@ def text(record: dict) -> str:
     told = []
     for found in (record["rows"], scaling_rows(record)):
         columns = list(dict.fromkeys(column for row in found for column in row))
-        lines = [[number(row.get(c)) for c in columns] for row in found]
+        lines = [[_cell(row.get(c)) for c in columns] for row in found]
         told.append(table([[c.replace("_", " ") for c in columns], *lines]))
     return "\n\n".join(told) + (
         f"\nfd: {record['metric']}. gap: ||eps|| along the chain less that in training, in shares "
@@ -61,6 +61,10 @@ def text(record: dict) -> str:
         "plain; seen: the smallest difference that four of five such pairs would show. norm: the "
         "scaling of no gap, or of the least; distance: that of the least; low and high: 95 %"
     )
+
+
+def _cell(value) -> str:
+    return "unknown" if value == "" else number(value)  # a verdict without an error
 
 
 def picture(record: dict):

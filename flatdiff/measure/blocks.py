@@ -3,7 +3,9 @@
     rise        E L(w + d) - L(w),  d = sigma J z of one block, J the `units`    (LPF, Bisla et al.
                 2022, of a part of the weights)
     curvature   E (J z)' H J z = tr J'HJ of the block, (16 s(sigma / 2) - s(sigma)) / 3 sigma^2 for
-                s(h) = L(w + h J z) + L(w - h J z) - 2 L(w): right up to the sixth order
+                s(h) = L(w + h J z) + L(w - h J z) - 2 L(w): right up to the sixth order; in units
+                of filters, where J z is ||w_f|| z_f / ||z_f||, the sum over filters of
+                ||w_f||^2 tr H_ff / n_f, n_f the weights of one
 
 Draws are those of LPF at that sigma, of which a block has its part.
 """

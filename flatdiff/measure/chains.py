@@ -112,11 +112,13 @@ def timesteps(plan: probe.Plan, t_range: int) -> Axis:
 def axis_of_x(plan: probe.Plan, log_snr: np.ndarray) -> dict[str, Axis]:
     """Return the axis of x_mse: log-SNR from -8 to 8, evenly, and its four parts.
 
-    log_snr: that of each timestep in range, falling. One counts for the log-SNR nearest to it.
+    log_snr: that of each timestep in range, falling. One counts for the log-SNR nearest to it; one
+    alone is all that there is.
     """
     middles = (log_snr[1:] + log_snr[:-1]) / 2
     top, bottom = np.append(log_snr[0], middles), np.append(middles, log_snr[-1])
     width = np.clip(top, EDGES[-1], EDGES[0]) - np.clip(bottom, EDGES[-1], EDGES[0])
+    width = width if len(width) > 1 else np.ones(1)
     weight = plan.weight * torch.from_numpy(width)[plan.t]
     reach = float(log_snr[-1]), float(log_snr[0])
     return axis_of_levels(replace(plan, weight=weight), torch.from_numpy(log_snr)[plan.t], reach)
@@ -138,4 +140,6 @@ def axis_of_levels(
 
 
 def _told(low: float, high: float) -> str:
+    if low == high:
+        return f"log-SNR {low:.3g}"
     return f"log-SNR {low:.3g}..{high:.3g}" if low < high else ""

@@ -3,6 +3,8 @@
     LPF (Bisla et al. 2022):     E L(w + d),           d ~ N(0, sigma^2 I)
     MC (SWAD, Cha et al. 2021):  E L(w + d) - L(w),    d uniform with ||d|| = radius
 
+in absolute `units`; in others sigma and radius are as those say.
+
 Draws come in mirrored pairs, d and -d, both as likely: within a pair the odd terms of the loss in
 d, the gradient's above all, cancel instead of hiding the curvature at small d.
 """
@@ -59,13 +61,14 @@ class Curve(frame.Measure):
 
     name: str
     size: str  # the flag of the sizes
-    axis: str
+    axes: dict[str, str]  # what that is, by noise_scale
     noise: Noise
 
     def __init__(self, text: str, noise_scale: str, num_draws: int):
         pairs(torch.empty(num_draws))
         self.sizes = sizes(self.size, text)
         self.noise_scale, self.num_draws = noise_scale, num_draws
+        self.axis = self.axes[noise_scale]
         self.first = None  # network, and its rises [terms, N] at each size
 
     def tasks(self, subject) -> dict[str, frame.Task]:
@@ -100,7 +103,7 @@ class Curve(frame.Measure):
                 "distances": [r["distance"] for r in row],
                 "losses": by_term(subject, row),
                 "errors_images": dict(zip(subject.terms, subject.errors_of(rise).tolist())),
-                "minus_first_errors_images": of_difference(subject, rise, other, of_other),
+                "minus_first_errors_images": paired.of_difference(subject, rise, other, of_other),
             }
             for size, row, rise, of_other in zip(self.sizes, rows, rises, others)
         ]
@@ -112,7 +115,8 @@ class Curve(frame.Measure):
         A rise has two standard errors: `error` over the draws of d, at fixed images, timesteps and
         noise, and `error_images` over these, image by image, at fixed draws; tables and pictures
         show `error_larger`, the larger one. minus_first: the rise, less that of the first network
-        on the same draws and images, so that what either does to both cancels; None for itself.
+        on the same draws and images, so that what either does to both cancels; None for itself,
+        nan where the first has other parts.
         """
         rows, of_first = [], {}
         for model in record["models"]:
@@ -121,9 +125,12 @@ class Curve(frame.Measure):
                 start = {"model": model["name"], self.size: point["size"], "distance": distance}
                 for term in point["losses"]:
                     rise = rises(model, point, term)
-                    first = of_first.setdefault((point["size"], term), rise)
-                    columns = _columns(model["at_w"][term], point, term, rise, first)
-                    rows += _by_part(start | {"term": term}, model["parts"][term], columns)
+                    parts = model["parts"][term]
+                    first, others = of_first.setdefault((point["size"], term), (rise, parts))
+                    same = torch.tensor(paired.same_parts(term, parts, others))
+                    less = None if first is rise else (rise - first).where(same, math.nan)
+                    columns = _columns(model["at_w"][term], point, term, rise, less)
+                    rows += _by_part(start | {"term": term}, parts, columns)
         return rows
 
     def text(self, record: dict) -> str:
@@ -132,6 +139,7 @@ class Curve(frame.Measure):
         whole = [row for row in rows if row["part"] == "all"]
         several = len({row["model"] for row in whole}) > 1
         blocks = [
+            f"{self.axis}\n"
             "+-: the larger of two standard errors, over draws of d and over images and timesteps"
             " (for L(w): over images and timesteps); the rows have both"
         ]
@@ -152,17 +160,18 @@ class Curve(frame.Measure):
         return "\n\n".join([*blocks, *filter(None, (self._parts(rows, t) for t in by_part))])
 
     def _parts(self, rows: list[dict], term: str) -> str:
-        """Write the rise of a term by part of its range, low noise first; "" if it has no parts."""
-        size, parts = self.size, [r for r in rows if r["term"] == term and r["part"] != "all"]
-        if not parts:
-            return ""
-        header, lines = [f"rise of {term} at", size], {}
-        for row in parts:
-            line = lines.setdefault((row["model"], row[size]), [row["model"], f"{row[size]:g}"])
+        """Write the rise of a term by part of its range, low noise first, a table for each kind of
+        parts; "" if it has none."""
+        size, lines, tables = self.size, {}, {}
+        for row in (r for r in rows if r["term"] == term and r["part"] != "all"):
+            start = [row["model"], f"{row[size]:g}"]
+            levels, line = lines.setdefault((row["model"], row[size]), ([], start))
+            levels += [row["levels"], "+-"]
             line += [number(row["rise"]), number(row["error_larger"])]
-            if len(lines) == 1:
-                header += [row["levels"], "+-"]
-        return table([header, *lines.values()])
+        for levels, line in lines.values():
+            header = [f"rise of {term} at", size, *levels]
+            tables.setdefault(tuple(levels), [header]).append(line)
+        return "\n\n".join(map(table, tables.values()))
 
     def figures(self, record: dict) -> dict[str, Figure]:
         """Draw the rise of each term against the size, a line a network, one error to each side;
@@ -242,7 +251,7 @@ class LPF(Curve):
     """Moves by Gaussian weight noise of each deviation `sigma`."""
 
     name, size = "LPF", "sigma"
-    axis = "sigma, standard deviation of the weight noise"
+    axes = units.SIGMA
     noise = staticmethod(perturb.gaussian)
 
     def __init__(self, *, sigma: str, noise_scale: str, num_draws: int):
@@ -258,10 +267,10 @@ class LPF(Curve):
 
 
 class MC(Curve):
-    """Moves in random directions of each length `radius`."""
+    """Moves in random directions of each length `radius`, in the units."""
 
     name, size = "MC", "radius"
-    axis = "radius, length of the direction (l2 over all weights)"
+    axes = units.RADIUS
     noise = staticmethod(perturb.sphere)
 
     def __init__(self, *, radius: str, noise_scale: str, num_draws: int):
@@ -289,28 +298,14 @@ def _along(model: dict) -> tuple[str, list[float], list[float]]:
     return term, lengths, [float(rises(model, p, term).mean(dim=0)[0]) for p in curve]
 
 
-def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
-    """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
-    image, where these have the same timesteps in both."""
-    ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
-
-    def error(term: str) -> Tensor:
-        if paired.alike(subject, other, term):
-            return subject.errors_of((ours[term] - theirs[term])[None], [term])[0]
-        both = (subject, ours), (other, theirs)
-        return torch.hypot(*(of.errors_of(rows[term][None], [term])[0] for of, rows in both))
-
-    return {term: error(term).tolist() for term in ours if term in theirs}
-
-
-def _columns(at_w: dict, point: dict, term: str, rise: Tensor, first: Tensor) -> dict[str, list]:
+def _columns(at_w: dict, point: dict, term: str, rise: Tensor, less: Tensor | None) -> dict:
     losses, mean = torch.tensor(at_w["losses"], dtype=torch.float64), rise.mean(dim=0)
     columns = {"at_w": at_w["losses"], "moved": (losses + mean).tolist()}
     columns |= estimate("rise", "error", rise, point["errors_images"][term])
     columns["relative"] = (mean / losses).tolist()
     images = point["minus_first_errors_images"].get(term, [math.nan] * 5)
-    less = estimate("minus_first", "minus_first_error", rise - first, images)
-    columns |= dict.fromkeys(less, [None] * 5) if first is rise else less
+    told = estimate("minus_first", "minus_first_error", rise if less is None else less, images)
+    columns |= dict.fromkeys(told, [None] * 5) if less is None else told
     return columns | {"at_w_error": at_w["errors"]}
 
 

@@ -166,12 +166,12 @@ def differences_text(rows: list[dict]) -> str:
     header = ["run", "weights", "less", "", "difference", "+-", "95 % from", "to"]
     header += ["smallest that could be seen", "verdict"]
     names = ("run", "weights", "less", "metric", "difference", "error", "low", "high", "seen")
-    lines = [[number(row[name]) for name in (*names, "verdict")] for row in rows]
+    lines = [[*(number(row[k]) for k in names), row["verdict"] or "unknown"] for row in rows]
     return (
         f"{table([header, *lines])}\n"
         "over samples alone (paired where they are equally many), the reference held fixed: other "
         "training seeds scatter more. Smallest: a true difference that four of five such pairs "
-        "would show at 5 %. tie: nothing was seen, which is not equality"
+        "would show at 5 %. tie: nothing was seen, which is not equality; unknown: without an error"
     )
 
 

@@ -27,7 +27,7 @@ from ..quantization.rounded import Rounded
 from ..store import finite
 from ..store.model_paths import find_models, short_names
 from ..weights import perturb
-from ..world import dist_util
+from ..world import dist_util, logger
 from ..world.arithmetic import arithmetic
 from ..world.dist_util import gather_rows
 from . import bench_report, evaluation, exposure, exposure_bias, frame, scalings, sources
@@ -96,6 +96,7 @@ def bench(flags, folder: str) -> dict:
     exposure.check_one_chain(dict(zip(names, zip(loaded.values(), chains))))
     size = next(iter(loaded.values())).image_size
     judged = evaluation.judge(flags.bench, flags.data, size, flags.run.seed)
+    _warn_of_few(judged[2].num_images, flags.bench.num_samples)
     with Finished(os.path.join(folder, f"{FILE}_parts")) as finished:
         finished.expect(len(paths) * len(axes.bits) * len(axes.steps) * len(axes.ways))
         for path, (name, model) in zip(paths, loaded.items()):
@@ -105,6 +106,15 @@ def bench(flags, folder: str) -> dict:
             cells, best = ([row for part in parts for row in part] for parts in zip(*found))
             record["models"].append({"name": name, "path": path, "cells": cells, "scalings": best})
     return record | {"rows": bench_report.rows(record), "metric": judged[0].metric("FID")}
+
+
+def _warn_of_few(images: int, wanted: int) -> None:
+    if images < wanted:
+        more = "" if images >= jackknife.SMALLEST else ", and distances of so few have no errors"
+        logger.warn(
+            f"warning: there are {images} images, and num_samples is {wanted}: {images} are "
+            f"sampled, one for each{more}"
+        )
 
 
 def _of_bits(path, model, bits, axes, flags, judged, finished) -> tuple[list[dict], list[dict]]:

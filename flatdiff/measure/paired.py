@@ -46,9 +46,36 @@ def over_examples(one, other, ours: Tensor, theirs: Tensor, term: str) -> float:
     return math.hypot(*(float(of.errors_of(v[None], [term])[0, 0]) for of, v in both))
 
 
+def same_parts(term: str, ours: dict[str, str], theirs: dict[str, str]) -> list[bool]:
+    """Return of each part of a term's range, each a label and the levels in it, whether it is the
+    same in both: of one label, and of x_mse of one log-SNR; what else is, its reader knows."""
+    pairs = zip(ours.items(), theirs.items())
+    return [a == b if term == "x_mse" else a[0] == b[0] for a, b in pairs]
+
+
+def _same_parts_of(one, other, term: str) -> list[bool]:
+    parts = (subject.axes[term].parts.items() for subject in (one, other))
+    return same_parts(term, *({name: levels for name, (levels, _) in of} for of in parts))
+
+
 def same_range(one, other, term: str) -> bool:
-    """Return whether x_mse is of the same log-SNR in both; what else is, its reader knows."""
-    return term != "x_mse" or len({s.axes[term].parts["all"][0] for s in (one, other)}) == 1
+    """Return whether a term is of the same range in both."""
+    return _same_parts_of(one, other, term)[0]
+
+
+def of_difference(subject, rise: Tensor, other, of_other: Tensor) -> dict[str, list[float]]:
+    """Return, by term, the error [5] of one mean rise [terms, N] less another's: paired image by
+    image, where these have the same timesteps in both; nan of parts that are not the same."""
+    ours, theirs = dict(zip(subject.terms, rise)), dict(zip(other.terms, of_other))
+
+    def error(term: str) -> Tensor:
+        if alike(subject, other, term):
+            return subject.errors_of((ours[term] - theirs[term])[None], [term])[0]
+        both = (subject, ours), (other, theirs)
+        apart = torch.hypot(*(of.errors_of(rows[term][None], [term])[0] for of, rows in both))
+        return apart.where(torch.tensor(_same_parts_of(subject, other, term)), math.nan)
+
+    return {term: error(term).tolist() for term in ours if term in theirs}
 
 
 def alike(one, other, term: str) -> bool:

@@ -89,10 +89,8 @@ def _check_sizes(loaded: dict) -> None:
 def _sampled(name, path, model, flags, others, features, reference) -> Sampled:
     """Put the network on the images of the loss, and on the chains of the samples."""
     f, seed = flags.sample, flags.run.seed
-    known = model.num_classes, model.classes
-    dataset: ImageDataset = run_util.open_dataset(flags.data, model.image_size, *known)
-    count = min(f.num_images, dataset.num_images)
-    x_start, labels = probe.images_of(dataset, 2 * count, seed)
+    x_start, labels = _both_halves(flags, model)
+    count = len(x_start) // 2
     given = name, path, model, networks.chain_of(path, flags)
     how = {"batch_size": min(64, count), "dtype": networks.dtype_of(flags)}
     key = functools.partial(sources.key_of, flags)
@@ -105,6 +103,24 @@ def _sampled(name, path, model, flags, others, features, reference) -> Sampled:
     walk = _walk(model, networks.chain_of(path, flags, f.timestep_respacing), flags)
     amount = f.num_samples, f.batch_size
     return Sampled(Start(subject, others, guide), walk, *amount, features, reference, made_of)
+
+
+def _both_halves(flags, model) -> tuple[Tensor, dict[str, Tensor]]:
+    """The images that are measured, and as many others, of which the directions are."""
+    known, wanted = (model.num_classes, model.classes), flags.sample.num_images
+    dataset: ImageDataset = run_util.open_dataset(flags.data, model.image_size, *known)
+    count = min(wanted, dataset.num_images // 2)
+    if count < probe.LEAST:
+        raise ValueError(
+            f"there are {dataset.num_images} images in {flags.data.data_dir}; expected "
+            f"{2 * probe.LEAST} or more: one half is measured, and one has the directions of climbs"
+        )
+    if count < wanted:
+        logger.warn(
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: {count} "
+            "are measured, and the directions of climbs are those of as many others"
+        )
+    return probe.images_of(dataset, 2 * count, flags.run.seed)
 
 
 def _walk(model, diffusion, flags):

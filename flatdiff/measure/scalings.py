@@ -19,17 +19,20 @@ def agreement(scalings: Sequence[float], gaps: np.ndarray, distances: np.ndarray
     the norm's, with `seen` too; and "verdict".
 
     gaps, distances [1 + groups, S]: of all images, then without each group, at the scalings [S].
-    None where there is no such scaling: the distance has no least.
+    None where there is no such scaling, as where the distance has no least, and without an error,
+    as where the distances have no groups, of which too few images have none.
     """
     by_norm, by_distance = (
         np.array([fit(scalings, row) for row in rows])
         for fit, rows in ((zero, gaps), (least, distances))
     )
     found = {"norm": _told(by_norm), "distance": _told(by_distance)}
-    found["difference"] = _told(by_distance - by_norm)
-    apart = found["difference"]
-    verdict = "undecided" if apart["low"] is None else "they differ"
-    if apart["low"] is not None and apart["low"] <= 0 <= apart["high"]:
+    alike = len(by_norm) == len(by_distance)
+    apart = by_distance - by_norm if alike else [by_distance[0] - by_norm[0]]
+    found["difference"] = _told(apart)
+    low, high = (found["difference"][end] for end in ("low", "high"))
+    verdict = "undecided" if low is None else "they differ"
+    if low is not None and low <= 0 <= high:
         verdict = "no difference seen"
     return found | {"verdict": verdict}
 

@@ -1,7 +1,8 @@
 """The units in which weights are moved: of what length is a move that is told as 1.
 
     absolute    d = z
-    filter      d = ||w_f|| z,  w_f the filter                             (Li et al. 2018)
+    filter      d_f = ||w_f|| z_f / ||z_f||,  f a filter; of what is no noise, as the ascent of a
+                sharpness, d_f = ||w_f|| z_f                               (Li et al. 2018)
     weight      d = |w| z,  each weight its own unit     (Kwon et al. 2021, Andriushchenko et al.
                 2023, section 2: c = |w|)
     canonical   d = J z,  J from the network's canonical form to its weights (`nets.symmetries`)
@@ -20,12 +21,25 @@ from ..exchange.families import inside
 from ..nets import symmetries
 from ..weights import perturb
 
+SIGMA = {
+    "absolute": "sigma, standard deviation of the weight noise",
+    "filter": "sigma, length of each filter's noise over that of the filter",
+    "weight": "sigma, standard deviation of each weight's noise over its size",
+    "canonical": "sigma, standard deviation of the noise of the canonical form",
+}
+RADIUS = {
+    "absolute": "radius, length of the direction (l2 over all weights)",
+    "filter": "radius, length of the direction (l2 over all weights)",
+    "weight": "radius, length of the direction (l2, each weight's part over its size)",
+    "canonical": "radius, length of the direction (l2 in the canonical form)",
+}
 Map = Callable[[list[Tensor]], None]  # of moves, one shaped as each weight, in place
 
 
 def noise(kind: Callable, subject, scale: str) -> Callable[..., perturb.Perturbation]:
     """Return noise of a kind, `perturb.gaussian` or `perturb.sphere`, in the units: a function of
-    (size, seed, draw, filterwise). The size of a sphere is its radius in these units."""
+    (size, seed, draw, filterwise). The size of a sphere is its radius in these units, by filter
+    still the l2 over all weights."""
     if scale in ("absolute", "filter"):
         return kind
     to_weights, _ = maps(subject, scale)

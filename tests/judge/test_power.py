@@ -36,8 +36,8 @@ def test_ties_are_told_as_often_as_they_should_be():
     assert np.mean(errors[True]) == pytest.approx((2 / 100) ** 0.5, rel=0.1)
 
 
-def test_a_difference_without_an_error_is_a_tie():
-    assert power.difference(3.0, [], [], paired=True).verdict == "tie"
+def test_a_difference_without_an_error_has_no_verdict_and_one_of_error_0_has():
+    assert power.difference(3.0, [], [], paired=True).verdict == ""
     same = power.difference(0.0, [1.0] * 10, [1.0] * 10, paired=True)
     assert same.verdict == "tie" and same.seen == 0
     assert power.test(1.0, 0.0, 9).verdict == "higher"

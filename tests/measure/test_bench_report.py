@@ -32,3 +32,11 @@ def test_all_files_are_written(tmp_path):
     lines = (tmp_path / "bench_scalings.csv").read_text().splitlines()
     assert len(lines) == 5 and lines[1].startswith("a,32,5,1.01")
     assert "fd: FD-toy" in bench_report.text(record())
+
+
+def test_a_verdict_without_an_error_is_told_as_unknown():
+    found = record()
+    for row in found["rows"][1:2]:
+        row |= {"less_plain": 0.3, "less_plain_error": None, "verdict": ""}
+    first, second, *_ = bench_report.text(found).splitlines()[1:]
+    assert second.endswith("unknown") and "unknown" not in first

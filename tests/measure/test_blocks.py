@@ -76,6 +76,17 @@ def test_rise_and_curvature_of_a_quadratic_are_those_of_its_hessian():
     )
 
 
+def test_the_curvature_in_units_of_filters_is_the_trace_by_a_filters_size():
+    """A filter's move is uniform on the sphere of its own length, so that z z' is ||w||^2 / n."""
+    of = quadratics.subject(layers=3)
+    _, told = found(of, pairs=300, noise_scale="filter")
+    for i, block in enumerate(told["blocks"][1:]):
+        x, w = of.draws[:, i], of.weights[i].detach()
+        exact = float(w.square().sum() * x.square().sum() / len(x) / w.numel())
+        value, error = (block["curvature"][k][0] for k in ("value", "error"))
+        assert abs(value - exact) < 4 * error < 0.3 * exact
+
+
 def test_errors_cover_over_twenty_seeds():
     """Student's interval of 95 % has the trace of the Hessian of a layer in it."""
     inside = 0

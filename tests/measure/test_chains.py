@@ -46,6 +46,21 @@ def test_x_mse_says_which_log_snr_it_is_of():
     ]
 
 
+def test_a_chain_of_one_timestep_has_the_error_of_the_image_there():
+    """x_mse is mse times (1 - a) / a of its alpha-bar a."""
+    linear = create_gaussian_diffusion(steps=100, noise_schedule="linear")
+    alpha_bar = 1 - 1000 / 100 * 1e-4
+    model, images = torch.nn.Conv2d(3, 3, 1).eval(), (torch.zeros(64, 3, 2, 2), {}, 64)
+    model.forward = lambda x, t: torch.nn.functional.conv2d(x, model.weight)
+    subject = chains.of_chain("a", "", model, linear, images, t_range=1)
+    mse, x_mse = (subject.at_w[subject.terms.index(name)] for name in ("mse", "x_mse"))
+    assert float(x_mse[0]) == pytest.approx(float(mse[0]) * (1 - alpha_bar) / alpha_bar)
+    assert subject.errors[subject.terms.index("x_mse"), 0] > 0
+    log_snr = f"log-SNR {np.log(alpha_bar / (1 - alpha_bar)):.3g}"
+    told = [text for text, _ in subject.axes["x_mse"].parts.values()]
+    assert told == [log_snr, log_snr, "", "", ""] and float(x_mse[1]) == float(x_mse[0])
+
+
 def test_terms_as_trained_count_timesteps_by_the_density_of_training():
     class Net(torch.nn.Module):
         """Is off by a known function of the level."""

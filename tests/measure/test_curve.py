@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import quadratics
 import torch
 
+import flatdiff
 from flatdiff.measure import curve
 from flatdiff.weights import perturb
 
@@ -85,6 +87,20 @@ def test_odd_terms_cancel_in_mirrored_pairs(kind):
     even = curve.pairs(plain.rises(kind, size, 8)[0])
     torch.testing.assert_close(curve.pairs(tilted.rises(kind, size, 8)[0]), even)
     assert tilted.rises(kind, size, 8)[0].abs().mean() > 10 * even.max()
+
+
+@pytest.mark.parametrize("scale", ["absolute", "filter", "weight"])
+def test_a_radius_is_told_as_a_length_of_weights_only_where_it_is_one(scale):
+    how = {"noise_scale": scale, "radius": [2.0], "num_draws": 4, "progress": False}
+    found = flatdiff.flatness(quadratics.subject(), "MC", **how)
+    (row,) = found.rows
+    assert (row["distance"] == pytest.approx(2.0)) == (scale != "weight")
+    for told in (
+        found.plot().axes[0].get_xlabel(),
+        found.measures["MC"].text(found.records["MC"]).splitlines()[0],
+    ):
+        assert told.startswith("radius, length of the direction")
+        assert ("(l2 over all weights)" in told) == (scale != "weight")
 
 
 def test_error_bars_cover_the_truth():

@@ -11,7 +11,7 @@ from flatness_studies import arguments, parse, study
 from flatness_studies import subject as subject_of
 from launch import ROOT
 
-from flatdiff.measure import curve
+from flatdiff.measure import curve, paired
 from flatdiff.store import model_paths
 from flatdiff.weights import perturb
 
@@ -56,10 +56,10 @@ def test_other_timesteps_are_not_paired(folder, tmp_path):
     fewer = replace(flags.flatness, t_range=20)
     b = subject_of(path, SimpleNamespace(**vars(flags) | {"flatness": fewer}))
     values = torch.rand(3, 16, dtype=torch.float64)
-    found = curve.of_difference(b, values, a, values)
+    found = paired.of_difference(b, values, a, values)
     expected = torch.hypot(a.errors_of(values[:1]), b.errors_of(values[:1]))[0, 0]
     assert found["mse"][0] == pytest.approx(float(expected))
-    assert curve.of_difference(a, values, a, values)["mse"][0] == 0
+    assert paired.of_difference(a, values, a, values)["mse"][0] == 0
 
 
 def test_the_larger_error_is_shown():

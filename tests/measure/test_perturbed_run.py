@@ -12,7 +12,7 @@ from flatness_studies import DIFFUSION, MODEL
 from launch import ROOT, mpirun
 
 from flatdiff.flags import config
-from flatdiff.measure import evaluation
+from flatdiff.measure import evaluation, perturbed_run
 from flatdiff.measure.perturbed_samples import PERTURBED, Sampled
 from flatdiff.models import networks
 from flatdiff.store import checkpoint
@@ -139,6 +139,19 @@ def test_a_move_all_the_way_is_the_other_network(folder, tmp_path):
     assert kept.startswith(log) and kept.count("towards") == 2  # another file: another move
     at_w = it["at_w"]["mse"]["losses"][0] - there["at_w"]["mse"]["losses"][0]
     assert move["rise"] == pytest.approx(at_w, rel=1e-5)
+
+
+def test_no_direction_is_fitted_to_an_image_that_is_measured(folder, tmp_path, monkeypatch, capsys):
+    """Also where there are fewer than twice as many images as were asked for, which is told."""
+    real, starts = perturbed_run.Sampled, []
+    monkeypatch.setattr(perturbed_run, "Sampled", lambda *a: starts.append(a[0]) or real(*a))
+    more = ("--model_path", f"{folder}/runs/a/*", "--moves", "climb rho=0.1", "--num_images", 12)
+    study(arguments(folder, tmp_path, *more))
+    (start,) = starts
+    measured, fitted = ({x.numpy().tobytes() for x in of.draws.x_start} for of in
+                        (start.subject, start.guide))  # fmt: skip
+    assert len(measured) == len(fitted) == 8 and not measured & fitted
+    assert "there are 16 images, and num_images is 12: 8 are measured" in capsys.readouterr().out
 
 
 def test_an_interrupted_study_goes_on(folder, done, tmp_path, monkeypatch):

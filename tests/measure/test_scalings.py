@@ -43,6 +43,16 @@ def test_intervals_cover_and_disagreement_is_seen(apart, share):
     assert np.mean([f["verdict"] == "they differ" for f in many]) == pytest.approx(share, abs=0.04)
 
 
+def test_a_distance_without_groups_decides_nothing():
+    """Of fewer than 20 images, the distance has no error, nor has its difference from the norm."""
+    gaps = without_each(3 * (SCAN - 0.99) + 0.001 * np.arange(15)[:, None])
+    told = agreement(SCAN, gaps, 40 * (SCAN[None] - 1.05) ** 2)
+    assert told["norm"]["error"] > 0 and told["distance"]["error"] is None
+    assert told["difference"]["value"] == pytest.approx(1.05 - told["norm"]["value"])
+    assert [told["difference"][k] for k in ("error", "low", "high", "seen")] == [None] * 4
+    assert told["verdict"] == "undecided"
+
+
 def test_without_a_least_nothing_is_decided():
     flat = np.ones((11, 5))
     told = agreement(SCAN, np.tile(3 * (SCAN - 1), (11, 1)), flat - SCAN**2)

@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
-from flatness_studies import arguments, estimates, measure, study
+from flatness_studies import arguments, estimates, measure, parse, study
 
 import flatdiff
 from flatdiff.chain import probe
 from flatdiff.data.image_datasets import ImageDataset
+from flatdiff.measure import run
 from flatdiff.store import model_paths
 
 OWN = """
@@ -56,6 +57,37 @@ def test_a_folder_of_diffusers_is_measured_as_at_the_door(folder, pipeline, tmp_
         ]
     (model,) = record["models"]
     assert model["path"] == pipeline and model["image_size"] == 8
+
+
+def test_a_folder_beside_a_checkpoint_is_compared_part_by_part_of_the_same_range(
+    folder, pipeline, tmp_path
+):
+    """Its losses are by log-SNR, a checkpoint's by timesteps: other parts have no difference, and
+    headers of their own; nor have those of x_mse that reach less far."""
+    paths = f"{folder}/runs/a/*,{pipeline}"
+    argv = arguments(folder, tmp_path, "--model_path", paths, "--batch_size", "0")
+    record = study(argv)
+    first, second = (
+        [r for r in record["rows"] if r["model"] == m["name"]] for m in record["models"]
+    )
+    known = {(r["sigma"], r["term"], r["part"]): r for r in first}
+    seen = set()
+    for row in second:
+        other = known.get((row["sigma"], row["term"], row["part"]))
+        same = other and (row["term"] != "x_mse" or row["levels"] == other["levels"])
+        seen.add((row["term"], row["part"], bool(same)))
+        for name in ("minus_first", *(f"minus_first_error{e}" for e in ("", "_images", "_larger"))):
+            assert (row[name] == row[name]) == bool(same), row
+        if same:
+            assert row["minus_first"] == pytest.approx(row["rise"] - other["rise"])
+    assert {("mse", "all", True), ("mse", "log-SNR 4..8", False)} <= seen
+    assert {same for term, _, same in seen if term == "x_mse"} == {True, False}
+    lines = run.made("LPF", parse(argv).flatness).text(record).splitlines()
+    for rows in (first, second):
+        levels = [r["levels"] for r in rows if r["term"] == "mse" and r["part"] != "all"][:4]
+        header = next(i for i, s in enumerate(lines) if all(told in s for told in levels))
+        assert lines[header].startswith("rise of mse at")
+        assert rows[0]["model"] in lines[header + 1] or rows[0]["model"] in lines[header + 2]
 
 
 def test_results_of_a_folder_are_kept_until_its_weights_change(
