@@ -201,7 +201,10 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=(), 
         sample_records.refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
-    done = set(dist_util.broadcast_object(sorted(_done(parts))))
+    found = (
+        sorted(_done(parts)) if dist_util.rank() == 0 else []
+    )  # one rank removes what is damaged
+    done = set(dist_util.broadcast_object(found))
     todo = [i for i in range(num_samples) if i not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     place = dist_util.rank(), dist_util.world_size()
