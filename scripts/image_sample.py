@@ -44,10 +44,10 @@ def sample(flags):
     logger.log(f"loading checkpoint: {flags.sample.model_path}")
     model, diffusion = networks.from_checkpoint(flags.sample.model_path, flags)
     logger.log(f"timesteps: {diffusion.num_timesteps} of {diffusion.original_num_steps}")
-    with quantized.quantized(model, flags, folder) as flags.quant:
+    with quantized.quantized(model, flags, folder) as (flags.quant, made_of):
         sample = generate.sampler(model, diffusion, flags)
         how = {"image_size": model.image_size, "known": model.classes}
-        how["steps"] = diffusion.num_timesteps
+        how |= {"steps": diffusion.num_timesteps, **made_of}
         generate.save_samples(sample, flags, folder, suffix=quantized.suffix(flags.quant), **how)
 
 

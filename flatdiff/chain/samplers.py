@@ -165,12 +165,18 @@ def ddim_sample(
     eta=0.0,
     randn=torch.randn_like,
 ) -> Out:
-    """A DDIM step (Song et al. 2020, equations 12 and 16): eta 0 adds no noise, 1 as DDPM."""
+    """A DDIM step (Song et al. 2020, equations 12 and 16): eta 0 adds no noise, 1 as DDPM.
+
+    ValueError for another eta than 0 .. 1.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; expected 0, which adds no noise, to 1, as much as DDPM")
     out = _p(chain, model, x, t, clip_denoised, denoised_fn, model_kwargs, cond_fn)
     eps = chain._predict_eps_from_xstart(x, t, out["pred_xstart"])
     abar, before = chain._at("alphas_cumprod", t, x), chain._at("alphas_cumprod_prev", t, x)
     sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
-    mean = out["pred_xstart"] * before.sqrt() + torch.sqrt(1 - before - sigma**2) * eps
+    rest = (1 - before - sigma**2).clamp(min=0)  # below which rounding may fall
+    mean = out["pred_xstart"] * before.sqrt() + rest.sqrt() * eps
     return {"sample": mean + sigma * randn(x), "pred_xstart": out["pred_xstart"]}
 
 

@@ -16,12 +16,20 @@ def shifted_sample(chain, model, x, t, window: int = 30, cutoff: int = 200, **ho
     """DDIM's step of eta 0; t is shifted from the second step on, where it is above `cutoff`.
 
     window: timesteps of the whole chain, t in their middle; 0: none is shifted. cutoff: where x_t
-    is mostly image its variance tells no noise. ValueError for a chain that is none of betas.
+    is mostly image its variance tells no noise. ValueError for a chain that is none of betas, and
+    for one that has no timestep above it.
     """
     if not hasattr(chain, "every_alphas_cumprod"):
         raise ValueError(
             "the sampler shifted is for --objective ddpm, whose noise has the variance 1 - abar: "
             "take another"
+        )
+    steps = len(chain.every_alphas_cumprod)
+    if window < 0 or cutoff >= steps - 2:
+        raise ValueError(
+            f"the sampler shifted has window {window} and cutoff {cutoff}; expected a window of 0 "
+            f"or more, and a cutoff below {steps - 2}, above which the chain of {steps} has "
+            "timesteps to shift (200 is of a chain of 1000)"
         )
     shift = shifts(chain, x, t, window, cutoff)
     if chain.rescale_timesteps:

@@ -48,6 +48,13 @@ def _trains(f) -> bool:
     return "train" not in f.unread
 
 
+def _samples(f) -> bool:
+    """Whether noise is walked back by the chain of the flags."""
+    if _trains(f) and hasattr(f, "train"):
+        return f.train.sample_interval or _evaluates(f)
+    return any(hasattr(f, group) for group in ("sample", "exposure", "averages"))
+
+
 def _rounds(f) -> bool:
     """Whether weights are rounded, as far as flags say: a packed file says it itself."""
     paths = (getattr(group, "model_path", "") for group in vars(f).values())
@@ -127,8 +134,8 @@ READERS = (
     Reader(
         "eps_scaler eps_scaler_slope",
         "diffusion",
-        "sampling, as --sample_interval N",
-        lambda f: not _trains(f) or f.train.sample_interval or _evaluates(f),
+        "sampling, as by image_sample.py, or while training by --sample_interval N",
+        _samples,
         harmless=True,
     ),
     Reader(

@@ -11,6 +11,7 @@ from ..chain import probe
 from ..models import run_util
 from ..quantization import gptq, static
 from ..rng import CALIBRATE, seed_of
+from .chains import fingerprint
 
 BATCH = 64
 NO_IMAGES = (
@@ -49,6 +50,11 @@ class Calibration:
         plan = probe.Plan(t, even, torch.zeros_like(t), torch.arange(self.count))
         device = next(model.parameters()).device
         return probe.fixed_draws(images[measured:].to(device), plan, seed, cond)
+
+    @property
+    def seen(self) -> str:
+        """A hash of the images and their labels; all else about the draws is in flags and file."""
+        return fingerprint([self.draws.x_start, self.draws.model_kwargs])
 
     @torch.no_grad()
     def run(self) -> None:

@@ -44,17 +44,23 @@ def check(flags):
     if not quant.quant:
         return
     explained.check(quant, flags)
-    about = path and checkpoint.about(path)  # of a packed file, which was calibrated
     if flags.data.data_dir:
         size = networks.flags_of(path, flags)["model"].image_size
         run_util.open_dataset(flags.data, size).image(0)
-    elif quant.quant_act_bins or (_quantizer(quant).calibrated and "quant" not in about):
+    elif _calibrates(quant, path):
         raise ValueError(NO_IMAGES)
+
+
+def _calibrates(quant, path):
+    """Whether the rounding looks at images; the codes of a packed file did so when it was made."""
+    packed = path and "quant" in checkpoint.about(path)
+    return quant.quant_act_bins or (_quantizer(quant).calibrated and not packed)
 
 
 @contextlib.contextmanager
 def quantized(model, flags, folder):
-    """Hold the network as --quant and its companions say, to sample; yields the flags in force.
+    """Hold the network as --quant and its companions say, to sample; yields the flags in force, and
+    what samples are made of beside flags and files, as `generate.key` takes it.
 
     How weights are rounded is a packed file's own. Writes quantization_w8.csv (or so) into the
     folder, and the file of --save_quantized. Afterwards the network is what it was, unless the
@@ -64,11 +70,12 @@ def quantized(model, flags, folder):
     path = flags.sample.model_path
     quant = settings(flags.quant, path, flags.given)
     if not quant.quant:
-        yield quant
+        yield quant, {}
         return
     explained.check(quant, flags)
-    _refuse_to_replace(quant, flags, folder)
     calibration = Calibration(model, networks.chain_of(path, flags), flags)
+    made_of = {"calibrated": calibration.seen} if _calibrates(quant, path) else {}
+    _refuse_to_replace(quant, flags, folder, made_of)
     layers, weights = _rounded(model, path, quant, calibration)
     with torch.no_grad():
         _keep(model, layers, weights, quant, flags, folder)
@@ -84,14 +91,14 @@ def quantized(model, flags, folder):
             if subject:
                 _log_losses(subject)
         del subject, weights  # the sampling wants their memory
-        yield quant
+        yield quant, made_of
 
 
-def _refuse_to_replace(quant, flags, folder):
+def _refuse_to_replace(quant, flags, folder, made_of):
     """ValueError for samples of other settings under the name of those to come, before files of
     the same name are written."""
     if dist_util.rank() == 0:
-        own = generate.key(SimpleNamespace(**vars(flags) | {"quant": quant}))
+        own = generate.key(SimpleNamespace(**vars(flags) | {"quant": quant}), **made_of)
         sample_records.refuse_to_replace(folder, flags.sample.num_samples, suffix(quant), own)
 
 

@@ -160,10 +160,11 @@ def sampler(model, diffusion, flags, labels=None, conditions=lambda indices: {},
     return sample
 
 
-def key(flags, *files):
-    """What the images of these flags depend on, as text: flags, checkpoint, and other files."""
+def key(flags, *files, **made_of):
+    """What the images of these flags depend on, as text: flags, checkpoint, other files, and hashes
+    by name of what else they are made of."""
     paths = (flags.sample.model_path, *files)
-    return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths])
+    return keys.key(flags, "part", files=[checkpoint.identity(path) for path in paths], **made_of)
 
 
 def batch_size_of(flags, image_size):
@@ -177,12 +178,12 @@ def batch_size_of(flags, image_size):
     return chosen
 
 
-def save_samples(sample, flags, folder, *files, image_size, steps, suffix="", known=()):
-    """`generate` by the flags; `files`: what the images depend on, beside the checkpoint. `steps`:
-    of the chain."""
+def save_samples(sample, flags, folder, *files, image_size, steps, suffix="", known=(), **made_of):
+    """`generate` by the flags; `files`, `made_of`: what the images depend on beside the checkpoint,
+    as `key` has it. `steps`: of the chain."""
     amount = flags.sample.num_samples, batch_size_of(flags, image_size)
     about = sample_records.about(flags, files, sampler_of(flags), steps)
-    how = {"key": key(flags, *files), "suffix": suffix, "known": known, "about": about}
+    how = {"key": key(flags, *files, **made_of), "suffix": suffix, "known": known, "about": about}
     path = generate(sample, *amount, folder, **how)
     logger.log(f"sampling complete: {path}")
 
@@ -200,7 +201,8 @@ def generate(sample, num_samples, batch_size, folder, key, suffix="", known=(), 
         sample_records.refuse_to_replace(folder, num_samples, suffix, key)
     parts = os.path.join(folder, f"samples_parts_{seed_of(*key.encode()) % 16**8:08x}")
     os.makedirs(parts, exist_ok=True)
-    done = set(dist_util.broadcast_object(sorted(_done(parts))))
+    found = _done(parts) if dist_util.rank() == 0 else ()  # it removes what is damaged
+    done = set(dist_util.broadcast_object(sorted(found)))
     todo = [i for i in range(num_samples) if i not in done]
     batches = [todo[start : start + batch_size] for start in range(0, len(todo), batch_size)]
     place = dist_util.rank(), dist_util.world_size()

@@ -70,13 +70,19 @@ def _levels(flags, path, predicts, log_snr, times, noise_levels):
     respacing, steps = flags["timestep_respacing"], len(log_snr)
     if steps < 2:
         raise ValueError(f"diffusion_steps is {steps}; expected two noise levels or more")
+    kept = space_timesteps(steps, respacing or [steps], log_snr)
+    if len(kept) < 2:
+        raise ValueError(
+            f"timestep_respacing is {respacing!r}, which keeps {len(kept)} of {steps} timesteps; "
+            "expected two noise levels or more"
+        )
     return Levels(
         log_snr,
         path,
         predicts,
         times=times,
         density=_density(flags["noise_levels"] or noise_levels, log_snr),
-        use_timesteps=space_timesteps(steps, respacing or [steps], log_snr),
+        use_timesteps=kept,
         **{n: flags[n] for n in "sigma_data input_pertub eps_scaler eps_scaler_slope".split()},
     )
 

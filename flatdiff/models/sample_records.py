@@ -69,4 +69,6 @@ def _unlike(old, key):
     told = [f"--{k} {was[k]!r}, now {now.get(k)!r}" for k in was if was[k] != now.get(k)]
     if old["files"] != new["files"]:
         told.append("from another checkpoint, or one with another config.json")
+    if old.get("calibrated") != new.get("calibrated"):
+        told.append("weights or inputs calibrated on other images, or it does not say on which")
     return f"it was drawn with {'; '.join(told) or 'other flags'}"

@@ -15,9 +15,12 @@ from ..chain.resample import draw
 from ..data import classes
 from ..models import generate, networks, run_util
 from ..rng import VALIDATE, generator
+from ..store import checkpoint
 from ..world import dist_util
 from . import starting
 from .train_util import log_terms
+
+OF_NOISE = "diffusion_steps", "noise_schedule", "rescale_timesteps"  # what x_t and t are
 
 
 class Classification:
@@ -92,8 +95,8 @@ def validation(flags, trained):
 def guidance(flags, model, diffusion):
     """(labels, classes, guide): random labels, what they mean, and labels [N] -> cond_fn.
 
-    ValueError if the classifier and the network have other classes, or images of other sizes, or
-    if the network's chain is none of betas, whose noise a classifier knows.
+    ValueError if the classifier and the network have other classes, images of other sizes or other
+    noise, or if the network's chain is none of betas, whose noise a classifier knows.
     """
     if not isinstance(diffusion, GaussianDiffusion):
         raise ValueError(
@@ -114,6 +117,7 @@ def guidance(flags, model, diffusion):
             f"the classifier knows images of side {classifier.image_size} and the network makes "
             f"some of side {model.image_size}: give two checkpoints of the same image_size"
         )
+    _must_know_noise(flags.guidance.classifier_path, flags)
     known = classes.common(classifier.classes, model.classes)
     dtype = "fp16" if flags.classifier.classifier_use_fp16 else flags.run.dtype
     how = flags.guidance.classifier_scale, networks.casting(dtype, dist_util.dev())
@@ -122,6 +126,26 @@ def guidance(flags, model, diffusion):
         return gradient(classifier.requires_grad_(False), labels, *how)
 
     return generate.labels_of(flags, num_classes, known), known, guide
+
+
+def _must_know_noise(path, flags):
+    """ValueError where the classifier's own flags say that it knows other noisy images than the
+    network's, or clean ones; one of guided-diffusion says nothing."""
+    known, source = checkpoint.config_of(path)
+    if not known.get("train", {}).get("noised", True):
+        raise ValueError(
+            f"the classifier of {source} was trained on clean images (--noised False): guide by "
+            "one that was trained with --noised True"
+        )
+    chain = networks.flags_of(flags.sample.model_path, flags)["diffusion"]
+    for name in OF_NOISE[: 2 if chain.diffusion_steps == 1000 else 3]:  # 1000 are not rescaled
+        own = getattr(chain, name)
+        theirs = known.get("diffusion", {}).get(name, own)
+        if theirs != own:
+            raise ValueError(
+                f"the classifier of {source} was trained with --{name} {theirs} and the network "
+                f"with --{name} {own}: train a classifier with the network's"
+            )
 
 
 def gradient(classifier, labels, scale, autocast=nullcontext):

@@ -14,6 +14,7 @@ from flatdiff.chain.gaussian_diffusion import (
     ModelVarType,
     get_named_beta_schedule,
 )
+from flatdiff.script_util import create_gaussian_diffusion
 
 T = torch.tensor([0, 50])
 LOOPS = ["p_sample_loop", "ddim_sample_loop", "dpmpp_sample_loop"]
@@ -128,6 +129,23 @@ def test_ddim_with_all_its_noise_is_ancestral():
     ancestral = diffusion.p_sample_loop(toy_eps, NOISE.shape, **given)
     ddim = diffusion.ddim_sample_loop(toy_eps, NOISE.shape, eta=1.0, **given)
     torch.testing.assert_close(ancestral, ddim, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("respacing", ["2", "3", "6", "8"])
+def test_ddim_with_all_its_noise_is_ancestral_in_few_steps(respacing):
+    """Where all of a step's variance is noise, but for rounding."""
+    kwargs = {"noise_schedule": "cosine", "sigma_small": True, "timestep_respacing": respacing}
+    diffusion = create_gaussian_diffusion(steps=1000, **kwargs)
+    given = {"noise": NOISE, "randn": torch.cos}
+    ancestral = diffusion.p_sample_loop(toy_eps, NOISE.shape, **given)
+    ddim = diffusion.ddim_sample_loop(toy_eps, NOISE.shape, eta=1.0, **given)
+    torch.testing.assert_close(ancestral, ddim, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
+def test_more_noise_than_ddpms_or_less_than_none_is_refused(eta):
+    with pytest.raises(ValueError, match="expected 0, which adds no noise, to 1"):
+        chain("50").ddim_sample(toy_eps, NOISE, T[:1].expand(len(NOISE)), eta=eta)
 
 
 def test_guidance_moves_the_mean_by_the_variance():

@@ -41,13 +41,21 @@ def test_the_network_is_asked_there_and_without_a_window_it_is_ddim(rescale):
         return last(walk(chain, step, net, noise.shape, noise, **knobs))
 
     ddim = images("ddim")
-    assert torch.equal(images("shifted window=0"), ddim)
-    assert torch.equal(images("shifted cutoff=200"), ddim)
+    assert torch.equal(images("shifted window=0 cutoff=0"), ddim)
     assert not torch.equal(images("shifted window=20 cutoff=0", watched), ddim)
     scale = 1000 / 200 if rescale else 1
     moved = [t.double() / scale - place for t, place in zip(asked, reversed(chain.timestep_map))]
     assert moved[0].tolist() == [0, 0]
     assert 0 < max(m.abs().max() for m in moved) <= 10
+
+
+@pytest.mark.parametrize("text", ["shifted", "shifted cutoff=198", "shifted cutoff=0 window=-1"])
+def test_what_would_shift_nothing_is_refused(text):
+    model, chain = small.network(diffusion_steps=200)
+    x = torch.randn(1, 3, 8, 8)
+    step, knobs = step_of(text)
+    with pytest.raises(ValueError, match="a window of 0 or more, and a cutoff below 198"):
+        step(chain, model, x, torch.tensor([100]), **knobs)
 
 
 def test_a_chain_of_no_betas_is_told():

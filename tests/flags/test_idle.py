@@ -118,6 +118,8 @@ def _is_told(flags, needs):
         ("image_train", "--sam_every 1", "adam-sam"),  # which is off
         ("image_train", "--timestep_respacing 10", "warning: --timestep_respacing 10 in training"),
         ("image_train", "--eps_scaler 1.1", "sampling"),
+        ("image_nll", "--eps_scaler 1.1", "--eps_scaler changes nothing here: it needs sampling"),
+        ("flatness", "--eps_scaler_slope 0.1", "needs sampling"),
         ("image_train", "--class_from folder", "--class_cond True"),
         ("image_train", "--fp16_scale_growth 1e-2", "--dtype fp16"),
         ("image_sample", "--lr 0.1 --rho 0.5", "not read: --lr, --rho"),

@@ -118,6 +118,27 @@ def test_a_packed_file_holds_codes_that_were_calibrated(sample, trained, tmp_pat
         sample("--model_path", path, "--quant_group", 8, name="other")
 
 
+@pytest.mark.parametrize(
+    "rounding",
+    ["--quant 3 --quant_range gptq", "--quant 8 --quant_activations 4 --quant_act_bins 2"],
+)
+def test_samples_of_a_network_calibrated_on_other_images_are_not_replaced(
+    sample, trained, tmp_path, rounding
+):
+    """Images are known by their pixels: a copy of them elsewhere is the same."""
+    images = np.load(trained / "squares.npz")["arr_0"]
+    for name, arrays in {"copy": images, "dark": 255 - images}.items():
+        np.savez(tmp_path / f"{name}.npz", arr_0=arrays)
+    given = [*rounding.split(), "--quant_calibration", 16, "--num_images", 64]
+    expected, _, _ = sample(*given, "--data_dir", trained / "squares.npz")
+    with pytest.raises(ValueError, match="would be replaced, .* calibrated on other images"):
+        sample(*given, "--data_dir", tmp_path / "dark.npz")
+    again, _, _ = sample(*given, "--data_dir", tmp_path / "copy.npz")
+    np.testing.assert_array_equal(again, expected)
+    other, _, _ = sample(*given, "--data_dir", tmp_path / "dark.npz", name="other")
+    assert (other != expected).any()
+
+
 def test_fixed_ranges_by_bins_are_near_the_images_own(sample, trained):
     data = ["--data_dir", trained / "squares.npz", "--num_images", 64, "--quant", 8]
     rises, images = {}, {}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from launch import mpirun, succeed
 
 from flatdiff.flags import config
 from flatdiff.models import generate
@@ -182,6 +183,34 @@ def test_a_killed_run_goes_on_with_the_parts_of_its_own_key(tmp_path):
         generate.generate(interrupted(counts, 8), 20, 4, str(tmp_path / "other"), key="a")
     generate.generate(counts, 20, 4, str(tmp_path / "other"), key="b")
     assert again == [*range(8), *range(20)]
+
+
+RANKS = """
+import sys
+import numpy as np
+from flatdiff.models import generate
+from flatdiff.world import dist_util, logger
+
+def sample(indices):
+    return np.stack([np.full((4, 4, 3), i, np.uint8) for i in indices]), np.array(indices) % 3
+
+with dist_util.session():
+    logger.configure(sys.argv[1], ["stdout"])
+    generate.generate(sample, 40, 1, sys.argv[1], key="a")
+"""
+
+
+def test_ranks_go_on_over_damaged_parts(tmp_path):
+    """One of them removes the parts, and says of each that it did."""
+    with pytest.raises(KeyboardInterrupt):
+        generate.generate(interrupted(fake, 30), 40, 1, str(tmp_path), key="a")
+    parts = sorted(tmp_path.glob("samples_parts_*/*.npz"))
+    for part in parts[10:]:
+        part.write_bytes(part.read_bytes()[:100])
+    done = succeed(mpirun(2, "-c", RANKS, tmp_path))
+    assert (done.stdout + done.stderr).count("are drawn anew") == len(parts) - 10 == 20
+    with np.load(tmp_path / "samples_40x4x4x3.npz") as file:
+        assert (file["arr_0"][:, 0, 0, 0] == np.arange(40)).all()
 
 
 def interrupted(sample, after):

@@ -126,6 +126,16 @@ def test_flags_that_contradict_each_other_are_refused():
         made(objective="flow", diffusion_steps=1)
 
 
+@pytest.mark.parametrize("objective", ["flow", "edm"])
+def test_a_walk_has_noise_at_its_start(objective):
+    """One level alone would be the least noise, where no image begins."""
+    whole = made(objective=objective)
+    assert made(objective=objective, timestep_respacing="2").prior_std == whole.prior_std
+    for steps in "01":
+        with pytest.raises(ValueError, match="expected two noise levels or more"):
+            made(objective=objective, timestep_respacing=steps)
+
+
 def test_every_flag_of_the_chain_is_listened_to_or_refused():
     """A knob that is silently without effect is worse than none."""
     aside = {"objective", "diffusion_steps", "timestep_respacing", "noise_levels", "predicts"}

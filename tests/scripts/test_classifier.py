@@ -1,6 +1,7 @@
 """The classifier as a user asks for it: it learns, resumes, and guides images."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -136,6 +137,30 @@ def test_a_classifier_of_other_classes_is_refused(call, classifier, tmp_path):
         call("classifier_sample", *flags, "--classifier_path", classifier / "model000008.pt")
     with pytest.raises(ValueError, match="give --classifier_path"):
         call("classifier_sample", *flags)
+
+
+@pytest.mark.parametrize(
+    ("group", "other", "told"),
+    [
+        ("diffusion", {"diffusion_steps": 50}, "--diffusion_steps 50 .* --diffusion_steps 20"),
+        ("diffusion", {"noise_schedule": "linear"}, "schedule linear .* --noise_schedule cosine"),
+        ("diffusion", {"rescale_timesteps": True}, "timesteps True .* --rescale_timesteps False"),
+        ("train", {"noised": False}, "trained on clean images"),
+    ],
+)
+def test_a_classifier_of_other_noise_is_refused(
+    call, classifier, network, tmp_path, group, other, told
+):
+    """Where it says of what noise it is; one of guided-diffusion has no config.json."""
+    theirs = tmp_path / "model000008.pt"
+    shutil.copy(classifier / "model000008.pt", theirs)
+    flags = ["--model_path", network, "--classifier_path", theirs, "--num_samples", 2]
+    call("classifier_sample", *flags, *CLASSIFIER, "--log_dir", tmp_path / "silent")
+    config = checkpoint.load_json(str(classifier / "config.json"))
+    config[group] |= other
+    checkpoint.save_json(config, str(tmp_path / "config.json"))
+    with pytest.raises(ValueError, match=told):
+        call("classifier_sample", *flags, "--log_dir", tmp_path / "log")
 
 
 def test_a_classifier_of_other_images_is_refused(call, classifier, tmp_path):
