@@ -53,7 +53,9 @@ class FlatnessFlags(FigureFlags):
         "checkpoints, separated by commas; * and ? stand for any letters; or folders of diffusers",
     )
     loss: str = flag(
-        "", "module:function of (network, draw), a loss for each example; empty: that of training"
+        "",
+        "module:function of (network, draw), a loss for each example; empty: the objective's, by the "
+        "noise_levels, use_kl and rescale_learned_sigmas given here",
     )
     sigma: str = part(
         "",
