@@ -54,8 +54,8 @@ class FlatnessFlags(FigureFlags):
     )
     loss: str = flag(
         "",
-        "module:function of (network, draw), a loss for each example; empty: the objective's, by the "
-        "noise_levels, use_kl and rescale_learned_sigmas given here",
+        "module:function of (network, draw), a loss for each example; empty: the objective's, by "
+        "the noise_levels, use_kl and rescale_learned_sigmas given here",
     )
     sigma: str = part(
         "",
