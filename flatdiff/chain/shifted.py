@@ -16,9 +16,21 @@ def shifted_sample(chain, model, x, t, window: int = 30, cutoff: int = 200, **ho
     """DDIM's step of eta 0; t is shifted from the second step on, where it is above `cutoff`.
 
     window: timesteps of the whole chain, t in their middle; 0: none is shifted. cutoff: where x_t
-    is mostly image its variance tells no noise. ValueError for a chain that is none of betas, and
-    for one that has no timestep above it.
+    is mostly image its variance tells no noise. ValueError as of `must_shift`.
     """
+    must_shift(chain, window, cutoff)
+    shift = shifts(chain, x, t, window, cutoff)
+    if chain.rescale_timesteps:
+        shift = shift.float() * (1000.0 / chain.original_num_steps)
+
+    def asked(x_t, timesteps, **kwargs):
+        return model(x_t, timesteps + shift, **kwargs)
+
+    return ddim_sample(chain, asked, x, t, **how)
+
+
+def must_shift(chain, window: int, cutoff: int) -> None:
+    """ValueError for a chain that is none of betas, and for one without a timestep to shift."""
     if not hasattr(chain, "every_alphas_cumprod"):
         raise ValueError(
             "the sampler shifted is for --objective ddpm, whose noise has the variance 1 - abar: "
@@ -31,14 +43,6 @@ def shifted_sample(chain, model, x, t, window: int = 30, cutoff: int = 200, **ho
             f"or more, and a cutoff below {steps - 2}, above which the chain of {steps} has "
             "timesteps to shift (200 is of a chain of 1000)"
         )
-    shift = shifts(chain, x, t, window, cutoff)
-    if chain.rescale_timesteps:
-        shift = shift.float() * (1000.0 / chain.original_num_steps)
-
-    def asked(x_t, timesteps, **kwargs):
-        return model(x_t, timesteps + shift, **kwargs)
-
-    return ddim_sample(chain, asked, x, t, **how)
 
 
 def shifts(chain, x: Tensor, t: Tensor, window: int, cutoff: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..bars import Bar
-from ..chain import probe
+from ..chain import probe, shifted
 from ..data.image_datasets import to_uint8
 from ..flags import parse
 from ..judge import jackknife, power
@@ -93,6 +93,8 @@ def bench(flags, folder: str) -> dict:
     refuse_to_replace(os.path.join(folder, f"{FILE}.json"), record["settings"], paths)
     loaded = {n: networks.from_checkpoint(p, flags)[0] for n, p in zip(names, paths)}
     chains = [networks.chain_of(path, flags) for path in paths]
+    for chain in chains:
+        shifted.must_shift(chain, flags.bench.window, flags.bench.cutoff)
     exposure.check_one_chain(dict(zip(names, zip(loaded.values(), chains))))
     size = next(iter(loaded.values())).image_size
     judged = evaluation.judge(flags.bench, flags.data, size, flags.run.seed)
