@@ -135,7 +135,9 @@ def test_a_block_has_its_part_of_lpfs_moves(network, scale):
                     w.copy_(kept[name])
     by_hand = network.means(torch.stack(rises).mean(0)[None], ["x_mse"])[0]
     (block,) = [b for b in told["blocks"] if b["block"] == "out"]
-    np.testing.assert_allclose(block["rise"]["value"], by_hand, rtol=1e-4, atol=1e-9)
+    off = (torch.tensor(block["rise"]["value"]) - by_hand).abs()
+    # the losses are in fp32, and are up to 10,000 times what they rise by
+    assert (off < 1e-4 * by_hand.abs() + 1e-7 * network.at_w[row]).all()
 
 
 def test_passes_are_twice_those_of_lpf_at_most(network):
