@@ -175,7 +175,9 @@ def ddim_sample(
     eps = chain._predict_eps_from_xstart(x, t, out["pred_xstart"])
     abar, before = chain._at("alphas_cumprod", t, x), chain._at("alphas_cumprod_prev", t, x)
     sigma = eta * torch.sqrt((1 - before) / (1 - abar)) * torch.sqrt(1 - abar / before)
-    rest = (1 - before - sigma**2).clamp(min=0)  # below which rounding may fall
+    rest = 1 - before - sigma**2
+    if eta:
+        rest = rest.clamp(min=0)  # below which rounding may fall
     mean = out["pred_xstart"] * before.sqrt() + rest.sqrt() * eps
     return {"sample": mean + sigma * randn(x), "pred_xstart": out["pred_xstart"]}
 

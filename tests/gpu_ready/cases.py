@@ -118,7 +118,7 @@ def step_of(watch, loop):
 
 def sampling(watch, sampler, dtype="bf16", rounded=None):
     """A batch of images; `rounded`: how weights, and inputs, of 8 bits are kept."""
-    model, diffusion = network(**WIDER, timestep_respacing=str(CHAIN))
+    model, diffusion = network(**WIDER, diffusion_steps=1000, timestep_respacing=str(CHAIN))
     model.eval()
     layers = grid.layers_of(model)
     with torch.no_grad():
