@@ -108,8 +108,8 @@ def _of_objective(rows: list[dict]) -> list[Claim]:
             own = [dataclasses.replace(c, place=CONTROL) for c in own] if sam in controls else own
             found += own
         if sam in sams and (equal := of_equal_cost(rows, sam)):
-            fair = Maker(rows, name, sam, equal)
-            found += fair.quality(equal, FAIR, " at equal cost") + fair.rounded(equal)
+            fair, how = Maker(rows, name, sam, equal), " at equal cost"
+            found += fair.quality(equal, FAIR, how) + fair.quality(equal, FAIR, how, rounded=True)
         for control in controls if sam in sams else ():
             against = Maker(rows, name, sam, control).flatness(control)
             found += [dataclasses.replace(c, place=AGAINST) for c in against]
@@ -204,16 +204,12 @@ class Maker:
         text = f"{self.name}{self.raw} has a smaller epsilon-norm gap than Adam{self.raw}"
         return [self.claim(f"{text}, {told}", "exposure bias", c) for c, told in GAPS.items()]
 
-    def quality(self, against: str, place: str, how: str = "") -> list[Claim]:
-        columns = [c for c in self.rows[0] if c.removeprefix("fd_").isdigit()]
+    def quality(self, against: str, place: str, how="", rounded=False) -> list[Claim]:
+        """`rounded`: of rounded weights, by which somebody chooses who deploys them."""
+        kind, number = (r"_w\d+", "at {number} bits") if rounded else ("", "{number} steps")
+        columns = [c for c in self.rows[0] if re.fullmatch(rf"fd_\d+{kind}", c)]
         text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}}{how}"
-        return self.each(columns, place, f"{text}, {{number}} steps")
-
-    def rounded(self, against: str) -> list[Claim]:
-        """What somebody who deploys rounded weights asks: which of the two to train."""
-        columns = [c for c in self.rows[0] if re.fullmatch(r"fd_\d+_w\d+", c)]
-        text = f"{self.name}{{plus}} has a lower distance than {against}{{plus}} at equal cost"
-        return self.each(columns, FAIR, f"{text}, at {{number}} bits")
+        return self.each(columns, place, f"{text}, {number}")
 
 
 def of(objective: str) -> str:

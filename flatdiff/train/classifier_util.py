@@ -20,7 +20,7 @@ from ..world import dist_util
 from . import starting
 from .train_util import log_terms
 
-OF_NOISE = "diffusion_steps", "noise_schedule", "rescale_timesteps"  # what x_t and t are
+OF_NOISE = "diffusion_steps", "noise_schedule"  # what x_t and t are
 
 
 class Classification:
@@ -138,7 +138,8 @@ def _must_know_noise(path, flags):
             "one that was trained with --noised True"
         )
     chain = networks.flags_of(flags.sample.model_path, flags)["diffusion"]
-    for name in OF_NOISE[: 2 if chain.diffusion_steps == 1000 else 3]:  # 1000 are not rescaled
+    rescaled = ["rescale_timesteps"] if chain.diffusion_steps != 1000 else []  # to 1000
+    for name in (*OF_NOISE, *rescaled):
         own = getattr(chain, name)
         theirs = known.get("diffusion", {}).get(name, own)
         if theirs != own:

@@ -118,7 +118,7 @@ def step_of(watch, loop):
 
 def sampling(watch, sampler, dtype="bf16", rounded=None):
     """A batch of images; `rounded`: how weights, and inputs, of 8 bits are kept."""
-    model, diffusion = network(**WIDER, diffusion_steps=1000, timestep_respacing=str(CHAIN))
+    model, diffusion = network(**WIDER, timestep_respacing=str(CHAIN))
     model.eval()
     layers = grid.layers_of(model)
     with torch.no_grad():
@@ -247,7 +247,8 @@ CASES = {
     if dtype == "bf16" or name in ("adam", "adam-sam")
 }
 CASES[PLAIN] = partial(CASES["train bf16 adam"], patch=pytorchs_norm)
-CASES |= {f"sample {name}": partial(sampling, sampler=name) for name in SAMPLERS}
+OF_SHORT = {"shifted": "shifted cutoff=0"}  # chains, as the one here
+CASES |= {f"sample {n}": partial(sampling, sampler=OF_SHORT.get(n, n)) for n in SAMPLERS}
 CASES |= {
     f"sample {kind}": partial(sampling, sampler="ddim", rounded=kind)
     for kind in ("simulate", "packed")

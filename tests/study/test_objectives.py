@@ -173,9 +173,11 @@ def test_calls_are_those_that_sampling_takes(data, objective, sampler):
     assert network.count == 7 or sampler == "heun"
 
 
-@pytest.mark.parametrize("steps", [2, 5, 10, 18])
+@pytest.mark.parametrize("steps", [2, 3, 5, 10, 18])
 def test_heun_calls_its_network_as_often_as_karras_et_al_say(steps):
     """2 N - 1 times for N steps, where every step but the last is corrected (section 3)."""
     for objective in ("flow", "edm"):
         chain = config.DiffusionFlags(objective=objective)
         assert objectives.calls(chain, steps, "heun") == 2 * steps - 1
+        with pytest.raises(ValueError, match="keeps 1 of 1000 timesteps; expected two"):
+            objectives.calls(chain, 1, "heun")
