@@ -130,6 +130,11 @@ def model_flags(config: Config, class_dropout: float = 0.0) -> dict[str, Any]:
 
 def _labels(embeds: int | None, class_dropout: float) -> dict[str, Any]:
     if embeds is None:
+        if class_dropout:
+            raise ValueError(
+                f"--class_dropout {class_dropout:g}: the network of this folder has no classes, so "
+                "no label of images without one; leave the flag out"
+            )
         return {}
     return {"num_classes": embeds - (class_dropout > 0), "class_dropout": class_dropout}
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..bars import Bar
-from ..chain import probe
 from ..flags import config
 from ..judge import evaluate
 from ..models import generate, networks, run_util
@@ -162,21 +161,10 @@ class Bench:
         logger.log(f"{run.name}, soup of the steps {', '.join(map(str, steps))}")
         return averages.mean_of(run, SOUP, steps)
 
-    def _halves(self, size: int, num_classes: int | None, known) -> list:
+    def _halves(self, *model) -> list:
         """The images of both halves, of which none is in both."""
-        flags, wanted = self.flags[REPORTED], self.asked.num_images
-        dataset = run_util.open_dataset(flags.data, size, num_classes, known)
-        count = min(wanted, dataset.num_images // 2)
-        if count < probe.LEAST:
-            raise ValueError(
-                f"there are {dataset.num_images} images in {flags.data.data_dir}; expected "
-                f"{2 * probe.LEAST} or more: one half is reported, and one to choose by"
-            )
-        if count < wanted:
-            logger.warn(f"warning: there are {count} images to report, and as many to choose by")
-        x_start, labels = probe.images_of(dataset, 2 * count, flags.run.seed)
-        parts = slice(count), slice(count, None)
-        return [(x_start[p], {k: y[p] for k, y in labels.items()}, count) for p in parts]
+        wanted = self.asked.num_images
+        return sources.load_halves(self.flags[REPORTED], wanted, model, "to choose by")
 
     def _reference(self, size: int) -> tuple[np.ndarray, str]:
         """Real images, and a hash of them."""

@@ -10,9 +10,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ..chain import probe
-from ..data.image_datasets import ImageDataset
-from ..models import generate, guidance, networks, run_util
+from ..models import generate, guidance, networks
 from ..rng import PERTURB, seed_of
 from ..store import checkpoint
 from ..store.model_paths import find_models, short_names
@@ -89,13 +87,11 @@ def _check_sizes(loaded: dict) -> None:
 def _sampled(name, path, model, flags, others, features, reference) -> Sampled:
     """Put the network on the images of the loss, and on the chains of the samples."""
     f, seed = flags.sample, flags.run.seed
-    x_start, labels = _both_halves(flags, model)
-    count = len(x_start) // 2
+    known = model.image_size, model.num_classes, model.classes
+    images = sources.load_halves(flags, f.num_images, known, "for the directions of climbs")
     given = name, path, model, networks.chain_of(path, flags)
-    how = {"batch_size": min(64, count), "dtype": networks.dtype_of(flags)}
+    how = {"batch_size": min(64, images[0][-1]), "dtype": networks.dtype_of(flags)}
     key = functools.partial(sources.key_of, flags)
-    halves = [slice(count), slice(count, None)]
-    images = [(x_start[h], {k: v[h] for k, v in labels.items()}, count) for h in halves]
     subject = of_chain(*given, images[0], seed=seed, key=key, **how)
     guide = of_chain(*given, images[1], seed=seed_of(seed, PERTURB), **how)
     losses = [subject.key, features.fingerprint]
@@ -103,24 +99,6 @@ def _sampled(name, path, model, flags, others, features, reference) -> Sampled:
     walk = _walk(model, networks.chain_of(path, flags, f.timestep_respacing), flags)
     amount = f.num_samples, f.batch_size
     return Sampled(Start(subject, others, guide), walk, *amount, features, reference, made_of)
-
-
-def _both_halves(flags, model) -> tuple[Tensor, dict[str, Tensor]]:
-    """The images that are measured, and as many others, of which the directions are."""
-    known, wanted = (model.num_classes, model.classes), flags.sample.num_images
-    dataset: ImageDataset = run_util.open_dataset(flags.data, model.image_size, *known)
-    count = min(wanted, dataset.num_images // 2)
-    if count < probe.LEAST:
-        raise ValueError(
-            f"there are {dataset.num_images} images in {flags.data.data_dir}; expected "
-            f"{2 * probe.LEAST} or more: one half is measured, and one has the directions of climbs"
-        )
-    if count < wanted:
-        logger.warn(
-            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: {count} "
-            "are measured, and the directions of climbs are those of as many others"
-        )
-    return probe.images_of(dataset, 2 * count, flags.run.seed)
 
 
 def _walk(model, diffusion, flags):

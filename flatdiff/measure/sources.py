@@ -156,6 +156,27 @@ def load_images(flags, image_size: int, num_classes: int | None, known) -> tuple
     return *probe.images_of(dataset, wanted, flags.run.seed), dataset.num_images
 
 
+def load_halves(flags, wanted: int, model: tuple, other: str) -> list[tuple]:
+    """Return images, labels and their number twice: of the study, and as many others, of which none
+    is measured; `other`: what for. `model`: the size, and the classes, of a network's images.
+    ValueError for too few."""
+    dataset = run_util.open_dataset(flags.data, *model)
+    count = min(wanted, dataset.num_images // 2)
+    if count < probe.LEAST:
+        raise ValueError(
+            f"there are {dataset.num_images} images in {flags.data.data_dir}; expected "
+            f"{2 * probe.LEAST} or more: one half is measured, and one is {other}"
+        )
+    if count < wanted:
+        logger.warn(
+            f"warning: there are {dataset.num_images} images, and num_images is {wanted}: {count} "
+            f"are measured, and as many are {other}"
+        )
+    x_start, labels = probe.images_of(dataset, 2 * count, flags.run.seed)
+    parts = slice(count), slice(count, None)
+    return [(x_start[p], {k: y[p] for k, y in labels.items()}, count) for p in parts]
+
+
 def exact(flags):
     """Set flags for exact work: the rises are small differences of losses."""
     run = dataclasses.replace(flags.run, dtype="fp32", compile=False)

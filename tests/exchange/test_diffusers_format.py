@@ -88,6 +88,14 @@ def test_of_a_folder_that_says_nothing_of_it_the_last_label_is_null_where_that_i
     assert (found["num_classes"], found["class_dropout"]) == (classes, dropout)
 
 
+def test_a_network_without_classes_has_no_null_label():
+    flags = {**vars(make()[0]), "learn_sigma": False}
+    unet = diffusers_config.unet_config(flags)
+    assert "num_classes" not in diffusers_config.model_flags(unet)
+    with pytest.raises(ValueError, match="--class_dropout 0.1: the network .* has no classes"):
+        diffusers_config.model_flags(unet, 0.1)
+
+
 def test_back_in_the_other_order_of_q_k_v_it_is_the_same_network():
     torch.manual_seed(0)
     model_flags, _, model, _ = make()

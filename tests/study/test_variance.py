@@ -107,46 +107,25 @@ def test_without_repeated_samples_the_jackknife_tells_of_their_seed(seeds):
         )
 
 
-def test_the_jackknife_tells_of_the_images_of_each_checkpoint():
-    """What trainings share at a step, of its noise and of what they gain, is no scatter of theirs;
-    nor is it of their checkpoints."""
+@pytest.mark.parametrize("by", ["step", "training"])
+def test_the_jackknife_tells_of_the_images_of_each_checkpoint(by):
+    """What a step's samples share over trainings, of noise and of what these gain, is no scatter of
+    trainings; what a training's share over checkpoints is none of these. All is the images'."""
 
-    def draw(own=1.0, shared=3.0):
-        found, noise = [], shared * rng.standard_normal((3, 10))
+    def draw(shared=3.0, own=1.0):
+        found, noise = [], shared * rng.standard_normal((4, 10))
         for t in range(4):
             of_training = rng.standard_normal()
             for c in range(3):
-                groups = noise[c] + own * rng.standard_normal(10)
+                groups = noise[c if by == "step" else t] + own * rng.standard_normal(10)
                 value = 5 * c + of_training + 0.7 * rng.standard_normal() + groups.mean()
-                found.append(Observation(value, "a", t, c, 0, (groups.sum() - groups) / 9))
+                seed = 0 if by == "step" else t
+                found.append(Observation(value, "a", t, c, seed, (groups.sum() - groups) / 9))
         return known(split(found))
 
     rng = np.random.default_rng(8)
     found = [draw() for _ in range(300)]
     for name, truth in ((TRAINING, 1.0), (CHECKPOINT, 0.49), (GENERATION, (9 + 1) / 10)):
-        parts = [parts[name] for parts in found]
-        assert np.mean([part.low <= truth <= part.high for part in parts]) > 0.9, name
-        values = np.array([part.variance for part in parts])
-        assert values.mean() == pytest.approx(truth, abs=0.05 + 4 * values.std() / 300**0.5)
-
-
-def test_checkpoints_of_one_training_share_its_noise():
-    """Each training is sampled from noise of its own, at all of its checkpoints: what these share
-    scatters between trainings, and is no part of the difference between checkpoints."""
-
-    def draw(own=1.0, shared=2.0):
-        found = []
-        for t in range(4):
-            of_training, noise = rng.standard_normal(), shared * rng.standard_normal(10)
-            for c in range(3):
-                groups = noise + own * rng.standard_normal(10)
-                value = 5 * c + of_training + 0.7 * rng.standard_normal() + groups.mean()
-                found.append(Observation(value, "a", t, c, t, (groups.sum() - groups) / 9))
-        return known(split(found))
-
-    rng = np.random.default_rng(9)
-    found = [draw() for _ in range(300)]
-    for name, truth in ((TRAINING, 1.0), (CHECKPOINT, 0.49), (GENERATION, (4 + 1) / 10)):
         parts = [parts[name] for parts in found]
         assert np.mean([part.low <= truth <= part.high for part in parts]) > 0.9, name
         values = np.array([part.variance for part in parts])
